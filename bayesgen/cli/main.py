@@ -1,0 +1,58 @@
+"""The command `bayesgen`: every door as a sub-command."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+from collections.abc import Callable, Sequence
+
+from bayesgen.cli.options import nearest
+from bayesgen.errors import UserError
+
+COMMANDS = {
+    "train": "sample a posterior over a model's weights, and score it with --eval",
+    "baseline": "train the deterministic baseline (nanoGPT's recipe)",
+    "quickstart": "baseline, SGHMC posterior, scores and a paragraph, in a few minutes",
+}
+"""Name -> one line; the module of the same name holds `main(argv)`."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `bayesgen COMMAND ...`."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in {"-h", "--help"}:
+        print("usage: bayesgen COMMAND [flags]\n")
+        for name, text in COMMANDS.items():
+            print(f"  {name:<12}{text}")
+        print("\n'bayesgen COMMAND --help' lists the flags of a command, with examples.")
+        return 0 if words else 2
+    if words[0] not in COMMANDS:
+        print(f"error: unknown command '{words[0]}'{nearest(words[0], COMMANDS)}", file=sys.stderr)
+        return 2
+    return door(words[0], words[1:])
+
+
+def door(command: str, argv: Sequence[str] | None = None) -> int:
+    """Run one command as a program: one-line errors with status 2, no traceback."""
+    module = importlib.import_module(f"bayesgen.cli.{command}")
+    return guarded(module.main, list(sys.argv[1:] if argv is None else argv))
+
+
+def guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
+    from dotenv import load_dotenv
+
+    load_dotenv(".env")
+    try:
+        return command(argv)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # the reader of a pipe left
+        return 128 + signal.SIGPIPE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,205 @@
+"""One training command from settings to files: load, sample, score, report."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import sys
+from datetime import datetime
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from bayesgen.cli.options import Chosen
+from bayesgen.cli.train import DEFAULT_MODEL
+from bayesgen.data.corpora import Corpus, load_corpus
+from bayesgen.data.windows import Batches, Windows
+from bayesgen.errors import UserError
+from bayesgen.evaluation import evaluate_split
+from bayesgen.inference.job import Job, make_job, resolve_device, training_batches
+from bayesgen.inference.loop import graceful_stop, run_chain
+from bayesgen.inference.opening import Opening, opening
+from bayesgen.inference.tracking import Tracker
+from bayesgen.models import FunctionalModel, load_model
+from bayesgen.posterior import Posterior
+from bayesgen.predictive import Predictive
+from bayesgen.reports.summary import summary
+from bayesgen.reports.tables import predictor_caption, predictor_table
+from bayesgen.runs import Run, atomic_write, new_run_path
+from bayesgen.settings import TrainSettings
+
+DEFAULT_BLOCK = 1024
+"""Tokens per window where the model has no limit of its own, or a longer one."""
+
+
+def train(name: str, chosen: Chosen[TrainSettings], resumed: Run | None = None) -> Run:
+    """Run the sampler `name`, or continue `resumed`; leave a finished run behind.
+
+    Raises:
+        UserError: something that the user can put right.
+        Interrupted: a signal stopped it; its state was saved.
+    """
+    settings = chosen.settings
+    console = Console(stderr=True)
+    model, corpus = load_inputs(settings)
+    block_size = settings.block_size or min(model.block_size or DEFAULT_BLOCK, DEFAULT_BLOCK)
+    if model.block_size is not None and block_size > model.block_size:
+        raise UserError(
+            f"--block-size {block_size} exceeds the model's longest context, {model.block_size}"
+        )
+
+    @lru_cache
+    def batches(chain: int) -> Batches:
+        return training_batches(settings, corpus.train, block_size, chain)
+
+    batches(0)  # data that cannot work are refused before a folder is made
+    run = resumed or Run.create(
+        Path(settings.out) if settings.out else new_run_path(Path(settings.base_dir), name)
+    )
+    if resumed is not None:
+        _same_inputs(resumed, model, corpus)
+    job = make_job(name, settings, model, batches, run)
+    record = resumed.read_json("run.json") if resumed else None
+    if record is None:
+        sizes = opening(job)
+        _print_opening(console, name, run, sizes)
+        record = _record(job, chosen, corpus, sizes, block_size)
+        run.write_json("run.json", record)
+    config = record["settings"] if settings.wandb else None
+    with graceful_stop() as stop, Tracker(run, config) as tracker:
+        chains = [run_chain(job, run, tracker, c, stop) for c in range(settings.chains)]
+    steps, seconds = sum(c.steps for c in chains), sum(c.seconds for c in chains)
+    totals = {
+        "sampler": name,
+        "chains": len(chains),
+        "steps": steps,
+        "gradient_evaluations": steps,
+        "draws": sum(c.draws for c in chains),
+        "nll": sum(c.nll for c in chains) / len(chains),
+        "seconds": round(seconds, 3),
+        "steps_per_second": round(steps / max(seconds, 1e-9), 3),
+        "peak_memory_mib": round(peak_memory_mib(), 1),
+    }
+    evaluation = evaluate_run(run, model, corpus, settings, block_size) if settings.eval else None
+    run.write_json(f"{name}_metrics.json", totals)
+    atomic_write(run.path / f"{name}_summary.txt", summary(record, totals, evaluation).encode())
+    if evaluation is not None:
+        Console().print(predictor_table(evaluation))
+        print(predictor_caption(evaluation))
+    print(f"{totals['draws']} draws in {run.path}")
+    return run
+
+
+def load_inputs(settings: TrainSettings) -> tuple[FunctionalModel, Corpus]:
+    """The model, and the corpus in the model's own tokens."""
+    model = load_model(
+        settings.model or Path(settings.base_dir) / DEFAULT_MODEL,
+        parameters=settings.parameters,
+        meta_path=settings.meta_path,
+        device=str(resolve_device(settings.device)),
+    )
+    if model.tokenizer is None:
+        raise UserError(
+            f"--model: '{model.info.name}' has no tokenizer; give its meta.pkl with --meta-path"
+        )
+    data_dir = Path(settings.data_dir) if settings.data_dir else None
+    return model, load_corpus(settings.corpus, tokenizer=model.tokenizer, data_dir=data_dir)
+
+
+def evaluate_run(
+    run: Run, model: FunctionalModel, corpus: Corpus, settings: TrainSettings, block_size: int
+) -> dict[str, Any]:
+    """Score the run's draws on the splits that were asked for; writes the evaluation file."""
+    posterior = Posterior.load(run.path).thin(settings.eval_num_posterior_samples)
+    predictive = Predictive(model, posterior)
+    held_in = Windows.tiled(corpus.train, block_size, split="train")
+    splits = {}
+    for split in settings.eval_splits:
+        tokens = corpus.val if split == "val" else corpus.train
+        splits[split] = evaluate_split(
+            predictive,
+            Windows.tiled(tokens, block_size, split=split),
+            held_in,
+            batch_size=settings.eval_batch_size,
+            max_windows=settings.eval_max_samples,
+            progress=f"scoring {split}",
+        ).to_json()
+    content = {
+        "run": str(run.path),
+        "corpus": {"name": corpus.name, **corpus.fingerprint},
+        "block_size": block_size,
+        "splits": splits,
+    }
+    run.write_json(f"bayesian_eval_{datetime.now():%Y%m%d-%H%M%S}.json", content)
+    return content
+
+
+def _same_inputs(run: Run, model: FunctionalModel, corpus: Corpus) -> None:
+    """Refuse to continue a run on another model or other data."""
+    record = run.read_json("run.json")
+    if record["model"]["sha256"] != model.info.sha256:
+        raise UserError(
+            f"--resume: '{model.info.name}' is not the checkpoint that '{run.path}' started from"
+            " (its sha256 differs); put the old one back or start a new run"
+        )
+    if record["data"]["sha256"] != corpus.fingerprint["sha256"]:
+        raise UserError(
+            f"--resume: the corpus '{corpus.name}' is not the one that '{run.path}' started with"
+            " (its sha256 differs); put the old one back or start a new run"
+        )
+
+
+def _record(
+    job: Job, chosen: Chosen[TrainSettings], corpus: Corpus, sizes: Opening, block_size: int
+) -> dict[str, Any]:
+    """The content of run.json."""
+    info = job.model.info
+    packages = ("torch", "posteriors", "torchopt", "numpy", "safetensors", "bayesgen")
+    return {
+        "sampler": job.name,
+        "created": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "settings": vars(chosen.settings),
+        "sources": chosen.sources,
+        "model": {
+            "name": info.name,
+            "family": info.family,
+            "config": dict(info.config),
+            "sha256": info.sha256,
+        },
+        "data": {"name": corpus.name, **corpus.fingerprint},
+        "block_size": block_size,
+        "num_observations": job.num_observations,
+        "num_parameters": job.model.num_parameters,
+        "num_bayesian": job.model.layout.size,
+        "opening": {
+            "rows": sizes.rows,
+            "numbers": sizes.numbers,
+            "warnings": sizes.warnings,
+        },
+        "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
+        "machine": {
+            "platform": platform.platform(),
+            "device": str(job.model.device),
+            "threads": torch.get_num_threads(),
+        },
+        "parameters": job.model.layout.to_json(),
+    }
+
+
+def _print_opening(console: Console, name: str, run: Run, sizes: Opening) -> None:
+    console.print(f"[bold]{name}[/bold] in {run.path}", highlight=False)
+    for label, value in sizes.rows:
+        console.print(f"  {label:<16}{value}", highlight=False, soft_wrap=True, markup=False)
+    for warning in sizes.warnings:
+        console.print(f"  [yellow]warning[/yellow] {warning}", highlight=False, soft_wrap=True)
+
+
+def peak_memory_mib() -> float:
+    """Largest resident size of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -1,0 +1,1 @@
+"""Text in, batches out: tokenizers, corpora and windows of tokens."""

@@ -1,0 +1,252 @@
+"""Text to token ids and back, as nanoGPT does it: by characters or by GPT-2's byte pairs."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from bayesgen.errors import UserError
+
+KINDS = ("char", "gpt2")
+
+
+class Tokenizer(Protocol):
+    """A reversible map between text and ids in [0, vocab_size)."""
+
+    @property
+    def name(self) -> str:
+        """Its kind: "char" or "gpt2"."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids."""
+
+    def encode(self, text: str) -> NDArray[Any]:
+        """Ids of `text`, 1-D: uint16 where the vocabulary fits (65,536 ids), else int64.
+
+        Raises UserError where the text cannot be encoded.
+        """
+
+    def decode(self, ids: ArrayLike) -> str:
+        """Text of the 1-D `ids`. Raises UserError for an id outside the vocabulary."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain, JSON-able data from which `tokenizer_from_dict` makes an equal tokenizer."""
+
+
+@dataclass(frozen=True)
+class CharTokenizer:
+    """One id per character: id i stands for `characters[i]`.
+
+    Raises ValueError where `characters` is empty or repeats a character.
+    """
+
+    characters: str
+
+    def __post_init__(self) -> None:
+        if not self.characters or len(set(self.characters)) != len(self.characters):
+            raise ValueError("the characters of a vocabulary must be distinct, and at least one")
+
+    @classmethod
+    def from_text(cls, text: str) -> CharTokenizer:
+        """The tokenizer of the sorted set of the characters of `text`, as nanoGPT makes it."""
+        return cls("".join(sorted(set(text))))
+
+    @property
+    def name(self) -> str:
+        return "char"
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.characters)
+
+    @cached_property
+    def _codes(self) -> NDArray[np.uint32]:
+        """Code point of every id, [vocab_size]."""
+        return _code_points(self.characters)
+
+    @cached_property
+    def _ids(self) -> NDArray[np.int32]:
+        """Id of every code point up to the largest one and, last, -1 for all above."""
+        table = np.full(int(self._codes.max()) + 2, -1, dtype=np.int32)
+        table[self._codes] = np.arange(self.vocab_size, dtype=np.int32)
+        return table
+
+    def encode(self, text: str) -> NDArray[Any]:
+        """Ids of `text`, [len(text)]: uint16 where the vocabulary fits, else int64.
+
+        Raises UserError at the first character that is not in the vocabulary.
+        """
+        ids = self._ids[np.minimum(_code_points(text), len(self._ids) - 1)]
+        unknown = ids < 0
+        if unknown.any():
+            position = int(unknown.argmax())
+            raise UserError(
+                f"the character {text[position]!r} at position {position} is not among the "
+                f"{self.vocab_size} of the tokenizer: take another corpus, or a model trained "
+                "with this character"
+            )
+        return ids.astype(_id_dtype(self.vocab_size))
+
+    def decode(self, ids: ArrayLike) -> str:
+        """Text of the 1-D `ids`. Raises UserError for an id outside the vocabulary."""
+        codes = self._codes[_checked(ids, self)]
+        return codes.astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
+
+    def to_dict(self) -> dict[str, Any]:
+        """{"kind": "char", "characters": every character in the order of the ids}."""
+        return {"kind": "char", "characters": self.characters}
+
+
+@dataclass(frozen=True)
+class TiktokenTokenizer:
+    """GPT-2's byte pair encoding by tiktoken, whose vocabulary is loaded at first use.
+
+    Raises ValueError for any name but "gpt2".
+    """
+
+    name: str = "gpt2"
+
+    def __post_init__(self) -> None:
+        if self.name != "gpt2":
+            raise ValueError(f"only the gpt2 encoding is known, not {self.name!r}")
+
+    @property
+    def vocab_size(self) -> int:
+        return 50257
+
+    def encode(self, text: str) -> NDArray[Any]:
+        """Ids of `text`, 1-D uint16; the text of a special token is ordinary text, as in nanoGPT.
+
+        Raises UserError where the vocabulary cannot be loaded.
+        """
+        return np.array(_encoding(self.name).encode_ordinary(text), _id_dtype(self.vocab_size))
+
+    def decode(self, ids: ArrayLike) -> str:
+        """Text of the 1-D `ids`; bytes that are no UTF-8 become U+FFFD.
+
+        Raises UserError for an id outside the vocabulary, or where that cannot be loaded.
+        """
+        return str(_encoding(self.name).decode(_checked(ids, self).tolist()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """{"kind": "gpt2"}."""
+        return {"kind": self.name}
+
+
+def make_tokenizer(kind: str, text: str) -> Tokenizer:
+    """A new tokenizer for `text`, of a kind in `KINDS`. Raises UserError for another kind."""
+    if kind == "char":
+        return CharTokenizer.from_text(text)
+    if kind == "gpt2":
+        return TiktokenTokenizer()
+    raise UserError(f"--tokenizer {kind}: no such tokenizer, choose one of {', '.join(KINDS)}")
+
+
+def tokenizer_from_dict(d: Mapping[str, Any]) -> Tokenizer:
+    """The tokenizer whose `to_dict` gave `d`. Raises UserError where none did."""
+    characters = d.get("characters")
+    if d.get("kind") == "gpt2":
+        return TiktokenTokenizer()
+    if d.get("kind") == "char" and isinstance(characters, str):
+        try:
+            return CharTokenizer(characters)
+        except ValueError as error:
+            raise UserError(f"the stored tokenizer is damaged: {error}; save it anew") from error
+    raise UserError(
+        f"the stored tokenizer is of no known kind ({', '.join(KINDS)}): save it anew "
+        "with this version"
+    )
+
+
+def read_meta(path: Path) -> CharTokenizer:
+    """The character tokenizer of nanoGPT's `meta.pkl`: {"vocab_size", "itos", "stoi"}.
+
+    Only plain data is unpickled, so nothing in the file can run. Raises UserError where the file
+    cannot be read, holds anything else, or its two tables do not belong together.
+    """
+    try:
+        meta = _PlainUnpickler(io.BytesIO(path.read_bytes())).load()
+    # A damaged pickle can raise nearly any exception.
+    except Exception as error:
+        raise _bad_meta(
+            path, f"it cannot be read as plain data ({type(error).__name__})"
+        ) from error
+    if not isinstance(meta, dict) or not {"vocab_size", "itos", "stoi"} <= meta.keys():
+        raise _bad_meta(path, "it has no vocab_size, itos and stoi")
+    itos, stoi, size = meta["itos"], meta["stoi"], meta["vocab_size"]
+    if not isinstance(itos, dict) or not isinstance(stoi, dict):
+        raise _bad_meta(path, "its itos and stoi are no dictionaries")
+    if not all(type(i) is int for i in itos) or set(itos) != set(range(len(itos))):
+        raise _bad_meta(path, "its ids do not run from 0 without gaps")
+    if not all(isinstance(c, str) and len(c) == 1 for c in itos.values()):
+        raise _bad_meta(path, "an entry is not a single character")
+    if size != len(itos) or stoi != {c: i for i, c in itos.items()}:
+        raise _bad_meta(path, "its vocab_size, itos and stoi disagree")
+    try:
+        return CharTokenizer("".join(itos[i] for i in range(len(itos))))
+    except ValueError as error:
+        raise _bad_meta(path, str(error)) from error
+
+
+def write_meta(path: Path, tokenizer: CharTokenizer) -> None:
+    """Write `tokenizer` as a `meta.pkl` that nanoGPT's train.py and sample.py read."""
+    itos = dict(enumerate(tokenizer.characters))
+    meta = {"vocab_size": len(itos), "itos": itos, "stoi": {c: i for i, c in itos.items()}}
+    path.write_bytes(pickle.dumps(meta))
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Builds dicts, strings and numbers; without classes a pickle has nothing to call."""
+
+    def find_class(self, module: str, name: str) -> NoReturn:
+        raise pickle.UnpicklingError(f"refused to load {module}.{name}")
+
+
+def _bad_meta(path: Path, reason: str) -> UserError:
+    return UserError(f"{path}: not a meta.pkl of nanoGPT, {reason}: run its prepare.py again")
+
+
+def _encoding(name: str) -> Any:
+    """tiktoken's encoding (it keeps a loaded one itself)."""
+    try:
+        import tiktoken
+
+        return tiktoken.get_encoding(name)
+    except ImportError as error:
+        raise UserError(
+            "the gpt2 tokenizer needs tiktoken: pip install tiktoken, or take --tokenizer char"
+        ) from error
+    # The network's errors are OSErrors; a damaged file in the cache is a ValueError.
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"the {name} vocabulary could not be loaded ({type(error).__name__}): go online, or "
+            "set TIKTOKEN_CACHE_DIR to a folder in which tiktoken has stored it"
+        ) from error
+
+
+def _code_points(text: str) -> NDArray[np.uint32]:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+
+
+def _id_dtype(vocab_size: int) -> type[np.uint16] | type[np.int64]:
+    return np.uint16 if vocab_size <= 1 << 16 else np.int64
+
+
+def _checked(ids: ArrayLike, tokenizer: Tokenizer) -> NDArray[np.int64]:
+    array = np.asarray(ids).astype(np.int64)
+    outside = (array < 0) | (array >= tokenizer.vocab_size)
+    if outside.any():
+        raise UserError(
+            f"token id {array[outside][0]} is outside the {tokenizer.vocab_size} ids of the "
+            f"{tokenizer.name} tokenizer: decode with the tokenizer that the model was trained with"
+        )
+    return array

@@ -1,0 +1,217 @@
+"""Windows of tokens, and batches of them that are a pure function of (seed, step).
+
+A batch is {"input_ids": [B, T] int64, "labels": [B, T] int64}: labels[b, t] is the token after
+input_ids[b, t], and -100 where nothing is scored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from bayesgen.errors import UserError
+
+IGNORED = -100
+
+# What a random draw is for: two purposes never share a stream.
+_OFFSETS, _EPOCH, _SUBSET = range(3)
+
+
+class Batches(Protocol):
+    """Training batches with random access: the cursor of a resumed run is the step alone."""
+
+    @property
+    def num_observations(self) -> int:
+        """N, the number of target tokens in the data."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches that together hold N targets, rounded up."""
+
+    def batch(self, step: int) -> dict[str, Tensor]:
+        """The batch of step >= 0, the same at every call. Raises ValueError for step < 0."""
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """Windows of `block_size` targets each, window i from position `starts[i]` of 1-D `tokens`.
+
+    A window that reaches over the end is padded there. Raises ValueError where a window would
+    have no target.
+    """
+
+    tokens: NDArray[Any]
+    block_size: int
+    starts: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        if self.block_size < 1:
+            raise ValueError(f"block_size must be at least 1, not {self.block_size}")
+        if len(self) and not 0 <= self.starts.min() <= self.starts.max() < len(self.tokens) - 1:
+            raise ValueError("every start must have a next token")
+
+    @classmethod
+    def tiled(cls, tokens: NDArray[Any], block_size: int, split: str = "corpus") -> Windows:
+        """Windows side by side that score each of the n - 1 targets of `tokens` exactly once.
+
+        Raises UserError, naming `split`, where `tokens` are fewer than `block_size` + 1.
+        """
+        _require_block(tokens, block_size, split)
+        return cls(tokens, block_size, np.arange(0, len(tokens) - 1, block_size))
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @property
+    def num_targets(self) -> int:
+        """Number of scored targets in all windows, those that overlap counted in each."""
+        return int(np.minimum(self.block_size, len(self.tokens) - 1 - self.starts).sum())
+
+    def batch(self, indices: ArrayLike) -> dict[str, Tensor]:
+        """The windows of the 1-D `indices`: {"input_ids", "labels"}, each [B, block_size] int64."""
+        return _gather(
+            self.tokens, self.block_size, self.starts[np.asarray(indices, dtype=np.int64)]
+        )
+
+
+class RandomWindows:
+    """nanoGPT's get_batch: windows at offsets uniform over `tokens`, drawn with replacement.
+
+    Raises UserError, naming `split`, where `tokens` are fewer than `block_size` + 1.
+    """
+
+    def __init__(
+        self,
+        tokens: NDArray[Any],
+        block_size: int,
+        batch_size: int,
+        seed: int,
+        split: str = "train",
+    ) -> None:
+        _require_block(tokens, block_size, split)
+        _require_batch(batch_size)
+        self.tokens = tokens
+        self.block_size = block_size
+        self.batch_size = batch_size
+        self.seed = seed
+
+    @property
+    def num_observations(self) -> int:
+        return len(self.tokens) - 1
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-self.num_observations // (self.batch_size * self.block_size))
+
+    def batch(self, step: int) -> dict[str, Tensor]:
+        """The [batch_size, block_size] batch of step >= 0. Raises ValueError for step < 0."""
+        offsets = len(self.tokens) - self.block_size
+        generator = _generator(self.seed, _OFFSETS, step)
+        starts = torch.randint(offsets, (self.batch_size,), generator=generator).numpy()
+        return _gather(self.tokens, self.block_size, starts)
+
+
+class ShuffledWindows:
+    """Every window once per epoch, in a new order each; the last batch of an epoch may be small."""
+
+    def __init__(self, windows: Windows, batch_size: int, seed: int) -> None:
+        _require_batch(batch_size)
+        if not len(windows):
+            raise ValueError("there are no windows to shuffle")
+        self.windows = windows
+        self.batch_size = batch_size
+        self.seed = seed
+        self._order = (0, self._permutation(0))
+
+    @property
+    def num_observations(self) -> int:
+        return self.windows.num_targets
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-len(self.windows) // self.batch_size)
+
+    def batch(self, step: int) -> dict[str, Tensor]:
+        """The [<= batch_size, block_size] batch of step >= 0. Raises ValueError for step < 0."""
+        epoch, index = divmod(step, self.steps_per_epoch)
+        order = self._epoch_order(epoch)
+        return self.windows.batch(order[index * self.batch_size : (index + 1) * self.batch_size])
+
+    def _epoch_order(self, epoch: int) -> NDArray[np.int64]:
+        """The permutation of `epoch`; the last one is kept, since steps come in order."""
+        kept, order = self._order
+        if kept != epoch:
+            order = self._permutation(epoch)
+            self._order = (epoch, order)
+        return order
+
+    def _permutation(self, epoch: int) -> NDArray[np.int64]:
+        return _permutation(len(self.windows), _generator(self.seed, _EPOCH, epoch))
+
+
+def subset(
+    tokens: NDArray[Any], block_size: int, num_windows: int, seed: int, split: str = "train"
+) -> Windows:
+    """`num_windows` of the full tiles of `tokens`, drawn without replacement, in text order.
+
+    With the same seed a smaller subset lies within every larger one. Raises UserError where there
+    are not so many full tiles, or `tokens` (named by `split`) are fewer than `block_size` + 1.
+    """
+    _require_block(tokens, block_size, split)
+    available = (len(tokens) - 1) // block_size
+    if not 1 <= num_windows <= available:
+        raise UserError(
+            f"--train-samples {num_windows}: the {split} split has {available} windows of "
+            f"{block_size} tokens; choose a number from 1 to {available}"
+        )
+    drawn = _permutation(available, _generator(seed, _SUBSET, 0))[:num_windows]
+    return Windows(tokens, block_size, np.sort(drawn) * block_size)
+
+
+def _gather(tokens: NDArray[Any], block_size: int, starts: NDArray[np.int64]) -> dict[str, Tensor]:
+    """The windows from `starts`, [B]: one indexing, which reads only their pages of a memmap."""
+    last = len(tokens) - 1
+    positions = starts[:, None] + np.arange(block_size + 1)
+    block = np.asarray(tokens[np.minimum(positions, last)]).astype(np.int64)
+    padding = positions[:, 1:] > last
+    return {
+        "input_ids": torch.from_numpy(np.where(padding, 0, block[:, :-1])),
+        "labels": torch.from_numpy(np.where(padding, IGNORED, block[:, 1:])),
+    }
+
+
+def _permutation(n: int, generator: torch.Generator) -> NDArray[np.int64]:
+    order: NDArray[np.int64] = torch.randperm(n, generator=generator).numpy()
+    return order
+
+
+def _generator(seed: int, purpose: int, step: int) -> torch.Generator:
+    """A generator for one draw.
+
+    Neighbouring seeds and steps must give unrelated streams, and torch seeds its CPU generator
+    with the low 32 bits only: a SeedSequence mixes all bits of the three into those.
+    """
+    if seed < 0:
+        raise UserError(f"--seed {seed}: choose a number that is not negative")
+    if step < 0:
+        raise ValueError(f"step must not be negative, not {step}")
+    mixed = np.random.SeedSequence(seed, spawn_key=(purpose, step)).generate_state(1)[0]
+    return torch.Generator().manual_seed(int(mixed))
+
+
+def _require_block(tokens: NDArray[Any], block_size: int, split: str) -> None:
+    if len(tokens) < block_size + 1:
+        raise UserError(
+            f"the {split} split has {len(tokens)} tokens, too few for one block of {block_size} "
+            "and the token after it: take a longer --corpus or a model with a shorter block"
+        )
+
+
+def _require_batch(batch_size: int) -> None:
+    if batch_size < 1:
+        raise UserError(f"--batch-size {batch_size}: choose at least 1")

@@ -1,0 +1,52 @@
+"""Intervals for differences between two predictors on the same tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import bootstrap
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference of two mean NLLs, in nats per token, with its 95 % interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+def paired_difference(
+    first: np.ndarray, second: np.ndarray, tokens: np.ndarray, seed: int = 0
+) -> Difference:
+    """Mean NLL of `first` minus that of `second`, per token.
+
+    Tokens of one window share their context, so whole windows are resampled (paired percentile
+    bootstrap, 2,000 resamples).
+
+    Args:
+        first, second: summed NLL of each window, [windows].
+        tokens: how many targets each window has, [windows].
+    """
+    difference = first - second
+
+    def per_token(d: np.ndarray, n: np.ndarray, axis: int = -1) -> np.ndarray:
+        return np.asarray(d.sum(axis=axis) / n.sum(axis=axis))
+
+    estimate = float(per_token(difference, tokens))
+    if len(tokens) < 2:
+        return Difference(estimate, float("nan"), float("nan"))
+    interval = bootstrap(
+        (difference, tokens),
+        per_token,
+        paired=True,
+        vectorized=True,
+        n_resamples=RESAMPLES,
+        method="percentile",
+        batch=100,
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return Difference(estimate, float(interval.low), float(interval.high))

@@ -1,0 +1,128 @@
+"""Scores of predicted tokens: per token, and summed up so that memory does not grow with them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bayesgen.likelihoods import IGNORED
+
+ECE_BINS = 15
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """What one predictor said of each of n target tokens; all [n].
+
+    Attributes:
+        log_likelihood: log p(target), nats, float64.
+        confidence: the largest probability.
+        correct: whether the most probable token was the target.
+        brier: Σ_v (p_v − 1[v is the target])².
+        entropy: of the distribution, nats, float64.
+    """
+
+    log_likelihood: Tensor
+    confidence: Tensor
+    correct: Tensor
+    brier: Tensor
+    entropy: Tensor
+
+    @classmethod
+    def of(cls, log_probs: Tensor, labels: Tensor) -> TokenScores:
+        """Score `log_probs` [..., V] on `labels` [...]; ignored labels are left out."""
+        scored = labels != IGNORED
+        chosen, targets = log_probs[scored], labels[scored]
+        probs = chosen.exp()
+        log_likelihood = chosen.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+        confidence, guess = probs.max(-1)
+        brier = probs.square().sum(-1) - 2 * log_likelihood.exp() + 1
+        entropy = torch.special.entr(probs).sum(-1)
+        return cls(
+            log_likelihood.double(), confidence, guess == targets, brier, entropy.double()
+        )
+
+
+@dataclass
+class Tally:
+    """Running sums of token scores, among them the reliability diagram's bins.
+
+    Bins are 15 equal intervals (lower, upper] of the largest probability.
+    """
+
+    tokens: int = 0
+    log_likelihood: float = 0.0
+    brier: float = 0.0
+    entropy: float = 0.0
+    bin_count: Tensor = field(default_factory=lambda: torch.zeros(ECE_BINS, dtype=torch.float64))
+    bin_correct: Tensor = field(default_factory=lambda: torch.zeros(ECE_BINS, dtype=torch.float64))
+    bin_confidence: Tensor = field(
+        default_factory=lambda: torch.zeros(ECE_BINS, dtype=torch.float64)
+    )
+
+    def add(self, scores: TokenScores) -> None:
+        self.tokens += len(scores.correct)
+        self.log_likelihood += float(scores.log_likelihood.sum())
+        self.brier += float(scores.brier.double().sum())
+        self.entropy += float(scores.entropy.sum())
+        confidence = scores.confidence.double().cpu()
+        edges = torch.linspace(0, 1, ECE_BINS + 1, dtype=torch.float64)[1:-1]
+        bins = torch.bucketize(confidence, edges)
+        self.bin_count += torch.bincount(bins, minlength=ECE_BINS)
+        self.bin_correct += torch.bincount(bins, scores.correct.double().cpu(), ECE_BINS)
+        self.bin_confidence += torch.bincount(bins, confidence, ECE_BINS)
+
+    @property
+    def mean_entropy(self) -> float:
+        return self.entropy / self.tokens
+
+    def scores(self) -> Scores:
+        nll = -self.log_likelihood / self.tokens
+        gap = (self.bin_correct - self.bin_confidence).abs().sum()
+        return Scores(
+            nll=nll,
+            perplexity=perplexity(nll),
+            accuracy=float(self.bin_correct.sum()) / self.tokens,
+            ece=float(gap) / self.tokens,
+            brier=self.brier / self.tokens,
+        )
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The headline numbers of one predictor on one split.
+
+    nll is in nats per token; ece compares confidence with accuracy in 15 bins (Guo et al. 2017,
+    https://arxiv.org/abs/1706.04599, eq. 3); brier sums over the vocabulary (Brier 1950).
+    """
+
+    nll: float
+    perplexity: float
+    accuracy: float
+    ece: float
+    brier: float
+
+    @classmethod
+    def mean(cls, each: list[Scores]) -> Scores:
+        """The average of the draws' own numbers; perplexity is exp of the mean NLL."""
+        count = len(each)
+        nll = sum(s.nll for s in each) / count
+        return cls(
+            nll,
+            perplexity(nll),
+            sum(s.accuracy for s in each) / count,
+            sum(s.ece for s in each) / count,
+            sum(s.brier for s in each) / count,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+def perplexity(nll: float) -> float:
+    """exp(nll); infinite where that overflows."""
+    return math.exp(nll) if nll < 700 else math.inf

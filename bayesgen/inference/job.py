@@ -1,0 +1,119 @@
+"""One job: everything that a chain needs, made from the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bayesgen.affine import Affine
+from bayesgen.data.windows import Batches, RandomWindows, ShuffledWindows, Windows, subset
+from bayesgen.log_posterior import LogPosterior
+from bayesgen.models import FunctionalModel
+from bayesgen.priors import Prior, build_prior
+from bayesgen.runs import Run
+from bayesgen.samplers import Plan, Sampler, build_sampler, make_plan
+from bayesgen.samplers.preconditioning import scale
+from bayesgen.settings import ChainSettings, DataSettings, PerExampleSettings, TrainSettings
+
+PRECONDITIONER = "preconditioner.safetensors"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A sampler with its model, data and plan.
+
+    Attributes:
+        batches: the data of chain c.
+        log_posterior: ℓ in the coordinates that the sampler moves.
+    """
+
+    name: str
+    settings: TrainSettings
+    model: FunctionalModel
+    prior: Prior
+    batches: Callable[[int], Batches]
+    log_posterior: LogPosterior
+    plan: Plan
+    sampler: Sampler
+
+    @property
+    def num_observations(self) -> int:
+        return self.log_posterior.num_observations
+
+
+def training_batches(
+    settings: DataSettings, tokens: np.ndarray, block_size: int, chain: int = 0
+) -> Batches:
+    """The data of one chain, in its own order.
+
+    Chains and optimisers draw windows at random offsets, as nanoGPT does; methods that pass over
+    the data once take its non-overlapping windows, each target once. `train_samples` fixes the
+    data set to that many windows, the same for every chain.
+    """
+    order = int(np.random.SeedSequence([settings.seed, chain]).generate_state(1)[0])
+    if settings.train_samples is not None:
+        windows = subset(tokens, block_size, settings.train_samples, settings.seed)
+        return ShuffledWindows(windows, settings.batch_size, order)
+    if isinstance(settings, PerExampleSettings):
+        windows = Windows.tiled(tokens, block_size, split="train")
+        return ShuffledWindows(windows, settings.batch_size, order)
+    return RandomWindows(tokens, block_size, settings.batch_size, order)
+
+
+def make_job(
+    name: str,
+    settings: TrainSettings,
+    model: FunctionalModel,
+    batches: Callable[[int], Batches],
+    run: Run | None = None,
+) -> Job:
+    """Prior, preconditioner, plan and sampler for `model` on `batches`.
+
+    Where `run` is given, its preconditioner is used, or kept there once it is measured.
+    """
+    first = batches(0)
+    plan = make_plan(settings, first.steps_per_epoch)
+    prior = build_prior(settings, model.theta)
+
+    def log_posterior(affine: Affine | None = None) -> LogPosterior:
+        return LogPosterior(
+            model,
+            prior,
+            first.num_observations,
+            affine=affine,
+            precision=settings.precision,
+            accumulation=settings.gradient_accumulation,
+        )
+
+    target = log_posterior()
+    if isinstance(settings, ChainSettings):
+        stored = run.read_tensors(PRECONDITIONER) if run else None
+        d: Tensor | None
+        if stored is not None:
+            d = stored["scale"].to(model.device)
+        else:
+            d = scale(settings, model, target, first)
+            if run and d is not None:
+                run.write_tensors(PRECONDITIONER, {"scale": d})
+        if d is not None:
+            target = log_posterior(Affine(model.theta, d))
+    sampler = build_sampler(name, target, settings, plan)
+    return Job(name, settings, model, prior, batches, target, plan, sampler)
+
+
+def chain_seed(seed: int, chain: int) -> int:
+    """Seed of the global generators for one chain."""
+    return int(np.random.SeedSequence([seed, chain, 1]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` is CUDA, then MPS, then the CPU."""
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

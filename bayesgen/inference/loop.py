@@ -1,0 +1,205 @@
+"""The loop: warm-up, sampling, thinning, checkpoint, resume.
+
+The state after step t is a pure function of the settings and t: windows come from (seed, step),
+noise from generators whose state is saved with the chain. A run that is killed at any moment and
+resumed therefore leaves the same draws, bit for bit, as one that was not (same machine, same
+number of threads).
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from bayesgen.errors import UserError
+from bayesgen.inference.job import Job, chain_seed
+from bayesgen.inference.tracking import Tracker
+from bayesgen.runs import Run, Snapshot, restore_rng, rng_state
+from bayesgen.samplers import State, leaves, restore
+from bayesgen.settings import ChainSettings, GaussianSettings
+
+CHECK_EVERY = 10
+"""Steps between looks at the loss where looking makes the device wait."""
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop; its state was saved."""
+
+    def __init__(self, signum: int, chain: int, step: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name} after step {step}")
+        self.signum, self.chain, self.step = signum, chain, step
+
+
+@dataclass
+class StopRequest:
+    """The signal that arrived, if any: looked at once a step."""
+
+    signum: int | None = field(default=None)
+
+
+@contextmanager
+def graceful_stop() -> Iterator[StopRequest]:
+    """Turn the first SIGINT or SIGTERM into a request; the second acts at once."""
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+
+    def handle(signum: int, _: object) -> None:
+        request.signum = signum
+        for number, old in before.items():
+            signal.signal(number, old)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield request
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+@dataclass(frozen=True)
+class ChainTotals:
+    """What one chain did."""
+
+    chain: int
+    steps: int
+    draws: int
+    nll: float
+    seconds: float
+
+
+def run_chain(job: Job, run: Run, tracker: Tracker, chain: int, stop: StopRequest) -> ChainTotals:
+    """Run, or continue, one chain to the end of its plan; its draws land in `run`.
+
+    Raises:
+        UserError: the loss or θ stopped being finite; the last good state is kept.
+        Interrupted: a signal arrived; the state was saved.
+    """
+    settings, plan, sampler = job.settings, job.plan, job.sampler
+    device = job.model.device
+    batches = job.batches(chain)
+    torch.manual_seed(chain_seed(settings.seed, chain))
+    state = sampler.init()
+    first, draws, before = 0, 0, 0.0
+    snapshot = run.read_state(chain)
+    if snapshot is not None:
+        state = restore(state, _state_tensors(snapshot))
+        restore_rng(snapshot.tensors, device)
+        first, draws, before = snapshot.step, snapshot.draws, snapshot.seconds
+    run.drop_draws(chain, keep=draws)
+    tracker.rewind(chain, first)
+
+    began = time.monotonic()
+    # on an accelerator, looking at a number makes the host wait for it
+    every = 1 if device.type == "cpu" else CHECK_EVERY
+    total, since = torch.zeros(2, device=device), 0
+    nll = float("nan")
+    bar = tqdm(
+        total=plan.steps,
+        initial=first,
+        desc=_phase(job, chain, first),
+        dynamic_ncols=True,
+        mininterval=0.5 if sys.stderr.isatty() else 30,
+    )
+
+    def save(step: int) -> None:
+        tensors = {f"leaf.{i:04d}": t.contiguous() for i, t in enumerate(leaves(state))}
+        seconds = before + time.monotonic() - began
+        run.write_state(chain, Snapshot(tensors | rng_state(device), step, draws, seconds))
+
+    with bar:
+        for step in range(first, plan.steps):
+            batch = {k: v.to(device, non_blocking=True) for k, v in batches.batch(step).items()}
+            state, terms = sampler.update(state, batch)
+            total, since = total + terms, since + 1
+            done = step + 1
+            collect = bool(plan.collect[step]) and sampler.gaussian is None
+            save_now = (
+                done % settings.checkpoint_every == 0
+                or done == plan.steps
+                or stop.signum is not None
+            )
+            log_now = done % settings.log_every == 0 or done == plan.steps
+            if (done % every == 0 or collect or save_now) and not total.isfinite().all():
+                raise UserError(_diverged(run, done, run.read_state(chain)))
+            if collect:
+                theta = sampler.theta(state)
+                if not theta.isfinite().all():
+                    raise UserError(_diverged(run, done, run.read_state(chain)))
+                run.write_draw(chain, draws, theta, done)
+                draws += 1
+            if log_now:
+                nll, log_prior = (total / since).tolist()
+                tracker.log(
+                    {
+                        "chain": chain,
+                        "step": done,
+                        "nll": nll,
+                        "log_prior": log_prior,
+                        "log_posterior": log_prior - nll,
+                        "learning_rate": float(plan.learning_rate[step]),
+                        "temperature": float(plan.temperature[step]),
+                        "draws": draws,
+                        "seconds": round(before + time.monotonic() - began, 3),
+                    }
+                )
+                total, since = torch.zeros_like(total), 0
+                bar.set_description(_phase(job, chain, done), refresh=False)
+                bar.set_postfix(nll=f"{nll:.4f}", log_prior=f"{log_prior:.3g}", draws=draws)
+            bar.update()
+            if save_now:
+                save(done)
+            if stop.signum is not None and done < plan.steps:
+                raise Interrupted(stop.signum, chain, done)
+    if sampler.gaussian is not None:
+        draws = _sample_gaussian(job, run, chain, state)
+    seconds = before + time.monotonic() - began
+    return ChainTotals(chain, plan.steps, draws, nll, seconds)
+
+
+def _state_tensors(snapshot: Snapshot) -> list[Tensor]:
+    return [snapshot.tensors[k] for k in sorted(snapshot.tensors) if k.startswith("leaf.")]
+
+
+def _sample_gaussian(job: Job, run: Run, chain: int, state: State) -> int:
+    """Keep the fitted Gaussian and take the draws that were asked for."""
+    assert job.sampler.gaussian is not None
+    assert isinstance(job.settings, GaussianSettings)
+    gaussian = job.sampler.gaussian(state)
+    if not (torch.isfinite(gaussian.mean).all() and torch.isfinite(gaussian.variance).all()):
+        raise UserError(_diverged(run, job.plan.steps, run.read_state(chain)))
+    sd = gaussian.variance.sqrt()
+    run.write_tensors(f"gaussian-c{chain}.safetensors", {"mean": gaussian.mean, "sd": sd})
+    torch.manual_seed(chain_seed(job.settings.seed, chain) + 1)
+    for index in range(job.settings.num_draws):
+        theta = torch.addcmul(gaussian.mean, sd, torch.randn_like(sd))
+        run.write_draw(chain, index, theta, job.plan.steps)
+    return job.settings.num_draws
+
+
+def _phase(job: Job, chain: int, step: int) -> str:
+    which = f" {chain + 1}/{job.settings.chains}" if job.settings.chains > 1 else ""
+    if not isinstance(job.settings, ChainSettings):
+        return f"{job.name}{which}"
+    phase = "warm-up" if step < job.settings.warmup_steps else "sampling"
+    return f"{job.name}{which} {phase}"
+
+
+def _diverged(run: Run, step: int, snapshot: Snapshot | None) -> str:
+    kept = f"the state of step {snapshot.step} is kept" if snapshot else "no state was saved yet"
+    return (
+        f"the loss is not finite after step {step}: lower --learning-rate or --temperature, or raise"
+        f" --preconditioner-damping ({kept} in '{run.path}')"
+    )

@@ -1,0 +1,110 @@
+"""Before a run starts: the sizes that decide whether it will work, and warnings in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from bayesgen.inference.job import Job
+from bayesgen.settings import ChainSettings
+
+HOT_NATS = 0.2
+FROZEN = 1e-3
+
+
+@dataclass(frozen=True)
+class Opening:
+    """Rows of (what, value) for people, the same numbers for machines, and warnings."""
+
+    rows: list[tuple[str, str]]
+    numbers: dict[str, float]
+    warnings: list[str]
+
+
+def opening(job: Job) -> Opening:
+    """Measure one gradient at the start and set the scales of the run side by side."""
+    model, plan, n = job.model, job.plan, job.num_observations
+    size, weight_sd = model.layout.size, float(model.theta.std())
+    draw_bytes = 4 * size * plan.num_draws * job.settings.chains
+    rows = [
+        ("parameters θ", f"{size:,} of {model.num_parameters:,} ({size / model.num_parameters:.1%})"),
+        ("observations N", f"{n:,}"),
+        ("prior", f"{job.prior.describe()}; the weights' own sd is {weight_sd:.3g}"),
+        ("temperature", f"T = {job.settings.temperature:g}, T/N = {job.settings.temperature / n:.3g}"),
+        ("steps", f"{plan.steps:,}, draws {plan.num_draws} ({draw_bytes / 2**20:,.0f} MiB on disk)"),
+    ]
+    numbers = {"weight_sd": weight_sd, "P": float(size), "N": float(n)}
+    warnings: list[str] = []
+    if isinstance(job.settings, ChainSettings) and job.sampler.langevin:
+        _chain_rows(job, job.settings, rows, numbers, warnings)
+    return Opening(rows, numbers, warnings)
+
+
+def _chain_rows(
+    job: Job,
+    settings: ChainSettings,
+    rows: list[tuple[str, str]],
+    numbers: dict[str, float],
+    warnings: list[str],
+) -> None:
+    assert job.sampler.langevin is not None
+    plan, n, weight_sd = job.plan, job.num_observations, numbers["weight_sd"]
+    affine = job.log_posterior.affine
+    batch = {k: v.to(job.model.device) for k, v in job.batches(0).batch(0).items()}
+    _, gradient = job.log_posterior.log_likelihood_grad(job.model.theta, batch)
+
+    def in_theta(vector: Tensor | None) -> float:
+        """rms over θ of a displacement in φ (None: of unit length in each coordinate)."""
+        d = affine.scale
+        if vector is None:
+            return 1.0 if d is None else float(d.square().mean().sqrt())
+        moved = vector if d is None else vector * d
+        return float(moved.square().mean().sqrt())
+
+    pulled = gradient if affine.scale is None else gradient * affine.scale
+    peak = int(plan.learning_rate.argmax())
+    start = job.sampler.langevin(float(plan.learning_rate[peak]), settings.temperature / n)
+    at = int(plan.collect.nonzero()[0])
+    later = job.sampler.langevin(float(plan.learning_rate[at]), settings.temperature / n)
+    gradient_step = start.drift * in_theta(pulled)
+    noise_step = start.noise * in_theta(None)
+    drift = later.drift * in_theta(pulled)
+    move = (settings.thinning * ((later.diffusion * in_theta(None)) ** 2 + drift**2)) ** 0.5
+    wander = start.diffusion * in_theta(None) * plan.steps**0.5
+    thermal = numbers["P"] * settings.temperature / (2 * n)
+    numbers |= {
+        "gradient_step": gradient_step,
+        "noise_step": noise_step,
+        "move_per_draw": move,
+        "thermal_nats": thermal,
+        "wander": wander,
+    }
+    rows += [
+        ("gradient step", f"{gradient_step:.2e} (rms over θ, at the largest step size)"),
+        ("noise per step", f"{noise_step:.2e}"),
+        ("move per draw", f"about {move:.2e}, {move / weight_sd:.1%} of the weights' sd"),
+        ("heat", f"P·T/2N = {thermal:.2g} nats above the mode at equilibrium"),
+    ]
+    if start.friction_steps is not None:
+        numbers["friction_steps"] = start.friction_steps
+        rows.append(
+            ("friction time", f"{start.friction_steps:.3g} steps of {plan.steps:,} in the run")
+        )
+        if start.friction_steps > plan.steps:
+            warnings.append(
+                f"ballistic: the velocity is forgotten after {start.friction_steps:.3g} steps, the"
+                f" run has {plan.steps}; all draws lie on one line. Raise --friction or"
+                " --learning-rate."
+            )
+    if move < FROZEN * weight_sd:
+        warnings.append(
+            f"frozen: from one draw to the next θ moves by {move / weight_sd:.1e} of its sd; the"
+            " draws will coincide. Raise --learning-rate or --thinning."
+        )
+    if thermal > HOT_NATS or wander > 3 * weight_sd:
+        warnings.append(
+            f"hot: at T = {settings.temperature:g} the noise alone costs up to {thermal:.2g} nats"
+            f" per token and carries a free weight by {wander / weight_sd:.1f} times the weights'"
+            " sd in this run. Lower --temperature, --learning-rate or --prior-std."
+        )

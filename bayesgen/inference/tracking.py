@@ -1,0 +1,66 @@
+"""Where the numbers of a run go while it runs: metrics.jsonl, and Weights & Biases if asked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from bayesgen.errors import UserError
+from bayesgen.runs import Run, atomic_write
+
+
+class Tracker:
+    """Appends one line per logged step; a context manager."""
+
+    def __init__(self, run: Run, wandb_config: Mapping[str, Any] | None = None) -> None:
+        self._run = run
+        self._file = run.metrics.open("a", encoding="utf-8")
+        self._wandb = _start_wandb(run, wandb_config) if wandb_config is not None else None
+
+    def log(self, row: Mapping[str, float]) -> None:
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        if self._wandb is not None:
+            self._wandb.log(dict(row))
+
+    def rewind(self, chain: int, step: int) -> None:
+        """Forget the lines of `chain` after `step`: those steps will be taken again."""
+        self._file.close()
+        kept = []
+        for line in self._run.metrics.read_text(encoding="utf-8").splitlines():
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue  # a line cut by a kill
+            if row["chain"] != chain or row["step"] <= step:
+                kept.append(line + "\n")
+        atomic_write(self._run.metrics, "".join(kept).encode())
+        self._file = self._run.metrics.open("a", encoding="utf-8")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+        if self._wandb is not None:
+            self._wandb.finish(exit_code=0 if kind is None else 1)
+
+
+def _start_wandb(run: Run, config: Mapping[str, Any]) -> Any:
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError(
+            "--wandb: the package wandb is not installed; pip install 'bayesgen[wandb]' or pass"
+            " --no-wandb"
+        ) from error
+    return wandb.init(
+        project="bayesgen", name=run.path.name, dir=str(run.path), config=dict(config), resume="allow"
+    )

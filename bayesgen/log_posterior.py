@@ -1,0 +1,171 @@
+"""The per-datum log posterior, and the two ways to its gradient.
+
+    ℓ(θ; batch) = mean_i log p(y_i | x_i, θ) + (1/N) log p(θ)
+
+with N observations in the data set and a sampler at temperature T/N: the scale that `posteriors`
+recommends (https://normal-computing.github.io/posteriors/log_posteriors).
+
+`LogPosterior` is the *ordinary* way and drives the loop: one `torch.autograd.Function` whose
+forward runs plain forward and backward passes. Inside it everything that functorch forbids is
+allowed (autocast, gradient accumulation, gradient checkpointing, collectives), and `posteriors`
+calls it under `torch.func.grad_and_value` unchanged. `LogPosterior.functional` is the same number
+as a pure function, for vmap and higher derivatives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from bayesgen import likelihoods
+from bayesgen.affine import Affine, Chunks
+from bayesgen.likelihoods import Likelihood
+from bayesgen.models.functional import Batch, FunctionalModel
+from bayesgen.priors import Prior
+
+Precision = Literal["fp32", "bf16"]
+
+
+class LogPosterior:
+    """ℓ of φ and a batch, for `posteriors`.
+
+    Calling it returns `(ℓ, terms)` with `terms` = [NLL, log p(θ)/N], both per observation, in nats:
+    they are logged apart, because the normaliser of a prior over millions of weights drowns a loss.
+
+    Args:
+        model: gives the network and the layout of θ; a private copy of the network is taken.
+        prior: log p(θ).
+        num_observations: N, counted from the data set (not the batch).
+        likelihood: log p(labels | outputs); categorical by default.
+        affine: θ of φ; the identity from the loaded weights by default.
+        precision: `bf16` runs the network under autocast; θ, the likelihood and the prior stay
+            float32.
+        accumulation: micro-batches that a batch is split into; the result is the same mean.
+    """
+
+    def __init__(
+        self,
+        model: FunctionalModel,
+        prior: Prior,
+        num_observations: int,
+        *,
+        likelihood: Likelihood = likelihoods,
+        affine: Affine | None = None,
+        precision: Precision = "fp32",
+        accumulation: int = 1,
+    ) -> None:
+        self.model = model
+        self.prior = prior
+        self.num_observations = num_observations
+        self.likelihood = likelihood
+        self.affine = affine or Affine(model.theta)
+        self.precision = precision
+        self.accumulation = accumulation
+        self.flat = model.bind()
+
+    def __call__(self, phi: Chunks, batch: Batch) -> tuple[Tensor, Tensor]:
+        value, terms, *_ = _Ordinary.apply(self._value_and_grad, batch, *phi)
+        return value, terms
+
+    def functional(self, phi: Chunks, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The same as calling, as a pure function of φ: fit for vmap, jvp and second derivatives."""
+        theta = self.affine.theta(phi)
+        labels = batch["labels"]
+        log_likelihood = self.likelihood.total(self.model(theta, batch), labels)
+        mean = log_likelihood / self.likelihood.count(labels)
+        log_prior = self.prior.log_prob(theta) / self.num_observations
+        return mean + log_prior, torch.stack([-mean, log_prior])
+
+    def per_sequence(self, phi: Chunks, batch: Batch) -> tuple[Tensor, Tensor]:
+        """log p(batch row | θ) for each row: `([B], [])`, in nats; no prior.
+
+        Under `torch.func.jacrev` the Jacobian [B, P] costs one forward and backward pass per row
+        and the memory of the Jacobian itself; without a transform it is one forward pass.
+        """
+        if phi[0].requires_grad:  # inside a functorch transform
+            values, _ = _Ordinary.apply(self._rows_and_jacobian, batch, *phi)[:2]
+        else:
+            self.affine.load(phi, self.flat.theta)
+            with torch.no_grad():
+                values = self.likelihood.per_sequence(self._logits(batch), batch["labels"])
+        return values, values.new_empty(0)
+
+    def log_likelihood_grad(self, theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Mean log-likelihood of `batch` at `theta` [P], and its gradient [P] (valid until the next
+        call)."""
+        self.flat.theta.copy_(theta)
+        return self._accumulate(batch), self.flat.grad
+
+    def _logits(self, batch: Batch) -> Tensor:
+        device = self.flat.theta.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self.precision == "bf16"):
+            return self.model.call(self.flat.module, batch)
+
+    def _accumulate(self, batch: Batch) -> Tensor:
+        """Gradient of the mean log-likelihood into `flat.grad`; returns the mean."""
+        self.flat.grad.zero_()
+        observations = self.likelihood.count(batch["labels"])
+        mean = torch.zeros((), device=self.flat.theta.device)
+        with torch.enable_grad():
+            for micro in split(batch, self.accumulation):
+                share = self.likelihood.total(self._logits(micro), micro["labels"]) / observations
+                share.backward()
+                mean += share.detach()
+        return mean
+
+    def _value_and_grad(self, phi: Sequence[Tensor], batch: Batch) -> tuple[Tensor, ...]:
+        self.affine.load(phi, self.flat.theta)
+        mean = self._accumulate(batch)
+        weight = 1.0 / self.num_observations
+        log_prior = weight * self.prior.accumulate(self.flat.theta, self.flat.grad, weight)
+        terms = torch.stack([-mean, log_prior])
+        return (mean + log_prior, terms, *self.affine.pull_back(self.flat.grad))
+
+    def _rows_and_jacobian(self, phi: Sequence[Tensor], batch: Batch) -> tuple[Tensor, ...]:
+        self.affine.load(phi, self.flat.theta)
+        values, rows = [], []
+        for row in split(batch, len(batch["labels"])):
+            self.flat.grad.zero_()
+            with torch.enable_grad():
+                value = self.likelihood.total(self._logits(row), row["labels"])
+                value.backward()
+            values.append(value.detach())
+            rows.append(self.affine.pull_back(self.flat.grad))
+        jacobian = (torch.stack(pieces) for pieces in zip(*rows, strict=True))
+        stacked = torch.stack(values)
+        return (stacked, stacked.new_empty(0), *jacobian)
+
+
+class _Ordinary(torch.autograd.Function):
+    """A function of φ that computes its own derivative in the forward pass.
+
+    `evaluate(phi, batch)` returns `(value, terms, *derivatives)`: `value` is a scalar or [B], each
+    derivative has the shape of `value` followed by that of its chunk.
+    """
+
+    @staticmethod
+    def forward(evaluate: Any, batch: Batch, *phi: Tensor) -> tuple[Tensor, ...]:
+        return evaluate(phi, batch)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _, terms, *derivatives = output
+        ctx.mark_non_differentiable(terms, *derivatives)
+        ctx.save_for_backward(*derivatives)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        if cotangent.dim() == 0:
+            return (None, None, *(cotangent * d for d in ctx.saved_tensors))
+        return (None, None, *(cotangent @ d for d in ctx.saved_tensors))
+
+
+def split(batch: Batch, pieces: int) -> list[dict[str, Tensor]]:
+    """`batch` cut along its rows into `pieces` parts (fewer where there are fewer rows)."""
+    if pieces <= 1:
+        return [dict(batch)]
+    parts = {name: tensor.tensor_split(min(pieces, len(tensor))) for name, tensor in batch.items()}
+    return [dict(zip(parts, rows, strict=True)) for rows in zip(*parts.values(), strict=True)]

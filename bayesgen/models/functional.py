@@ -1,0 +1,99 @@
+"""A model as a pure function f(θ, batch) -> logits."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from bayesgen.data.tokenizers import Tokenizer
+from bayesgen.parameters import FlatModule, Layout, Subset, select
+
+Batch = Mapping[str, Tensor]
+Call = Callable[[Callable[..., Any], Batch], Tensor]
+"""How a batch goes through a network: given something that is called like the module, and a batch,
+return the logits. The only thing that differs between one model family and another."""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a run records about its model.
+
+    Attributes:
+        name: the path or name it was loaded from.
+        family: `nanogpt`, `huggingface` or `custom`.
+        config: the family's own settings, plain data.
+        sha256: hash of the weights file, where there is one file.
+    """
+
+    name: str = "module"
+    family: str = "custom"
+    config: Mapping[str, Any] = field(default_factory=dict)
+    sha256: str | None = None
+
+
+class FunctionalModel:
+    """Any `torch.nn.Module` as a function of one flat parameter vector.
+
+    Args:
+        module: the network; left untouched except for evaluation mode.
+        call: see `Call`; the default hands over `batch["input_ids"]`.
+        parameters: which parameters are Bayesian (see `bayesgen.parameters.select`).
+        block_size: the longest context in tokens, or None where there is no limit.
+
+    Attributes:
+        layout: names, shapes and offsets of θ.
+        theta: the loaded weights, float32 [P]: where every chain starts.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        call: Call | None = None,
+        *,
+        parameters: Subset = "all",
+        tokenizer: Tokenizer | None = None,
+        block_size: int | None = None,
+        info: ModelInfo | None = None,
+    ) -> None:
+        self.module = module.eval().requires_grad_(False)
+        self.call: Call = call or (lambda apply, batch: apply(batch["input_ids"]))
+        self.tokenizer = tokenizer
+        self.block_size = block_size
+        self.info = info or ModelInfo()
+        named = dict(module.named_parameters())
+        self.layout = Layout.of((name, named[name]) for name in select(module, parameters))
+        self.theta = self.layout.ravel(named)
+
+    @property
+    def device(self) -> torch.device:
+        return self.theta.device
+
+    @property
+    def num_parameters(self) -> int:
+        """All parameters of the module, Bayesian or frozen; a tied weight counts once."""
+        return sum(p.numel() for p in self.module.parameters())
+
+    def __call__(self, theta: Tensor, batch: Batch) -> Tensor:
+        """Logits of `batch` under `theta` [P]; pure, differentiable, and fit for vmap over θ."""
+        views = self.layout.views(theta)
+
+        def apply(*args: Any, **kwargs: Any) -> Any:
+            return functional_call(self.module, views, args, kwargs)
+
+        return self.call(apply, batch)
+
+    def bind(self) -> FlatModule:
+        """A private copy of the module with its parameters laid into one vector (the hot loop)."""
+        return FlatModule(copy.deepcopy(self.module), self.layout.names)
+
+    def to(self, device: torch.device | str) -> FunctionalModel:
+        """Move the module and θ to `device`, in place."""
+        self.module.to(device)
+        self.theta = self.theta.to(device)
+        return self

@@ -1,0 +1,81 @@
+"""Any Hugging Face causal language model as a functional model.
+
+Needs the extra `hf` (`pip install 'bayesgen[hf]'`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from bayesgen.errors import UserError
+from bayesgen.models.functional import FunctionalModel, ModelInfo
+from bayesgen.parameters import Subset
+
+
+def load_causal_lm(name: str, parameters: Subset = "all") -> FunctionalModel:
+    """Load `name`, a local folder or a hub name, through the Auto classes, in float32.
+
+    transformers keeps a checkpoint's own dtype; what is sampled must be float32, because the noise
+    of a small step vanishes in bfloat16.
+
+    Raises:
+        UserError: transformers is not installed, or nothing loadable is at `name`.
+    """
+    try:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+    except ImportError as error:
+        raise UserError(
+            "--model: a Hugging Face model needs transformers; pip install 'bayesgen[hf]'"
+        ) from error
+    try:
+        module, loading = AutoModelForCausalLM.from_pretrained(
+            name, dtype=torch.float32, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        first = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"--model: '{name}' is no loadable causal language model: {first}"
+        ) from error
+    if loading["missing_keys"]:
+        raise UserError(
+            f"--model: '{name}' lacks weights of its own architecture, such as"
+            f" '{min(loading['missing_keys'])}'; name a model trained as a causal language model"
+        )
+    try:
+        tokenizer: Any = HuggingFaceTokenizer(AutoTokenizer.from_pretrained(name))
+        # without tokenizer files transformers can make one that encodes every text as nothing
+        tokenizer = tokenizer if len(tokenizer.encode("a")) else None
+    except (OSError, ValueError, KeyError):
+        tokenizer = None  # a model without a tokenizer still scores token ids
+    block_size = getattr(module.config, "max_position_embeddings", None)
+    return FunctionalModel(
+        module,
+        lambda apply, batch: (
+            apply(use_cache=False, **{k: v for k, v in batch.items() if k != "labels"}).logits
+        ),
+        parameters=parameters,
+        tokenizer=tokenizer,
+        block_size=block_size,
+        info=ModelInfo(name=name, family="huggingface", config=module.config.to_dict()),
+    )
+
+
+class HuggingFaceTokenizer:
+    """A transformers tokenizer behind the project's tokenizer protocol."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.name = str(tokenizer.name_or_path)
+        self.vocab_size = len(tokenizer)
+
+    def encode(self, text: str) -> Any:
+        return self.tokenizer(text, add_special_tokens=False, return_tensors="np")["input_ids"][0]
+
+    def decode(self, ids: Any) -> str:
+        return str(self.tokenizer.decode(ids))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": "huggingface", "name": self.name}

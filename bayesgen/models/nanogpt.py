@@ -1,0 +1,277 @@
+"""GPT as in nanoGPT: the network, and reading and writing its checkpoints.
+
+Architecture and state-dict names follow nanoGPT (Karpathy, https://github.com/karpathy/nanoGPT), so
+that a `ckpt.pt` of one loads in the other. Unlike nanoGPT's, the forward pass always returns the
+logits of *every* position: a likelihood of the last position only is a different model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bayesgen.data.tokenizers import TiktokenTokenizer, Tokenizer, read_meta, tokenizer_from_dict
+from bayesgen.errors import UserError
+from bayesgen.parameters import Layout
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """nanoGPT's `model_args`."""
+
+    block_size: int = 1024
+    vocab_size: int = 50304
+    n_layer: int = 12
+    n_head: int = 12
+    n_embd: int = 768
+    dropout: float = 0.0
+    bias: bool = True
+
+
+class CausalSelfAttention(nn.Module):
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        if config.n_head < 1 or config.n_embd % config.n_head:
+            raise ValueError(
+                f"{config.n_embd} embedding channels cannot be split into {config.n_head} heads"
+            )
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        self.resid_dropout = nn.Dropout(config.dropout)
+        self.n_head = config.n_head
+        self.dropout = config.dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length, width = x.shape
+        q, k, v = (
+            part.view(batch, length, self.n_head, width // self.n_head).transpose(1, 2)
+            for part in self.c_attn(x).split(width, dim=2)
+        )
+        dropout = self.dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+        y = y.transpose(1, 2).reshape(batch, length, width)
+        return self.resid_dropout(self.c_proj(y))
+
+
+class MLP(nn.Module):
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
+        self.gelu = nn.GELU()
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.c_proj(self.gelu(self.c_fc(x))))
+
+
+class Block(nn.Module):
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.attn = CausalSelfAttention(config)
+        self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.ln_1(x))
+        return x + self.mlp(self.ln_2(x))
+
+
+class GPT(nn.Module):
+    """A decoder-only transformer; the output head shares the token embedding's weight."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.transformer = nn.ModuleDict(
+            {
+                "wte": nn.Embedding(config.vocab_size, config.n_embd),
+                "wpe": nn.Embedding(config.block_size, config.n_embd),
+                "drop": nn.Dropout(config.dropout),
+                "h": nn.ModuleList(Block(config) for _ in range(config.n_layer)),
+                "ln_f": nn.LayerNorm(config.n_embd, bias=config.bias),
+            }
+        )
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.transformer["wte"].weight = self.lm_head.weight
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for name, parameter in self.named_parameters():
+            if parameter.dim() == 1:
+                nn.init.ones_(parameter) if "ln_" in name and name.endswith(
+                    "weight"
+                ) else nn.init.zeros_(parameter)
+            elif name.endswith("c_proj.weight"):
+                # GPT-2: the residual stream is a sum of 2·n_layer such projections
+                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * self.config.n_layer))
+            else:
+                nn.init.normal_(parameter, std=0.02)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Logits [B, T, V] of the token after each of `input_ids` [B, T]."""
+        length = input_ids.shape[1]
+        if length > self.config.block_size:
+            raise ValueError(f"{length} tokens exceed the block size {self.config.block_size}")
+        net = self.transformer
+        positions = torch.arange(length, device=input_ids.device)
+        x = net["drop"](net["wte"](input_ids) + net["wpe"](positions))
+        for block in net["h"]:
+            x = block(x)
+        return self.lm_head(net["ln_f"](x))
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A nanoGPT checkpoint in memory.
+
+    Attributes:
+        module: the network with its weights, float32.
+        tokenizer: from the checkpoint itself or the `meta.pkl` beside it; None if neither is there
+            and the vocabulary is not GPT-2's.
+        raw: what else the file holds (`optimizer`, `iter_num`, `best_val_loss`, `config`).
+        sha256: hash of the file.
+    """
+
+    module: GPT
+    tokenizer: Tokenizer | None
+    raw: Mapping[str, Any]
+    sha256: str
+
+
+def is_checkpoint(path: Path) -> bool:
+    return path.suffix in {".pt", ".pth", ".ckpt"}
+
+
+def read_checkpoint(path: Path, meta_path: Path | None = None) -> Checkpoint:
+    """Read a nanoGPT `ckpt.pt` (or one of ours) without executing anything in it.
+
+    The tokenizer is, in this order: `meta_path`; the one stored in the file (ours); `meta.pkl`
+    beside the file; GPT-2's BPE where the vocabulary has its size (50257, padded to 50304).
+
+    Raises:
+        UserError: the file is missing, truncated, not a nanoGPT checkpoint, or its weights do not
+            fit its `model_args`.
+    """
+    if not path.is_file():
+        raise UserError(
+            f"--model: no checkpoint at '{path}'; train one with 'python scripts/train_baseline.py'"
+            " or name a nanoGPT ckpt.pt"
+        )
+    try:
+        raw = torch.load(path, map_location="cpu", weights_only=True)
+    # A damaged pickle can raise nearly any exception.
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"--model: '{path}' cannot be read as a checkpoint, it is damaged, truncated or holds"
+            f" more than tensors and plain data; copy or train it again ({reason})"
+        ) from error
+    if not isinstance(raw, dict) or not {"model", "model_args"} <= raw.keys():
+        raise UserError(
+            f"--model: '{path}' is not a nanoGPT checkpoint (keys 'model' and 'model_args' missing)"
+        )
+    known = {f.name for f in fields(GPTConfig)}
+    try:
+        config = GPTConfig(**{k: v for k, v in raw["model_args"].items() if k in known})
+        module = GPT(config)
+        state = {k.removeprefix("_orig_mod."): v for k, v in raw["model"].items()}
+        # older nanoGPT checkpoints carry the causal mask as a buffer
+        state = {k: v for k, v in state.items() if not k.endswith(".attn.bias")}
+        # assign nothing: load_state_dict copies, so that tied weights stay tied and are float32
+        module.load_state_dict(state)
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+        first = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"--model: the weights in '{path}' do not fit a nanoGPT: {first}"
+        ) from error
+    tokenizer = _tokenizer(path, meta_path, raw, config)
+    if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
+        raise UserError(
+            f"META_PATH: the tokenizer of '{path}' has {tokenizer.vocab_size} tokens but the model"
+            f" only {config.vocab_size}; give the meta.pkl that the model was trained with"
+        )
+    return Checkpoint(
+        module, tokenizer, {k: v for k, v in raw.items() if k != "model"}, file_sha256(path)
+    )
+
+
+def _tokenizer(
+    path: Path, meta_path: Path | None, raw: Mapping[str, Any], config: GPTConfig
+) -> Tokenizer | None:
+    if meta_path is not None:
+        return read_meta(meta_path)
+    if isinstance(raw.get("tokenizer"), dict):
+        return tokenizer_from_dict(raw["tokenizer"])
+    beside = path.parent / "meta.pkl"
+    if beside.is_file():
+        return read_meta(beside)
+    return TiktokenTokenizer("gpt2") if config.vocab_size in {50257, 50304} else None
+
+
+def write_checkpoint(
+    path: Path,
+    module: GPT,
+    tokenizer: Tokenizer,
+    *,
+    optimizer: Mapping[str, Any],
+    iter_num: int,
+    best_val_loss: float,
+    config: Mapping[str, Any],
+) -> None:
+    """Write a checkpoint that nanoGPT's `sample.py` and `train.py` read, atomically.
+
+    Beyond nanoGPT's keys it holds `tokenizer`, plain data that nanoGPT ignores.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    torch.save(
+        {
+            "model": module.state_dict(),
+            "optimizer": dict(optimizer),
+            "model_args": asdict(module.config),
+            "iter_num": iter_num,
+            "best_val_loss": best_val_loss,
+            "config": dict(config),
+            "tokenizer": tokenizer.to_dict(),
+        },
+        temporary,
+    )
+    temporary.replace(path)
+
+
+def adam_second_moments(path: Path, layout: Layout) -> Tensor:
+    """Adam's `exp_avg_sq` of a nanoGPT checkpoint, in the order of θ: [P].
+
+    nanoGPT's optimizer numbers parameters group by group: first those with two or more dimensions
+    (decayed), then the others, each in `named_parameters()` order.
+
+    Raises:
+        UserError: the checkpoint holds no optimizer state, or one of another kind.
+    """
+    checkpoint = read_checkpoint(path)
+    named = list(checkpoint.module.named_parameters())
+    order = [n for n, p in named if p.dim() >= 2] + [n for n, p in named if p.dim() < 2]
+    try:
+        states = (checkpoint.raw.get("optimizer") or {}).get("state", {})
+        moments = {name: states[i]["exp_avg_sq"] for i, name in enumerate(order)}
+        return torch.cat([moments[e.name].view(e.shape).reshape(-1) for e in layout.entries])
+    except (KeyError, RuntimeError, AttributeError, TypeError) as error:
+        raise UserError(
+            f"--preconditioner adam: '{path}' holds no AdamW moments of its parameters; use"
+            " --preconditioner gradients"
+        ) from error
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,157 @@
+"""Module <-> θ: the layout of one flat float32 vector, and which parameters are Bayesian.
+
+θ holds the *Bayesian* parameters of a module, raveled in `named_parameters()` order. Everything
+else in the module (other parameters, buffers) stays frozen where it is.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bayesgen.errors import UserError
+
+CHUNK = 524_288
+"""Elements of θ that `posteriors` sees at a time: few Python calls, and each update stays in the
+cache (2 MiB of float32)."""
+
+Subset = str | Callable[[str, nn.Parameter], bool]
+
+
+@dataclass(frozen=True)
+class ParameterSpec:
+    """Where one named parameter lies in θ."""
+
+    name: str
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def numel(self) -> int:
+        return prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The recorded order of θ: names, shapes and offsets.
+
+    `to_json` is the key `parameters` of a run's `run.json`, so that anyone can turn a row of draws
+    back into a state dict.
+    """
+
+    entries: tuple[ParameterSpec, ...]
+
+    @classmethod
+    def of(cls, named: Iterable[tuple[str, Tensor]]) -> Layout:
+        entries, offset = [], 0
+        for name, tensor in named:
+            entries.append(ParameterSpec(name, tuple(tensor.shape), offset))
+            offset += tensor.numel()
+        return cls(tuple(entries))
+
+    @property
+    def size(self) -> int:
+        """P, the length of θ."""
+        return sum(entry.numel for entry in self.entries)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(entry.name for entry in self.entries)
+
+    def views(self, theta: Tensor) -> dict[str, Tensor]:
+        """Named views into `theta` of shape [..., P]; leading dimensions are kept."""
+        return {
+            e.name: theta[..., e.offset : e.offset + e.numel].view(theta.shape[:-1] + e.shape)
+            for e in self.entries
+        }
+
+    def ravel(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """The float32 vector [P] that holds `tensors` in this layout (a copy)."""
+        return torch.cat([tensors[e.name].detach().reshape(-1).float() for e in self.entries])
+
+    def to_json(self) -> list[dict[str, Any]]:
+        return [{"name": e.name, "shape": list(e.shape), "offset": e.offset} for e in self.entries]
+
+    @classmethod
+    def from_json(cls, rows: Sequence[Mapping[str, Any]]) -> Layout:
+        return cls(tuple(ParameterSpec(r["name"], tuple(r["shape"]), r["offset"]) for r in rows))
+
+
+def select(module: nn.Module, subset: Subset = "all") -> list[str]:
+    """Names of the parameters that `subset` makes Bayesian, in `named_parameters()` order.
+
+    `subset` is `all`; `last-layer` (the last registered module that owns parameters; where its
+    weight is tied to an embedding, that shared weight); comma-separated shell patterns over the
+    parameter names (`transformer.h.3.*,*ln_f*`); or a predicate of name and parameter. A tied
+    weight is listed once, under its first name.
+
+    Raises:
+        UserError: a pattern matches no parameter, or nothing at all is selected.
+    """
+    named = list(module.named_parameters())
+    if callable(subset):
+        chosen = {name for name, parameter in named if subset(name, parameter)}
+    elif subset == "all":
+        chosen = {name for name, _ in named}
+    elif subset == "last-layer":
+        last = [m for m in module.modules() if any(True for _ in m.parameters(recurse=False))][-1:]
+        owned = {id(p) for m in last for p in m.parameters(recurse=False)}
+        chosen = {name for name, parameter in named if id(parameter) in owned}
+    else:
+        names = [name for name, _ in named]
+        chosen = set()
+        for pattern in (part.strip() for part in subset.split(",")):
+            matched = fnmatch.filter(names, pattern)
+            if not matched:
+                nearest = difflib.get_close_matches(pattern, names, n=1, cutoff=0.0)
+                hint = f"; the nearest name is '{nearest[0]}'" if nearest else ""
+                raise UserError(
+                    f"--parameters: '{pattern}' matches no parameter{hint}"
+                    " (all, last-layer, or shell patterns over the names)"
+                )
+            chosen.update(matched)
+    if not chosen:
+        raise UserError("--parameters selects nothing: at least one parameter must be Bayesian")
+    return [name for name, _ in named if name in chosen]
+
+
+def chunks(theta: Tensor, size: int = CHUNK) -> tuple[Tensor, ...]:
+    """`theta` [P] as a tuple of views of at most `size` elements: the tree `posteriors` is given."""
+    return tuple(theta.split(size))
+
+
+class FlatModule:
+    """A module whose Bayesian parameters are views into one vector, and so are their gradients.
+
+    Loading a new θ is one copy into `theta`; after a backward pass the whole gradient lies in
+    `grad`. The module is put in evaluation mode (a log posterior has no dropout) and all its other
+    parameters are frozen. The module's own parameter tensors are re-pointed: it is owned by this
+    object from here on.
+
+    Attributes:
+        theta: the current value, float32 [P].
+        grad: the gradient that backward passes accumulate into, float32 [P].
+    """
+
+    def __init__(self, module: nn.Module, names: Sequence[str]) -> None:
+        self.module = module.eval()
+        named = dict(module.named_parameters())
+        self.layout = Layout.of((name, named[name]) for name in names)
+        self.theta = self.layout.ravel(named)
+        self.grad = torch.zeros_like(self.theta)
+        for parameter in named.values():
+            parameter.requires_grad_(False)
+            parameter.grad = None
+        theta, grad = self.layout.views(self.theta), self.layout.views(self.grad)
+        for name in names:
+            parameter = named[name]
+            parameter.data = theta[name]
+            parameter.requires_grad_(True)
+            parameter.grad = grad[name]

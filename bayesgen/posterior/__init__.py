@@ -1,0 +1,5 @@
+"""Posteriors: draws on disk."""
+
+from bayesgen.posterior.draws import Posterior
+
+__all__ = ["Posterior"]

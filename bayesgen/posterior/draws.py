@@ -1,0 +1,98 @@
+"""A posterior as draws on disk, read one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from bayesgen.errors import UserError
+from bayesgen.parameters import Layout
+from bayesgen.runs import Run
+
+
+class Posterior:
+    """S draws of θ ∈ R^P.
+
+    Draws stay where they are until they are asked for: memory does not grow with S.
+
+    Attributes:
+        layout: names, shapes and offsets of θ.
+        info: the run's `run.json`; empty for draws in memory.
+    """
+
+    def __init__(
+        self, layout: Layout, shards: Sequence[Path] | Tensor, info: dict[str, Any] | None = None
+    ) -> None:
+        self.layout = layout
+        self.info = info or {}
+        self._shards = shards
+        if isinstance(shards, Tensor):
+            self._rows = [(0, row) for row in range(len(shards))]
+        else:
+            self._rows = [(i, row) for i, path in enumerate(shards) for row in range(_rows(path))]
+
+    @classmethod
+    def load(cls, run_dir: str | Path) -> Posterior:
+        """The draws of a run, all chains, first to last.
+
+        Raises:
+            UserError: no run there, no draws yet, or a damaged file.
+        """
+        run = Run.open(run_dir, flag="run")
+        info = run.read_json("run.json")
+        paths = run.draw_paths()
+        if not paths:
+            raise UserError(
+                f"'{run_dir}' has no draws yet; continue it with --resume '{run_dir}'"
+            )
+        return cls(Layout.from_json(info["parameters"]), paths, info)
+
+    @classmethod
+    def from_draws(cls, draws: Tensor, layout: Layout) -> Posterior:
+        """Draws [S, P] that are in memory."""
+        return cls(layout, draws)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Tensor:
+        """θ [P] of one draw, a copy."""
+        shard, row = self._rows[index]
+        if isinstance(self._shards, Tensor):
+            return self._shards[row].clone()
+        with safe_open(self._shards[shard], framework="pt") as file:
+            theta: Tensor = file.get_slice("draws")[row : row + 1].squeeze(0)
+        return theta
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self[i] for i in range(len(self)))
+
+    def thin(self, count: int | None) -> Posterior:
+        """At most `count` draws, evenly spaced, the last one among them; None keeps all."""
+        if count is None or count >= len(self):
+            return self
+        kept = np.linspace(len(self) - 1, 0, count).round().astype(int)[::-1]
+        thinned = Posterior(self.layout, self._shards, self.info)
+        thinned._rows = [self._rows[i] for i in kept]
+        return thinned
+
+    def mean(self) -> Tensor:
+        """The mean weights [P], accumulated in float64."""
+        total = torch.zeros(self.layout.size, dtype=torch.float64)
+        for theta in self:
+            total += theta
+        return (total / len(self)).float()
+
+
+def _rows(path: Path) -> int:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return int(file.get_slice("draws").get_shape()[0])
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"'{path}' is not a readable shard of draws ({error})") from error

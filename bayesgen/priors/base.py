@@ -1,0 +1,43 @@
+"""What a prior is: a density on θ."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.func import grad_and_value
+
+
+@dataclass(frozen=True)
+class DiagonalGaussian:
+    """N(mean, diag(variance)), both [P]: what EKF, Laplace and VI start from."""
+
+    mean: Tensor
+    variance: Tensor
+
+
+class Prior(ABC):
+    """A density on θ ∈ R^P.
+
+    A new prior needs `log_prob`; `accumulate` may be overridden where a closed form is faster, and
+    `diagonal` where the density is a Gaussian with independent coordinates.
+    """
+
+    @abstractmethod
+    def log_prob(self, theta: Tensor) -> Tensor:
+        """log p(θ) of `theta` [P], normalised: a scalar, in nats; differentiable, fit for vmap."""
+
+    def accumulate(self, theta: Tensor, grad: Tensor, weight: float) -> Tensor:
+        """Add `weight`·∇log p(θ) to `grad` [P] in place; return log p(θ), a scalar."""
+        gradient, value = grad_and_value(self.log_prob)(theta)
+        grad.add_(gradient, alpha=weight)
+        return value
+
+    def diagonal(self) -> DiagonalGaussian | None:
+        """The prior as a diagonal Gaussian, or None where it is not one."""
+        return None
+
+    @abstractmethod
+    def describe(self) -> str:
+        """One line for people: the density with its numbers."""

@@ -1,0 +1,75 @@
+"""Gaussian priors with independent coordinates: N(μ, diag(σ²)).
+
+`normal` is N(0, σ²I); `pretrained` is N(θ*, σ²I) around the loaded weights θ*, or with
+σ_i = s·(|θ*_i| + ε) when the width is relative.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from bayesgen.priors.base import DiagonalGaussian, Prior
+
+RELATIVE_FLOOR = 1e-3
+"""ε of the relative width: a weight that is exactly zero still has a prior with some width."""
+
+
+class Gaussian(Prior):
+    """N(mean, diag(sd²)) on θ ∈ R^P.
+
+    Args:
+        mean: [P], or None for zero.
+        sd: a positive number, or [P].
+        size: P.
+    """
+
+    def __init__(self, mean: Tensor | None, sd: float | Tensor, size: int) -> None:
+        self.mean = mean
+        self.sd = sd
+        self.size = size
+        if isinstance(sd, Tensor):
+            self._precision: float | Tensor = sd.double().pow(-2).float()
+            log_det = 2.0 * float(sd.double().log().sum())
+        else:
+            self._precision = sd**-2
+            log_det = 2.0 * size * math.log(sd)
+        self._log_normaliser = -0.5 * (size * math.log(2 * math.pi) + log_det)
+
+    def log_prob(self, theta: Tensor) -> Tensor:
+        residual = theta if self.mean is None else theta - self.mean
+        return self._log_normaliser - 0.5 * (self._precision * residual * residual).sum()
+
+    def accumulate(self, theta: Tensor, grad: Tensor, weight: float) -> Tensor:
+        residual = theta if self.mean is None else theta - self.mean
+        if isinstance(self._precision, Tensor):
+            pull = self._precision * residual
+            grad.add_(pull, alpha=-weight)
+            return self._log_normaliser - 0.5 * torch.dot(pull, residual)
+        grad.add_(residual, alpha=-weight * self._precision)
+        return self._log_normaliser - 0.5 * self._precision * torch.dot(residual, residual)
+
+    def diagonal(self) -> DiagonalGaussian:
+        zero = torch.zeros(self.size)
+        mean = zero if self.mean is None else self.mean
+        sd = self.sd if isinstance(self.sd, Tensor) else torch.full_like(mean, self.sd)
+        return DiagonalGaussian(mean, sd**2)
+
+    def describe(self) -> str:
+        centre = "0" if self.mean is None else "θ*"
+        if isinstance(self.sd, Tensor):
+            return f"N({centre}, σᵢ²), median σᵢ {float(self.sd.median()):.3g}"
+        return f"N({centre}, {self.sd:g}² I)"
+
+
+def normal(size: int, sd: float) -> Gaussian:
+    """N(0, sd² I) on R^size."""
+    return Gaussian(None, sd, size)
+
+
+def pretrained(theta: Tensor, sd: float, *, relative: bool = False) -> Gaussian:
+    """N(θ*, sd² I) around `theta` [P], or σ_i = sd·(|θ*_i| + 1e-3) when `relative`."""
+    width: float | Tensor = sd * (theta.abs() + RELATIVE_FLOOR) if relative else sd
+    return Gaussian(theta.clone(), width, theta.numel())

@@ -1,0 +1,46 @@
+"""`<sampler>_summary.txt`: a finished run, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bayesgen.reports.tables import plain, predictor_caption, predictor_table
+
+
+def summary(
+    run: Mapping[str, Any], totals: Mapping[str, Any], evaluation: Mapping[str, Any] | None
+) -> str:
+    """The text of the summary.
+
+    Args:
+        run: content of run.json.
+        totals: content of <sampler>_metrics.json.
+        evaluation: content of an evaluation file, or None.
+    """
+    data, model = run["data"], run["model"]
+    lines = [
+        f"{run['sampler']} posterior over {model['name']}",
+        "",
+        f"model       {model['family']}, {run['num_bayesian']:,} Bayesian parameters of"
+        f" {run['num_parameters']:,}",
+        f"data        {data['name']}, N = {run['num_observations']:,}"
+        f" (sha256 {data['sha256'][:12]}...)",
+        f"draws       {totals['draws']} from {totals['chains']} chain(s) of {totals['steps']:,} steps",
+        f"training    NLL {totals['nll']:.4f} nats per observation at the end",
+        f"time        {totals['seconds']:.0f} s, {totals['steps_per_second']:.1f} steps/s,"
+        f" peak memory {totals['peak_memory_mib']:.0f} MiB",
+        "",
+        "before the run",
+        *(f"  {name:<16}{value}" for name, value in run["opening"]["rows"]),
+        *(f"  WARNING {text}" for text in run["opening"]["warnings"]),
+        "",
+        "settings that are not the default, and where they came from",
+        *(
+            f"  {name:<28}{run['settings'][name]!s:<24}{source}"
+            for name, source in sorted(run["sources"].items())
+        ),
+    ]
+    if evaluation is not None:
+        lines += ["", plain(predictor_table(evaluation)), "", predictor_caption(evaluation)]
+    return "\n".join(lines) + "\n"

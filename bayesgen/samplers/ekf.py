@@ -1,0 +1,69 @@
+"""EKF: a diagonal Gaussian, updated by the extended Kalman filter as the data pass by.
+
+    Σ⁻¹ ← (Σ + τ²)⁻¹ + (lr/T) Σ_i g_i²,   μ ← μ + (lr/T) Σ Σ_i g_i
+
+over the B rows i of a batch, g_i the gradient of the row's log-likelihood at μ; it starts from the
+prior. Ollivier 2018, https://arxiv.org/abs/1703.00209, algorithm 1, with the diagonal of the
+empirical Fisher. Transform: `posteriors.ekf.diag_fisher`, whose lr multiplies a *mean* over the
+batch. lr = 1 is Bayes' rule for one pass over the data; E passes count the data E times, so each
+update is divided by E.
+
+The unit of the Fisher information is the window (language models) or example: a window's gradient
+is the sum over its tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from bayesgen.errors import UserError
+from bayesgen.log_posterior import LogPosterior
+from bayesgen.models.functional import Batch
+from bayesgen.parameters import chunks
+from bayesgen.priors import DiagonalGaussian
+from bayesgen.samplers.base import Sampler, diagonal_prior, own, rows_within
+from bayesgen.samplers.library import posteriors
+from bayesgen.samplers.schedules import Plan
+from bayesgen.settings import EKFSettings
+
+
+def build(log_posterior: LogPosterior, settings: EKFSettings, plan: Plan) -> Sampler:
+    prior = diagonal_prior(log_posterior, "ekf")
+    if settings.temperature == 0:
+        raise UserError("--sampler ekf divides by --temperature: it must be above 0")
+    passes = max(1.0, plan.passes)
+    inverse_temperature = settings.learning_rate / (settings.temperature * passes)
+
+    def update(state: Any, batch: Batch, inplace: bool = False) -> tuple[Any, torch.Tensor]:
+        rows, observations = len(batch["labels"]), log_posterior.likelihood.count(batch["labels"])
+        state, _ = posteriors.ekf.diag_fisher.update(
+            state,
+            batch,
+            log_posterior.per_sequence,
+            lr=inverse_temperature * rows,
+            transition_sd=settings.transition_std,
+            per_sample=True,
+            inplace=inplace,
+        )
+        nll = -state.log_likelihood * rows / observations
+        return state, torch.stack([nll, torch.zeros_like(nll)])
+
+    def init(params: Any = None) -> Any:
+        mean, sd = prior.mean.clone(), prior.variance.sqrt()
+        return own(posteriors.ekf.diag_fisher.init(_tree(mean), _tree(sd)))
+
+    return Sampler(
+        posteriors.types.Transform(init, update),
+        init,
+        theta=lambda state: torch.cat(state.params),
+        gaussian=lambda state: DiagonalGaussian(
+            torch.cat(state.params), torch.cat(state.sd_diag) ** 2
+        ),
+        pieces=rows_within(settings, log_posterior.model.layout.size),
+    )
+
+
+def _tree(vector: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return tuple(piece.clone() for piece in chunks(vector))

@@ -1,0 +1,49 @@
+"""Laplace: a Gaussian at the loaded weights, its precision the diagonal empirical Fisher.
+
+    Σ⁻¹ = (1/T) (Σ_i g_i² + σ⁻²)
+
+over all N observations, g_i the gradient of a window's log-likelihood at θ* and σ² the prior's
+variance. Daxberger et al. 2021, https://arxiv.org/abs/2106.14806, section 2; MacKay 1992. Transform:
+`posteriors.laplace.diag_fisher`. After a part of an epoch, or several, the sum is scaled to one pass.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from bayesgen.log_posterior import LogPosterior
+from bayesgen.models.functional import Batch
+from bayesgen.parameters import chunks
+from bayesgen.priors import DiagonalGaussian
+from bayesgen.samplers.base import Sampler, diagonal_prior, own, rows_within
+from bayesgen.samplers.library import posteriors
+from bayesgen.samplers.schedules import Plan
+from bayesgen.settings import LaplaceSettings
+
+
+def build(log_posterior: LogPosterior, settings: LaplaceSettings, plan: Plan) -> Sampler:
+    prior = diagonal_prior(log_posterior, "laplace")
+
+    def report(phi: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        # the terms travel as the transform's auxiliary output
+        values, _ = log_posterior.per_sequence(phi, batch)
+        nll = -values.detach().sum() / log_posterior.likelihood.count(batch["labels"])
+        return values, torch.stack([nll, torch.zeros_like(nll)])
+
+    transform = posteriors.laplace.diag_fisher.build(report, per_sample=True)
+    start = log_posterior.model.theta
+
+    def gaussian(state: Any) -> DiagonalGaussian:
+        fisher = torch.cat(state.prec_diag) / plan.passes
+        variance = settings.temperature / (fisher + 1 / prior.variance)
+        return DiagonalGaussian(torch.cat(state.params), variance)
+
+    return Sampler(
+        transform,
+        init=lambda: own(transform.init(tuple(c.clone() for c in chunks(start)))),
+        theta=lambda state: torch.cat(state.params),
+        gaussian=gaussian,
+        pieces=rows_within(settings, log_posterior.model.layout.size),
+    )

@@ -1,0 +1,126 @@
+"""What happens at each step of a run, laid out before it starts.
+
+A plan holds, for every step, the step size, the temperature and whether the state after that step
+is collected as a draw. Everything that can go wrong with a schedule can be seen in it, so it is
+refused at the start and not found out at the end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bayesgen.errors import UserError
+from bayesgen.settings import ChainSettings
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run, step by step.
+
+    Attributes:
+        learning_rate: [steps], float64.
+        temperature: [steps], float64, in the user's units (T, not T/N).
+        collect: [steps], bool: the state *after* the step is a draw.
+        passes: over the data set that the steps amount to; 1 for a chain, which counts none.
+    """
+
+    learning_rate: Tensor
+    temperature: Tensor
+    collect: Tensor
+    passes: float = 1.0
+
+    @property
+    def steps(self) -> int:
+        return len(self.collect)
+
+    @property
+    def num_draws(self) -> int:
+        return int(self.collect.sum())
+
+
+def lookup(values: Tensor) -> Callable[[Tensor], Tensor]:
+    """A schedule in the form that `posteriors` calls: step -> scalar tensor.
+
+    Beyond the last step it stays at the last value.
+    """
+
+    def at(step: Tensor) -> Tensor:
+        return values[min(int(step), len(values) - 1)]
+
+    return at
+
+
+def chain_plan(settings: ChainSettings) -> Plan:
+    """The plan of a chain: warm-up, then sampling with a draw every `thinning` steps.
+
+    - `constant`: lr.
+    - `cosine`, `linear`: from lr down to lr·final_fraction over the whole run.
+    - `cyclical`: cosine restarts (Zhang et al. 2020, https://arxiv.org/abs/1902.03932, eq. 1). The
+      first part of each cycle, `cycle_exploration`, explores without noise; draws are collected in
+      the rest of it, where the step size is small and the noise is on.
+
+    Raises:
+        UserError: no step of the plan would ever be collected.
+    """
+    steps = settings.warmup_steps + settings.sampling_steps
+    step = torch.arange(steps, dtype=torch.float64)
+    temperature = torch.full((steps,), settings.temperature, dtype=torch.float64)
+    eligible = step >= settings.warmup_steps
+    last = settings.final_fraction
+    if settings.schedule == "constant":
+        shape = torch.ones_like(step)
+    elif settings.schedule == "linear":
+        shape = 1 + (last - 1) * step / max(steps - 1, 1)
+    elif settings.schedule == "cosine":
+        shape = last + (1 - last) * 0.5 * (1 + torch.cos(math.pi * step / max(steps - 1, 1)))
+    else:
+        length = math.ceil(steps / settings.cycles)
+        position = (step % length) / length
+        shape = last + (1 - last) * 0.5 * (1 + torch.cos(math.pi * position))
+        sampling = position >= settings.cycle_exploration
+        temperature = torch.where(sampling, temperature, 0.0)
+        eligible &= sampling
+    if settings.ramp_steps:
+        shape = shape * ((step + 1) / settings.ramp_steps).clamp(max=1)
+    if settings.temperature_ramp_steps:
+        temperature = temperature * ((step + 1) / settings.temperature_ramp_steps).clamp(max=1)
+    # the thinning-th eligible step, the 2·thinning-th, ...: never the very first, unmixed one
+    collect = eligible & (eligible.cumsum(0) % settings.thinning == 0)
+    if not collect.any():
+        raise UserError(
+            f"no step of this schedule would collect a draw: {int(eligible.sum())} of"
+            f" {settings.sampling_steps} sampling steps are eligible and --thinning is"
+            f" {settings.thinning}; lower --thinning, --warmup-steps or --cycle-exploration,"
+            " or raise --sampling-steps"
+        )
+    return Plan(settings.learning_rate * shape, temperature, collect)
+
+
+def pass_plan(
+    epochs: float,
+    steps_per_epoch: int,
+    learning_rate: float,
+    temperature: float,
+    *,
+    final_fraction: float = 1.0,
+) -> Plan:
+    """The plan of a method that passes over the data: the state after the last step is its result.
+
+    The step size falls along a cosine to `final_fraction` of itself; 1 keeps it constant.
+    """
+    steps = max(1, round(epochs * steps_per_epoch))
+    step = torch.arange(steps, dtype=torch.float64)
+    cosine = 0.5 * (1 + torch.cos(math.pi * step / max(steps - 1, 1)))
+    collect = torch.zeros(steps, dtype=torch.bool)
+    collect[-1] = True
+    return Plan(
+        learning_rate * (final_fraction + (1 - final_fraction) * cosine),
+        torch.full((steps,), temperature, dtype=torch.float64),
+        collect,
+        steps / steps_per_epoch,
+    )

@@ -1,0 +1,30 @@
+"""SGLD: stochastic gradient Langevin dynamics.
+
+    θ ← θ + lr ∇ℓ + N(0, 2 lr T/N)
+
+Welling and Teh 2011, https://www.stats.ox.ac.uk/~teh/research/compstats/WelTeh2011a.pdf, eq. 4, on
+the per-datum scale: their ε is 2 lr/N. Transform: `posteriors.sgmcmc.sgld`.
+"""
+
+from __future__ import annotations
+
+from bayesgen.log_posterior import LogPosterior
+from bayesgen.samplers.base import Sampler, overdamped, own
+from bayesgen.samplers.library import posteriors
+from bayesgen.samplers.schedules import Plan, lookup
+from bayesgen.settings import SGLDSettings
+
+
+def build(log_posterior: LogPosterior, settings: SGLDSettings, plan: Plan) -> Sampler:
+    transform = posteriors.sgmcmc.sgld.build(
+        log_posterior,
+        lr=lookup(plan.learning_rate),
+        temperature=lookup(plan.temperature / log_posterior.num_observations),
+    )
+    affine = log_posterior.affine
+    return Sampler(
+        transform,
+        init=lambda: own(transform.init(affine.start())),
+        theta=lambda state: affine.theta(state.params),
+        langevin=overdamped,
+    )

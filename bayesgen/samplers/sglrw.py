@@ -1,0 +1,37 @@
+"""SGLRW: Langevin dynamics as a lattice random walk.
+
+    θ ← θ ± √(2 lr T/N),  up with probability ½ (1 + ∇ℓ √(lr N / 2T)), clipped to [0, 1]
+
+Mensch et al. 2026, https://arxiv.org/abs/2602.15925. Transform: `posteriors.sgmcmc.sglrw`. Every
+weight moves by the same small amount each step, so the drift saturates where |∇ℓ| exceeds
+√(2T / (lr N)): at a low T/N it needs a larger temperature than the other samplers.
+"""
+
+from __future__ import annotations
+
+from bayesgen.errors import UserError
+from bayesgen.log_posterior import LogPosterior
+from bayesgen.samplers.base import Sampler, overdamped, own
+from bayesgen.samplers.library import posteriors
+from bayesgen.samplers.schedules import Plan, lookup
+from bayesgen.settings import SGLRWSettings
+
+
+def build(log_posterior: LogPosterior, settings: SGLRWSettings, plan: Plan) -> Sampler:
+    if not (plan.temperature > 0).all():
+        raise UserError(
+            "--sampler sglrw moves by its noise alone: the temperature must be above 0 at every"
+            " step (no cyclical schedule, --temperature above 0)"
+        )
+    transform = posteriors.sgmcmc.sglrw.build(
+        log_posterior,
+        lr=lookup(plan.learning_rate),
+        temperature=lookup(plan.temperature / log_posterior.num_observations),
+    )
+    affine = log_posterior.affine
+    return Sampler(
+        transform,
+        init=lambda: own(transform.init(affine.start())),
+        theta=lambda state: affine.theta(state.params),
+        langevin=overdamped,
+    )

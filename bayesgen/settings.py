@@ -1,0 +1,355 @@
+"""Every setting, once: these dataclasses are the command line, the presets and a run's `run.json`.
+
+A field's annotation carries its help text and its default is the product's default. Classes are
+combined by inheritance into one flat set of names for each sampler; importing this module imports
+nothing heavy, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import math
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+from bayesgen.errors import UserError
+
+
+class Range(NamedTuple):
+    """Values that a number may take: from `low` (itself excluded if `above`) to `high`."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    above: bool = False
+
+    def refusal(self, value: float) -> str | None:
+        """Why `value` is not allowed, or None."""
+        if not math.isfinite(value):
+            return f"must be a finite number, not {value}"
+        if value < self.low or (self.above and value == self.low):
+            return f"must be {'above' if self.above else 'at least'} {self.low:g}, not {value}"
+        return f"must be at most {self.high:g}, not {value}" if value > self.high else None
+
+
+Count = Annotated[int, Range(1)]
+Steps = Annotated[int, Range(0)]
+Positive = Annotated[float, Range(0, above=True)]
+NonNegative = Annotated[float, Range(0)]
+Fraction = Annotated[float, Range(0, 1)]
+Splits = Literal["val", "train"]
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    model: Annotated[
+        str | None,
+        "nanoGPT checkpoint (.pt), or folder or name of a Hugging Face model"
+        " (default: checkpoints/baseline/models/baseline_model_2k.pt)",
+    ] = None
+    meta_path: Annotated[str | None, "meta.pkl of --model, where it does not lie beside it"] = None
+    parameters: Annotated[
+        str, "which parameters are Bayesian: all, last-layer, or shell patterns over their names"
+    ] = "all"
+    task: Annotated[Literal["causal-lm"], "what the model does"] = "causal-lm"
+    device: Annotated[str, "cpu, cuda, mps, or auto"] = "auto"
+    precision: Annotated[
+        Literal["fp32", "bf16"], "of the network's arithmetic; θ is always float32"
+    ] = "fp32"
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    corpus: Annotated[
+        str, "python-docs, shakespeare, a UTF-8 text file, or a nanoGPT data folder"
+    ] = "python-docs"
+    data: Annotated[str | None, "labelled data, for tasks other than causal-lm"] = None
+    data_dir: Annotated[str | None, "cache and search place for corpora"] = None
+    train_samples: Annotated[
+        Count | None, "training windows that make up the data set, drawn by seed (default: all)"
+    ] = None
+    batch_size: Annotated[Count, "windows per step"] = 12
+    block_size: Annotated[
+        Count | None, "tokens per window (default: the model's own, at most 1024)"
+    ] = None
+    seed: Annotated[Steps, "of everything random"] = 0
+
+
+@dataclass(frozen=True)
+class PriorSettings:
+    prior: Annotated[
+        Literal["normal", "pretrained", "swag"],
+        "N(0, σ²), N(loaded weights, σ²), or one learned from pretraining",
+    ] = "normal"
+    prior_std: Annotated[Positive, "σ; with --prior-relative the factor s in σᵢ = s·|θᵢ|"] = 0.2
+    prior_relative: Annotated[bool, "width of the pretrained prior relative to each weight"] = False
+    prior_scale: Annotated[Positive, "λ, multiplies the prior's covariance"] = 1.0
+    prior_path: Annotated[str | None, "file of a learned prior"] = None
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    base_dir: Annotated[str, "folder that checkpoints/ lies in"] = "."
+    out: Annotated[
+        str | None, "folder for the run (default: checkpoints/samplers/<sampler>_sampler/run_<time>)"
+    ] = None
+    chains: Annotated[Count, "independent chains (or fits), one after the other"] = 1
+    gradient_accumulation: Annotated[Count, "micro-batches that each batch is split into"] = 1
+    log_every: Annotated[Count, "steps between lines of metrics.jsonl"] = 10
+    checkpoint_every: Annotated[Count, "steps between saved states (resume is exact at any)"] = 200
+    wandb: Annotated[bool, "log to Weights & Biases too (WANDB_AVAILABLE; --no-wandb)"] = False
+
+
+@dataclass(frozen=True)
+class EvalSettings:
+    eval: Annotated[bool, "score the splits after the run"] = False
+    eval_splits: Annotated[tuple[Splits, ...], "splits to score"] = ("val",)
+    eval_num_posterior_samples: Annotated[Count | None, "draws to use (default: all)"] = None
+    eval_max_samples: Annotated[Count | None, "windows to score of each split (default: all)"] = None
+    eval_num_text_samples: Annotated[
+        Steps, "generated continuations for BLEU and ROUGE (not in this version)"
+    ] = 0
+    eval_batch_size: Annotated[Count, "windows per forward pass when scoring"] = 64
+
+
+@dataclass(frozen=True)
+class TrainSettings(ModelSettings, DataSettings, PriorSettings, LoopSettings, EvalSettings):
+    """What every sampler has."""
+
+    learning_rate: Annotated[NonNegative, "step size; see the sampler's page for its unit"] = 1e-3
+    temperature: Annotated[NonNegative, "T: 1 is Bayes, below 1 a cold posterior (T/N is ours)"] = 1.0
+
+
+@dataclass(frozen=True)
+class ChainSettings(TrainSettings):
+    """Samplers whose draws are positions of a chain."""
+
+    temperature: Annotated[NonNegative, "T: 1 is Bayes, below 1 a cold posterior (T/N is ours)"] = 0.01
+    warmup_steps: Annotated[Steps, "steps before the first draw can be collected"] = 1800
+    sampling_steps: Annotated[Count, "steps after warm-up"] = 1200
+    thinning: Annotated[Count, "steps from one draw to the next"] = 50
+    schedule: Annotated[
+        Literal["constant", "cosine", "linear", "cyclical"], "of the step size over the run"
+    ] = "cosine"
+    ramp_steps: Annotated[Steps, "linear rise of the step size from 0 at the start"] = 0
+    final_fraction: Annotated[Fraction, "step size at the end, as a fraction of the first"] = 0.1
+    cycles: Annotated[Count, "cycles of the cyclical schedule"] = 4
+    cycle_exploration: Annotated[
+        Fraction, "noise-free first part of a cycle, as a fraction; draws come from the rest"
+    ] = 0.5
+    temperature_ramp_steps: Annotated[Steps, "linear rise of the temperature from 0 to T"] = 0
+    preconditioner: Annotated[
+        str, "gradients (a short pass), adam (the checkpoint's moments), none, or a variance file"
+    ] = "gradients"
+    preconditioner_batches: Annotated[Count, "batches of the short pass"] = 30
+    preconditioner_damping: Annotated[NonNegative, "ε: 0 is full preconditioning, large is none"] = 0.1
+
+
+@dataclass(frozen=True)
+class SGLDSettings(ChainSettings):
+    learning_rate: Annotated[NonNegative, "step size on the per-datum scale"] = 1e-3
+
+
+@dataclass(frozen=True)
+class SGHMCSettings(ChainSettings):
+    learning_rate: Annotated[NonNegative, "time step of the dynamics"] = 0.0224
+    friction: Annotated[NonNegative, "α; the velocity is forgotten after 1/(lr·α) steps"] = 22.4
+    momentum_std: Annotated[Positive, "σ: sd of the momenta's target at T/N = 1"] = 1.0
+
+
+@dataclass(frozen=True)
+class BAOASettings(SGHMCSettings):
+    pass
+
+
+@dataclass(frozen=True)
+class SGNHTSettings(SGHMCSettings):
+    pass
+
+
+@dataclass(frozen=True)
+class SGLRWSettings(ChainSettings):
+    pass
+
+
+@dataclass(frozen=True)
+class PassSettings(TrainSettings):
+    """Methods that pass over the data set: EKF, Laplace, VI and MAP."""
+
+    epochs: Annotated[Positive, "passes over the data set (a fraction is a part of one)"] = 1.0
+
+
+@dataclass(frozen=True)
+class GaussianSettings(PassSettings):
+    """Methods whose result is a Gaussian: draws are taken from it at the end."""
+
+    prior: Annotated[
+        Literal["normal", "pretrained", "swag"],
+        "N(0, σ²), N(loaded weights, σ²), or one learned from pretraining",
+    ] = "pretrained"
+    num_draws: Annotated[Count, "draws to take from the fitted Gaussian"] = 30
+
+
+@dataclass(frozen=True)
+class PerExampleSettings(GaussianSettings):
+    jacobian_memory: Annotated[
+        Count, "MiB that per-example gradients may take; batches are cut to fit"
+    ] = 1024
+
+
+@dataclass(frozen=True)
+class EKFSettings(PerExampleSettings):
+    learning_rate: Annotated[NonNegative, "multiplies each update; 1 is Bayes' rule at T"] = 1.0
+    transition_std: Annotated[NonNegative, "sd of the random walk between updates"] = 0.0
+
+
+@dataclass(frozen=True)
+class LaplaceSettings(PerExampleSettings):
+    learning_rate: Annotated[NonNegative, "not used by Laplace: leave at 1"] = 1.0
+
+
+@dataclass(frozen=True)
+class VISettings(GaussianSettings):
+    learning_rate: Annotated[NonNegative, "Adam's, for means and log standard deviations"] = 1e-3
+    init_std: Annotated[Positive, "standard deviation that every weight starts with"] = 1e-3
+
+
+@dataclass(frozen=True)
+class MAPSettings(PassSettings):
+    learning_rate: Annotated[NonNegative, "AdamW's"] = 1e-3
+    weight_decay: Annotated[NonNegative, "AdamW's own; the prior is in the loss already"] = 0.0
+    final_fraction: Annotated[Fraction, "step size at the end, as a fraction of the first"] = 0.1
+
+
+@dataclass(frozen=True)
+class BaselineSettings:
+    """nanoGPT's CPU recipe; `GPU_RECIPE` holds what its GPU recipe changes."""
+
+    recipe: Annotated[Literal["cpu", "gpu"], "nanoGPT's recipe that the other values start from"] = (
+        "cpu"
+    )
+    corpus: Annotated[
+        str, "python-docs, shakespeare, a UTF-8 text file, or a nanoGPT data folder"
+    ] = "python-docs"
+    data_dir: Annotated[str | None, "cache and search place for corpora"] = None
+    tokenizer: Annotated[Literal["char", "gpt2"], "characters, or GPT-2's byte pairs"] = "char"
+    out: Annotated[
+        str | None, "file of the checkpoint (default: checkpoints/baseline/models/...)"
+    ] = None
+    base_dir: Annotated[str, "folder that checkpoints/ lies in"] = "."
+    device: Annotated[str, "cpu, cuda, mps, or auto"] = "auto"
+    precision: Annotated[Literal["fp32", "bf16"], "of the network's arithmetic"] = "fp32"
+    seed: Annotated[Steps, "of everything random"] = 1337
+    n_layer: Annotated[Count, "transformer blocks"] = 4
+    n_head: Annotated[Count, "attention heads"] = 4
+    n_embd: Annotated[Count, "width"] = 128
+    block_size: Annotated[Count, "longest context in tokens"] = 64
+    bias: Annotated[bool, "biases in linear layers and norms"] = False
+    dropout: Annotated[Fraction, "while training"] = 0.0
+    batch_size: Annotated[Count, "windows per step"] = 12
+    max_iters: Annotated[Count, "length of the schedule in steps"] = 2000
+    stop_at: Annotated[
+        Count | None, "stop after this many steps of the schedule: a warm start for a sampler"
+    ] = None
+    learning_rate: Annotated[NonNegative, "AdamW's; falls to a tenth along a cosine"] = 1e-3
+    warmup_iters: Annotated[Steps, "steps of linear warm-up"] = 100
+    weight_decay: Annotated[NonNegative, "AdamW's, on matrices"] = 0.1
+    beta2: Annotated[Fraction, "AdamW's"] = 0.99
+    grad_clip: Annotated[NonNegative, "largest gradient norm; 0 for no clipping"] = 1.0
+    eval_interval: Annotated[Count, "steps between evaluations"] = 250
+    eval_iters: Annotated[Count, "batches per evaluation"] = 20
+
+
+GPU_RECIPE: Mapping[str, Any] = {
+    "n_layer": 6, "n_head": 6, "n_embd": 384, "block_size": 256, "batch_size": 64, "dropout": 0.2,
+    "max_iters": 5000, "eval_iters": 200, "precision": "bf16",
+}  # fmt: skip
+
+
+SAMPLERS: Mapping[str, type[TrainSettings]] = {
+    "sgld": SGLDSettings,
+    "sghmc": SGHMCSettings,
+    "baoa": BAOASettings,
+    "sgnht": SGNHTSettings,
+    "sglrw": SGLRWSettings,
+    "ekf": EKFSettings,
+    "laplace": LaplaceSettings,
+    "vi": VISettings,
+    "map": MAPSettings,
+}
+"""Each sampler's settings, by the name that `--sampler` takes."""
+
+
+class Setting(NamedTuple):
+    """One field of a settings class, as a command line needs it.
+
+    `kind` is bool, int, float, str, a Literal, or a tuple of a Literal; `optional` says that None
+    is a value too.
+    """
+
+    kind: Any
+    optional: bool
+    help: str
+    range: Range
+    default: Any
+
+
+def described(cls: type) -> dict[str, Setting]:
+    """Every field of a settings class, by name."""
+    hints = get_type_hints(cls, include_extras=True)
+    result = {}
+    for field in fields(cls):
+        kind, extras = _unwrap(hints[field.name])
+        optional = get_origin(kind) in (Union, types.UnionType)
+        if optional:
+            inner = next(arg for arg in get_args(kind) if arg is not type(None))
+            kind, more = _unwrap(inner)
+            extras += more
+        text = next(e for e in extras if isinstance(e, str))
+        allowed = next((e for e in extras if isinstance(e, Range)), Range())
+        result[field.name] = Setting(kind, optional, text, allowed, field.default)
+    return result
+
+
+def _unwrap(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    return (hint.__origin__, hint.__metadata__) if get_origin(hint) is Annotated else (hint, ())
+
+
+def check_ranges(settings: Any) -> None:
+    """Refuse numbers out of their range, naming the flag.
+
+    Raises:
+        UserError: a value cannot be used.
+    """
+    for name, setting in described(type(settings)).items():
+        value = getattr(settings, name)
+        if setting.kind in {int, float} and value is not None:
+            refusal = setting.range.refusal(value)
+            if refusal:
+                raise UserError(f"--{name.replace('_', '-')} {refusal}")
+
+
+def validate(settings: TrainSettings) -> None:
+    """Refuse what cannot work, or is not in this version, naming the flag.
+
+    Raises:
+        UserError: see the messages.
+    """
+    check_ranges(settings)
+    if settings.eval_num_text_samples:
+        raise UserError(
+            "--eval-num-text-samples: BLEU and ROUGE on generated text are not in this version;"
+            " leave it at 0"
+        )
+    if settings.data is not None:
+        raise UserError(
+            "--data is for labelled tasks, which are not in this version; a causal-lm takes"
+            " --corpus"
+        )
+    if settings.prior == "swag" or settings.prior_path is not None:
+        raise UserError(
+            "--prior swag and --prior-path: priors learned from pretraining are not in this"
+            " version; use --prior normal or --prior pretrained"
+        )
+    if settings.prior_relative and settings.prior != "pretrained":
+        raise UserError("--prior-relative needs --prior pretrained")

@@ -1,0 +1,8 @@
+"""From nothing to a posterior and its perplexity, in a few minutes. See --help."""
+
+import sys
+
+from bayesgen.cli.main import door
+
+if __name__ == "__main__":
+    sys.exit(door("quickstart"))

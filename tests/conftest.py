@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from bayesgen.models.functional import FunctionalModel
+from bayesgen.models.nanogpt import GPT, GPTConfig
+
+
+@pytest.fixture
+def tiny_gpt() -> FunctionalModel:
+    """A GPT of 2 layers with 6,528 parameters, none of them zero or one."""
+    config = GPTConfig(block_size=8, vocab_size=11, n_layer=2, n_head=2, n_embd=16, bias=False)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        module = GPT(config)
+        for parameter in module.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return FunctionalModel(module, block_size=config.block_size)
+
+
+@pytest.fixture
+def tiny_batch() -> dict[str, Tensor]:
+    """Random tokens for `tiny_gpt`: 3 rows of 8."""
+    tokens = torch.randint(0, 11, (2, 3, 8), generator=torch.Generator().manual_seed(1))
+    return {"input_ids": tokens[0], "labels": tokens[1]}

@@ -1,0 +1,308 @@
+from __future__ import annotations
+
+import copy
+import json
+from math import prod
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from bayesgen.errors import UserError
+from bayesgen.models.functional import FunctionalModel
+from bayesgen.parameters import CHUNK, FlatModule, Layout, chunks, select
+
+shapes = st.lists(
+    st.lists(st.integers(1, 4), max_size=3).map(tuple), min_size=1, max_size=5
+)  # () is a scalar parameter
+
+
+def random_tensors(shapes: list[tuple[int, ...]]) -> dict[str, Tensor]:
+    return {f"p{i}": torch.randn(shape) for i, shape in enumerate(shapes)}
+
+
+class Tied(nn.Module):
+    """An embedding, a hidden layer, and a head that shares the embedding's weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(5, 4)
+        self.hidden = nn.Linear(4, 4)
+        self.head = nn.Linear(4, 5)
+        self.head.weight = self.embed.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.hidden(self.embed(ids))))
+
+
+def normalised() -> nn.Module:
+    """A network with BatchNorm that has seen data: its running statistics matter."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 2))
+    for _ in range(3):
+        module(3 + 2 * torch.randn(16, 3))
+    return module
+
+
+# -- layout --------------------------------------------------------------------------------------
+
+
+@given(shapes)
+def test_views_of_a_raveled_vector_are_the_tensors(shapes: list[tuple[int, ...]]) -> None:
+    tensors = random_tensors(shapes)
+    layout = Layout.of(tensors.items())
+    theta = layout.ravel(tensors)
+    views = layout.views(theta)
+
+    assert theta.shape == (layout.size,) == (sum(prod(s) for s in shapes),)
+    assert list(views) == list(tensors) == list(layout.names)
+    for name, tensor in tensors.items():
+        assert views[name].shape == tensor.shape
+        assert torch.equal(views[name], tensor)
+
+
+@given(shapes)
+def test_ravel_of_views_is_the_vector(shapes: list[tuple[int, ...]]) -> None:
+    layout = Layout.of(random_tensors(shapes).items())
+    theta = torch.randn(layout.size)
+    assert torch.equal(layout.ravel(layout.views(theta)), theta)
+
+
+@given(shapes, st.lists(st.integers(1, 3), min_size=1, max_size=2))
+def test_views_keep_leading_dimensions(shapes: list[tuple[int, ...]], lead: list[int]) -> None:
+    layout = Layout.of(random_tensors(shapes).items())
+    draws = torch.randn(*lead, layout.size)
+    views = layout.views(draws)
+    last = tuple(n - 1 for n in lead)
+    for name, expected in layout.views(draws[last]).items():
+        assert views[name].shape == (*lead, *expected.shape)
+        assert torch.equal(views[name][last], expected)
+
+
+@given(shapes)
+def test_a_layout_survives_json(shapes: list[tuple[int, ...]]) -> None:
+    layout = Layout.of(random_tensors(shapes).items())
+    assert Layout.from_json(json.loads(json.dumps(layout.to_json()))) == layout
+
+
+def test_a_layout_as_json_is_a_list_of_name_shape_and_offset() -> None:
+    assert Layout.of(nn.Linear(3, 2).named_parameters()).to_json() == [
+        {"name": "weight", "shape": [2, 3], "offset": 0},
+        {"name": "bias", "shape": [2], "offset": 6},
+    ]
+
+
+def test_views_share_the_memory_of_the_vector() -> None:
+    layout = Layout.of(nn.Linear(3, 2).named_parameters())
+    theta = torch.zeros(layout.size)
+    layout.views(theta)["bias"].fill_(7)
+    assert theta.tolist() == [0, 0, 0, 0, 0, 0, 7, 7]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_ravel_is_a_float32_copy(dtype: torch.dtype) -> None:
+    tensor = torch.tensor([1.5, 2.5], dtype=dtype)
+    theta = Layout.of([("a", tensor)]).ravel({"a": tensor})
+    tensor.zero_()
+    assert theta.dtype == torch.float32
+    assert theta.tolist() == [1.5, 2.5]
+
+
+# -- chunks --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("size", "lengths"),
+    [(5, [5]), (CHUNK, [CHUNK]), (CHUNK + 3, [CHUNK, 3]), (2 * CHUNK, [CHUNK, CHUNK])],
+)
+def test_chunks_are_views_that_cover_the_vector(size: int, lengths: list[int]) -> None:
+    theta = torch.arange(size, dtype=torch.float32)
+    pieces = chunks(theta)
+    assert [len(piece) for piece in pieces] == lengths
+    assert torch.equal(torch.cat(pieces), theta)
+    pieces[-1].fill_(-1)
+    assert theta[-1] == -1
+
+
+# -- select --------------------------------------------------------------------------------------
+
+ALL = ["embed.weight", "hidden.weight", "hidden.bias", "head.bias"]
+
+
+@pytest.mark.parametrize(
+    ("subset", "names"),
+    [
+        ("all", ALL),
+        ("last-layer", ["embed.weight", "head.bias"]),  # the head's weight is the embedding's
+        ("hidden.*", ["hidden.weight", "hidden.bias"]),
+        ("head.bias, *.weight", ["embed.weight", "hidden.weight", "head.bias"]),
+        ("hidden.?ias", ["hidden.bias"]),
+        (lambda name, parameter: parameter.dim() == 1, ["hidden.bias", "head.bias"]),
+        (lambda name, parameter: name.startswith("embed"), ["embed.weight"]),
+    ],
+)
+def test_select_names_parameters_in_the_order_of_the_module(subset: Any, names: list[str]) -> None:
+    assert select(Tied(), subset) == names
+
+
+def test_the_last_layer_of_an_untied_network_is_its_last_module_with_parameters() -> None:
+    module = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2), nn.Softmax(dim=-1))
+    assert select(module, "last-layer") == ["1.weight", "1.bias"]
+
+
+def test_the_last_layer_of_a_gpt_is_its_tied_embedding(tiny_gpt: FunctionalModel) -> None:
+    assert select(tiny_gpt.module, "last-layer") == ["transformer.wte.weight"]
+
+
+@pytest.mark.parametrize(
+    ("subset", "wrong", "nearest"),
+    [
+        ("hiden.weight", "hiden.weight", "hidden.weight"),
+        ("embed.weight,head.bais", "head.bais", "head.bias"),
+        ("last_layer", "last_layer", ""),
+    ],
+)
+def test_a_pattern_without_match_is_an_error_that_names_the_nearest(
+    subset: str, wrong: str, nearest: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        select(Tied(), subset)
+    message = str(caught.value)
+    assert message.startswith(f"--parameters: '{wrong}'")
+    assert f"the nearest name is '{nearest}" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("module", [nn.Tanh(), Tied()])
+def test_selecting_nothing_is_an_error(module: nn.Module) -> None:
+    with pytest.raises(UserError, match="--parameters selects nothing"):
+        select(module, lambda name, parameter: False)
+
+
+@pytest.mark.parametrize("subset", ["all", "last-layer"])
+def test_a_module_without_parameters_is_an_error(subset: str) -> None:
+    with pytest.raises(UserError, match="--parameters"):
+        select(nn.Tanh(), subset)
+
+
+# -- tied weights --------------------------------------------------------------------------------
+
+
+def test_a_tied_weight_has_one_place_in_theta_and_moves_both_ends() -> None:
+    module, ids = Tied().eval(), torch.tensor([[0, 3, 4]])
+    flat = FlatModule(copy.deepcopy(module), select(module))
+    assert flat.layout.names == tuple(ALL)
+    assert len(flat.theta) == 5 * 4 + 4 * 4 + 4 + 5
+
+    theta = torch.randn_like(flat.theta)
+    views = flat.layout.views(theta)
+    hidden = torch.tanh(
+        views["embed.weight"][ids] @ views["hidden.weight"].T + views["hidden.bias"]
+    )
+    expected = hidden @ views["embed.weight"].T + views["head.bias"]
+
+    flat.theta.copy_(theta)
+    torch.testing.assert_close(flat.module(ids), expected)
+    torch.testing.assert_close(FunctionalModel(module)(theta, {"input_ids": ids}), expected)
+
+
+# -- FlatModule ----------------------------------------------------------------------------------
+
+
+def test_writing_theta_changes_the_output_of_the_module(
+    tiny_gpt: FunctionalModel, tiny_batch: dict[str, Tensor]
+) -> None:
+    flat = tiny_gpt.bind()
+    assert torch.equal(flat.theta, tiny_gpt.theta)
+    before = flat.module(tiny_batch["input_ids"])
+    flat.theta.mul_(1.5)
+    after = flat.module(tiny_batch["input_ids"])
+
+    other = copy.deepcopy(tiny_gpt.module)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(1.5)
+    assert not torch.allclose(before, after)
+    assert torch.equal(after, other(tiny_batch["input_ids"]))
+
+
+def test_the_gradient_of_a_backward_pass_lies_in_grad(
+    tiny_gpt: FunctionalModel, tiny_batch: dict[str, Tensor]
+) -> None:
+    plain = copy.deepcopy(tiny_gpt.module).requires_grad_(True)
+    plain(tiny_batch["input_ids"]).square().sum().backward()
+    expected = torch.cat([p.grad.flatten() for p in plain.parameters() if p.grad is not None])
+    assert len(expected) == tiny_gpt.layout.size
+
+    flat = tiny_gpt.bind()
+    assert not flat.grad.any()
+    flat.module(tiny_batch["input_ids"]).square().sum().backward()
+    assert torch.equal(flat.grad, expected)
+
+
+def test_a_second_backward_pass_adds_to_grad_in_the_same_memory(
+    tiny_gpt: FunctionalModel, tiny_batch: dict[str, Tensor]
+) -> None:
+    flat = tiny_gpt.bind()
+    grad = flat.grad
+    flat.module(tiny_batch["input_ids"]).square().sum().backward()
+    once = grad.clone()
+    flat.module(tiny_batch["input_ids"]).square().sum().backward()
+    assert once.any()
+    torch.testing.assert_close(grad, 2 * once)
+
+
+def test_bind_leaves_the_original_module_untouched(
+    tiny_gpt: FunctionalModel, tiny_batch: dict[str, Tensor]
+) -> None:
+    before = {name: p.clone() for name, p in tiny_gpt.module.named_parameters()}
+    theta = tiny_gpt.theta.clone()
+    flat = tiny_gpt.bind()
+    flat.theta.add_(1.0)
+    flat.module(tiny_batch["input_ids"]).sum().backward()
+
+    assert torch.equal(tiny_gpt.theta, theta)
+    for name, parameter in tiny_gpt.module.named_parameters():
+        assert torch.equal(parameter, before[name])
+        assert parameter.grad is None
+        assert not parameter.requires_grad
+
+
+def test_parameters_that_are_not_selected_are_frozen(tiny_batch: dict[str, Tensor]) -> None:
+    module, ids = Tied(), torch.tensor([[0, 3, 4]])
+    model = FunctionalModel(module, parameters="hidden.*")
+    flat = model.bind()
+    assert flat.layout.names == model.layout.names == ("hidden.weight", "hidden.bias")
+
+    frozen = {n: p.clone() for n, p in flat.module.named_parameters() if "hidden" not in n}
+    flat.theta.zero_()
+    flat.module(ids).sum().backward()
+
+    parameters = dict(flat.module.named_parameters())
+    assert [n for n, p in parameters.items() if p.requires_grad] == ["hidden.weight", "hidden.bias"]
+    assert not parameters["hidden.weight"].any()
+    assert flat.grad.any()
+    for name, value in frozen.items():
+        assert torch.equal(parameters[name], value)
+        assert parameters[name].grad is None
+
+
+@pytest.mark.parametrize("subset", ["all", "0.*", "1.weight"])
+def test_buffers_are_kept_and_used_as_in_evaluation_mode(subset: str) -> None:
+    module, x = normalised(), torch.randn(5, 3)
+    assert module.training
+    expected = copy.deepcopy(module).eval()(x)
+    statistics = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    assert len(statistics) == 3
+
+    model = FunctionalModel(module, parameters=subset)
+    flat = model.bind()
+    for _ in range(2):  # a second time: nothing has been updated
+        torch.testing.assert_close(model(model.theta, {"input_ids": x}), expected)
+        torch.testing.assert_close(flat.module(x), expected)
+    for name, value in statistics.items():
+        assert torch.equal(dict(flat.module.named_buffers())[name], value)
+        assert torch.equal(dict(model.module.named_buffers())[name], value)
