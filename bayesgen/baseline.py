@@ -59,7 +59,10 @@ def adamw(module: nn.Module, settings: BaselineSettings) -> torch.optim.AdamW:
     parameters = list(module.parameters())
     return torch.optim.AdamW(
         [
-            {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": settings.weight_decay},
+            {
+                "params": [p for p in parameters if p.dim() >= 2],
+                "weight_decay": settings.weight_decay,
+            },
             {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
         ],
         lr=settings.learning_rate,
@@ -159,9 +162,7 @@ def train_baseline(
 
 
 @torch.no_grad()
-def estimate(
-    model: GPT, settings: BaselineSettings, tokens: Any, device: torch.device
-) -> float:
+def estimate(model: GPT, settings: BaselineSettings, tokens: Any, device: torch.device) -> float:
     """Mean loss on `eval_iters` batches, the same ones each time."""
     model.eval()
     batches = RandomWindows(

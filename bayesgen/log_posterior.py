@@ -67,11 +67,11 @@ class LogPosterior:
         self.flat = model.bind()
 
     def __call__(self, phi: Chunks, batch: Batch) -> tuple[Tensor, Tensor]:
-        value, terms, *_ = _Ordinary.apply(self._value_and_grad, batch, *phi)
+        value, terms, *_ = _Ordinary.apply(self._value_and_grad, batch, *phi)  # type: ignore[no-untyped-call]
         return value, terms
 
     def functional(self, phi: Chunks, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The same as calling, as a pure function of φ: fit for vmap, jvp and second derivatives."""
+        """The same as calling, as a pure function of φ: for vmap, jvp, second derivatives."""
         theta = self.affine.theta(phi)
         labels = batch["labels"]
         log_likelihood = self.likelihood.total(self.model(theta, batch), labels)
@@ -86,7 +86,7 @@ class LogPosterior:
         and the memory of the Jacobian itself; without a transform it is one forward pass.
         """
         if phi[0].requires_grad:  # inside a functorch transform
-            values, _ = _Ordinary.apply(self._rows_and_jacobian, batch, *phi)[:2]
+            values, *_ = _Ordinary.apply(self._rows_and_jacobian, batch, *phi)  # type: ignore[no-untyped-call]
         else:
             self.affine.load(phi, self.flat.theta)
             with torch.no_grad():

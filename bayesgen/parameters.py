@@ -123,7 +123,7 @@ def select(module: nn.Module, subset: Subset = "all") -> list[str]:
 
 
 def chunks(theta: Tensor, size: int = CHUNK) -> tuple[Tensor, ...]:
-    """`theta` [P] as a tuple of views of at most `size` elements: the tree `posteriors` is given."""
+    """`theta` [P] cut into views of at most `size` elements: the tree that `posteriors` moves."""
     return tuple(theta.split(size))
 
 

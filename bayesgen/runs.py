@@ -68,12 +68,12 @@ class Run:
         Raises:
             UserError: it cannot be written, or already holds a run.
         """
-        if (path / "run.json").exists():
-            raise UserError(
-                f"--out: '{path}' already holds a run; continue it with --resume '{path}' or name"
-                " another folder"
-            )
         try:
+            if (path / "run.json").exists():
+                raise UserError(
+                    f"--out: '{path}' already holds a run; continue it with --resume '{path}' or"
+                    " name another folder"
+                )
             for folder in ("draws", "state"):
                 (path / folder).mkdir(parents=True, exist_ok=True)
             probe = path / ".probe"
@@ -199,9 +199,14 @@ def new_run_path(base: Path, sampler: str) -> Path:
 
 def newest_unfinished(base: Path, sampler: str) -> Run | None:
     """The run of `sampler` that `--resume auto` continues."""
-    runs = sorted(sampler_folder(base, sampler).glob("run_*/run.json"))
-    unfinished = [run for run in (Run(p.parent) for p in runs) if not run.finished]
-    return unfinished[-1] if unfinished else None
+    folders = (path.parent for path in sampler_folder(base, sampler).glob("run_*/run.json"))
+    unfinished = [run for run in map(Run, folders) if not run.finished]
+    return max(unfinished, key=lambda run: _age(run.path.name), default=None)
+
+
+def _age(name: str) -> tuple[str, int, str]:
+    """Sorts names by their timestamp, and within a second -2 before -10."""
+    return name[: len("run_YYYYmmdd-HHMMSS")], len(name), name
 
 
 def rng_state(device: torch.device) -> dict[str, Tensor]:

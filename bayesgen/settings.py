@@ -91,7 +91,8 @@ class PriorSettings:
 class LoopSettings:
     base_dir: Annotated[str, "folder that checkpoints/ lies in"] = "."
     out: Annotated[
-        str | None, "folder for the run (default: checkpoints/samplers/<sampler>_sampler/run_<time>)"
+        str | None,
+        "folder for the run (default: checkpoints/samplers/<sampler>_sampler/run_<time>)",
     ] = None
     chains: Annotated[Count, "independent chains (or fits), one after the other"] = 1
     gradient_accumulation: Annotated[Count, "micro-batches that each batch is split into"] = 1
@@ -105,7 +106,9 @@ class EvalSettings:
     eval: Annotated[bool, "score the splits after the run"] = False
     eval_splits: Annotated[tuple[Splits, ...], "splits to score"] = ("val",)
     eval_num_posterior_samples: Annotated[Count | None, "draws to use (default: all)"] = None
-    eval_max_samples: Annotated[Count | None, "windows to score of each split (default: all)"] = None
+    eval_max_samples: Annotated[Count | None, "windows to score of each split (default: all)"] = (
+        None
+    )
     eval_num_text_samples: Annotated[
         Steps, "generated continuations for BLEU and ROUGE (not in this version)"
     ] = 0
@@ -117,14 +120,18 @@ class TrainSettings(ModelSettings, DataSettings, PriorSettings, LoopSettings, Ev
     """What every sampler has."""
 
     learning_rate: Annotated[NonNegative, "step size; see the sampler's page for its unit"] = 1e-3
-    temperature: Annotated[NonNegative, "T: 1 is Bayes, below 1 a cold posterior (T/N is ours)"] = 1.0
+    temperature: Annotated[NonNegative, "T: 1 is Bayes, below 1 a cold posterior (T/N is ours)"] = (
+        1.0
+    )
 
 
 @dataclass(frozen=True)
 class ChainSettings(TrainSettings):
     """Samplers whose draws are positions of a chain."""
 
-    temperature: Annotated[NonNegative, "T: 1 is Bayes, below 1 a cold posterior (T/N is ours)"] = 0.01
+    temperature: Annotated[NonNegative, "T: 1 is Bayes, below 1 a cold posterior (T/N is ours)"] = (
+        0.01
+    )
     warmup_steps: Annotated[Steps, "steps before the first draw can be collected"] = 1800
     sampling_steps: Annotated[Count, "steps after warm-up"] = 1200
     thinning: Annotated[Count, "steps from one draw to the next"] = 50
@@ -142,7 +149,9 @@ class ChainSettings(TrainSettings):
         str, "gradients (a short pass), adam (the checkpoint's moments), none, or a variance file"
     ] = "gradients"
     preconditioner_batches: Annotated[Count, "batches of the short pass"] = 30
-    preconditioner_damping: Annotated[NonNegative, "ε: 0 is full preconditioning, large is none"] = 0.1
+    preconditioner_damping: Annotated[
+        NonNegative, "ε: 0 is full preconditioning, large is none"
+    ] = 0.1
 
 
 @dataclass(frozen=True)
@@ -225,9 +234,9 @@ class MAPSettings(PassSettings):
 class BaselineSettings:
     """nanoGPT's CPU recipe; `GPU_RECIPE` holds what its GPU recipe changes."""
 
-    recipe: Annotated[Literal["cpu", "gpu"], "nanoGPT's recipe that the other values start from"] = (
-        "cpu"
-    )
+    recipe: Annotated[
+        Literal["cpu", "gpu"], "nanoGPT's recipe that the other values start from"
+    ] = "cpu"
     corpus: Annotated[
         str, "python-docs, shakespeare, a UTF-8 text file, or a nanoGPT data folder"
     ] = "python-docs"

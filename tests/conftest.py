@@ -7,6 +7,8 @@ from torch import Tensor
 from bayesgen.models.functional import FunctionalModel
 from bayesgen.models.nanogpt import GPT, GPTConfig
 
+torch.set_num_threads(1)  # the networks are tiny: several threads only wait for each other
+
 
 @pytest.fixture
 def tiny_gpt() -> FunctionalModel:

@@ -290,6 +290,13 @@ def test_parameters_that_are_not_selected_are_frozen(tiny_batch: dict[str, Tenso
         assert parameters[name].grad is None
 
 
+def test_a_flat_module_is_in_evaluation_mode() -> None:
+    module = nn.Sequential(nn.Linear(3, 50), nn.Dropout(0.5))
+    assert module.training
+    flat = FlatModule(module, select(module))
+    assert torch.equal(flat.module(torch.ones(3)), module[0](torch.ones(3)))
+
+
 @pytest.mark.parametrize("subset", ["all", "0.*", "1.weight"])
 def test_buffers_are_kept_and_used_as_in_evaluation_mode(subset: str) -> None:
     module, x = normalised(), torch.randn(5, 3)

@@ -54,8 +54,12 @@ def choose(argv: list[str]) -> Chosen[BaselineSettings]:
 
 
 def main(argv: list[str]) -> int:
-    settings = choose(argv).settings
+    run_baseline(choose(argv).settings)
+    return 0
 
+
+def run_baseline(settings: BaselineSettings) -> Path:
+    """Train and report; returns the checkpoint's path."""
     from bayesgen.baseline import checkpoint_path, train_baseline
     from bayesgen.data.corpora import load_corpus
     from bayesgen.data.tokenizers import CharTokenizer, write_meta
@@ -74,4 +78,4 @@ def main(argv: list[str]) -> int:
         f"{path}: step {report.best_step}, validation loss {report.best_val_loss:.4f}"
         f" ({time.monotonic() - began:.0f} s)"
     )
-    return 0
+    return path

@@ -18,6 +18,7 @@ from bayesgen.errors import UserError
 from bayesgen.settings import SAMPLERS, BaselineSettings, Setting, described
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 ENVIRONMENT = {
     "base_dir": "BASE_DIR",
@@ -33,10 +34,10 @@ TRUE, FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
 
 
 @dataclass(frozen=True)
-class Chosen(Generic[T]):
+class Chosen(Generic[T_co]):
     """Settings, and where each value that is not the default came from."""
 
-    settings: T
+    settings: T_co
     sources: dict[str, str]
 
 

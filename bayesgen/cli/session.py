@@ -28,7 +28,7 @@ from bayesgen.models import FunctionalModel, load_model
 from bayesgen.posterior import Posterior
 from bayesgen.predictive import Predictive
 from bayesgen.reports.summary import summary
-from bayesgen.reports.tables import predictor_caption, predictor_table
+from bayesgen.reports.tables import predictor_caption, predictor_table, show
 from bayesgen.runs import Run, atomic_write, new_run_path
 from bayesgen.settings import TrainSettings
 
@@ -88,7 +88,7 @@ def train(name: str, chosen: Chosen[TrainSettings], resumed: Run | None = None) 
     run.write_json(f"{name}_metrics.json", totals)
     atomic_write(run.path / f"{name}_summary.txt", summary(record, totals, evaluation).encode())
     if evaluation is not None:
-        Console().print(predictor_table(evaluation))
+        show(predictor_table(evaluation))
         print(predictor_caption(evaluation))
     print(f"{totals['draws']} draws in {run.path}")
     return run
@@ -117,24 +117,30 @@ def evaluate_run(
     posterior = Posterior.load(run.path).thin(settings.eval_num_posterior_samples)
     predictive = Predictive(model, posterior)
     held_in = Windows.tiled(corpus.train, block_size, split="train")
-    splits = {}
+    splits: dict[str, Any] = {}
+    window_nll: dict[str, torch.Tensor] = {}
     for split in settings.eval_splits:
         tokens = corpus.val if split == "val" else corpus.train
-        splits[split] = evaluate_split(
+        report = evaluate_split(
             predictive,
             Windows.tiled(tokens, block_size, split=split),
             held_in,
             batch_size=settings.eval_batch_size,
             max_windows=settings.eval_max_samples,
             progress=f"scoring {split}",
-        ).to_json()
+        )
+        splits[split] = report.to_json()
+        window_nll |= {f"{split}.{name}": nll for name, nll in report.window_nll.items()}
+        window_nll[f"{split}.tokens"] = report.window_tokens
     content = {
         "run": str(run.path),
         "corpus": {"name": corpus.name, **corpus.fingerprint},
         "block_size": block_size,
         "splits": splits,
     }
-    run.write_json(f"bayesian_eval_{datetime.now():%Y%m%d-%H%M%S}.json", content)
+    name = f"bayesian_eval_{datetime.now():%Y%m%d-%H%M%S}"
+    run.write_tensors(f"{name}.safetensors", window_nll)
+    run.write_json(f"{name}.json", content)
     return content
 
 

@@ -37,7 +37,13 @@ examples:
   the flags of another sampler:
     python scripts/bayesian_training_script.py --sampler vi --help
 """
-CHANGEABLE = set(described(EvalSettings)) | {"base_dir", "device", "out", "wandb", "checkpoint_every"}
+CHANGEABLE = set(described(EvalSettings)) | {
+    "base_dir",
+    "device",
+    "out",
+    "wandb",
+    "checkpoint_every",
+}
 """Settings that may differ when a run is resumed: none of them changes a draw."""
 
 
@@ -93,8 +99,8 @@ def main(argv: list[str]) -> int:
     if run is not None:
         name, chosen = _resumed(run, name, flags, explicit="--sampler" in " ".join(argv))
 
-    from bayesgen.inference.loop import Interrupted
     from bayesgen.cli.session import train
+    from bayesgen.inference.loop import Interrupted
 
     try:
         train(name, chosen, run)
@@ -137,8 +143,8 @@ def _resumed(
     for key, value in flags.items():
         if key not in CHANGEABLE and stored.get(key) != value:
             raise UserError(
-                f"{flag(key)} {value}: '{run.path}' was started with {stored.get(key)}; a resumed run"
-                " keeps its settings, start a new one to change them"
+                f"{flag(key)} {value}: '{run.path}' was started with {stored.get(key)}; a resumed"
+                " run keeps its settings, start a new one to change them"
             )
     changed = {key: value for key, value in flags.items() if key in CHANGEABLE}
     sources = record["sources"] | {key: f"flag {flag(key)}" for key in changed}

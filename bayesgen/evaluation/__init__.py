@@ -1,5 +1,5 @@
 """Scores of a predictive on a split of the data."""
 
-from bayesgen.evaluation.evaluate import SplitReport, evaluate_split
+from bayesgen.evaluation.evaluate import SplitReport, evaluate_split, score_checkpoint
 
-__all__ = ["SplitReport", "evaluate_split"]
+__all__ = ["SplitReport", "evaluate_split", "score_checkpoint"]

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ from bayesgen.evaluation.intervals import Difference, paired_difference
 from bayesgen.evaluation.scaling import fit_temperature
 from bayesgen.evaluation.tokens import Scores, Tally, TokenScores
 from bayesgen.likelihoods import IGNORED
+from bayesgen.models import FunctionalModel
+from bayesgen.posterior import Posterior
 from bayesgen.predictive import Forward, Predictive
 
 PREDICTORS = ("deterministic", "temperature_scaled", "posterior_mean", "mean_of_draws", "bma")
@@ -42,24 +44,40 @@ class Entropy:
 
 
 @dataclass(frozen=True)
+class Scored:
+    """One predictor on one split: headline numbers, and the summed NLL of each window [windows]."""
+
+    scores: Scores
+    window_nll: Tensor
+
+
+@dataclass(frozen=True)
 class SplitReport:
-    """The scores of one split."""
+    """The scores of one split.
+
+    Attributes:
+        temperature: τ of `temperature_scaled`.
+        window_nll: predictor -> summed NLL of each window [windows], float64, in nats.
+        window_tokens: targets of each window [windows].
+        differences: predictor -> the mixture's NLL minus the predictor's.
+    """
 
     num_tokens: int
     num_draws: int
-    num_windows: int
     temperature: float
     predictors: dict[str, Scores]
     entropy: Entropy
+    window_nll: dict[str, Tensor]
+    window_tokens: Tensor
     differences: dict[str, Difference]
 
     def to_json(self) -> dict[str, Any]:
         return {
             "num_tokens": self.num_tokens,
             "num_draws": self.num_draws,
-            "num_windows": self.num_windows,
+            "num_windows": len(self.window_tokens),
             "fitted_temperature": self.temperature,
-            "predictors": {name: s.to_json() for name, s in self.predictors.items()},
+            "predictors": {name: vars(s) for name, s in self.predictors.items()},
             "entropy": vars(self.entropy),
             "bma_minus": {name: vars(d) for name, d in self.differences.items()},
         }
@@ -74,125 +92,158 @@ def evaluate_split(
     max_windows: int | None = None,
     progress: str | None = None,
 ) -> SplitReport:
-    """Score all five predictors on `windows`; `held_in` is training text, to fit a temperature on.
+    """Score all five predictors on `windows`.
 
     Args:
+        held_in: training text, to fit a temperature on.
         max_windows: score this many windows, evenly spaced, instead of all.
         progress: title of a progress bar, or None for none.
     """
     posterior, model = predictive.posterior, predictive.model
     forward = Forward(model)
-    indices = torch.arange(len(windows))
-    if max_windows is not None and max_windows < len(windows):
-        indices = torch.linspace(0, len(windows) - 1, max_windows).round().long()
-    passes = len(posterior) + 3
+    split = _Split.of(windows, batch_size, max_windows, model.device)
     bar = tqdm(
-        total=passes * len(indices),
+        total=(len(posterior) + 3) * len(split.indices),
         desc=progress,
         unit="window",
         unit_scale=True,
         disable=progress is None,
         dynamic_ncols=True,
     )
-
-    per_window: dict[str, list[Tensor]] = {name: [] for name in PREDICTORS}
-
-    def single(name: str, theta: Tensor, tau: float = 1.0) -> Scores:
-        forward.load(theta)
-        tally = Tally()
-        for batch in _batches(windows, indices, batch_size, forward.device):
-            log_probs = forward.log_probs(batch)
-            if tau != 1.0:
-                log_probs = (log_probs / tau).log_softmax(-1)
-            scores = TokenScores.of(log_probs, batch["labels"])
-            tally.add(scores)
-            per_window[name].append(_window_nll(scores, batch["labels"]))
-            bar.update(len(batch["labels"]))
-        return tally.scores()
-
     with bar:
         forward.load(model.theta)
         tau = fit_temperature(forward, held_in, batch_size)
-        scores = {
-            "deterministic": single("deterministic", model.theta),
-            "temperature_scaled": single("temperature_scaled", model.theta, tau),
-            "posterior_mean": single("posterior_mean", posterior.mean().to(model.device)),
+        mean = posterior.mean().to(model.device)
+        scored = {
+            "deterministic": _single(forward, split, model.theta, 1.0, bar.update),
+            "temperature_scaled": _single(forward, split, model.theta, tau, bar.update),
+            "posterior_mean": _single(forward, split, mean, 1.0, bar.update),
         }
-        mixed, draws, per_window["bma"] = _mixture(
-            predictive, forward, windows, indices, batch_size, bar
-        )
-    scores["mean_of_draws"] = Scores.mean([tally.scores() for tally in draws])
-    scores["bma"] = mixed.scores()
-    aleatoric = sum(tally.mean_entropy for tally in draws) / len(draws)
-    counts = torch.cat(
-        [_observed(b["labels"]).sum(1) for b in _batches(windows, indices, 1024)]
-    ).numpy()
-    sums = {name: torch.cat(parts).numpy() for name, parts in per_window.items() if parts}
+        mixed = _mixture(forward, split, posterior, model, bar.update)
+    scored |= {"mean_of_draws": mixed.draws, "bma": mixed.bma}
+    bma = mixed.bma.window_nll
     return SplitReport(
-        num_tokens=mixed.tokens,
+        num_tokens=mixed.num_tokens,
         num_draws=len(posterior),
-        num_windows=len(indices),
         temperature=tau,
-        predictors={name: scores[name] for name in PREDICTORS},
-        entropy=Entropy(mixed.mean_entropy, aleatoric, mixed.mean_entropy - aleatoric),
+        predictors={name: scored[name].scores for name in PREDICTORS},
+        entropy=mixed.entropy,
+        window_nll={name: scored[name].window_nll for name in PREDICTORS},
+        window_tokens=split.tokens,
         differences={
-            name: paired_difference(sums["bma"], sums[name], counts)
-            for name in ("deterministic", "temperature_scaled", "posterior_mean")
+            name: paired_difference(bma, scored[name].window_nll, split.tokens)
+            for name in PREDICTORS
+            if name != "bma"
         },
     )
 
 
+def score_checkpoint(model: FunctionalModel, windows: Windows, *, batch_size: int = 64) -> Scored:
+    """A model's own weights on `windows`: what `deterministic` is for a chain that starts there."""
+    split = _Split.of(windows, batch_size, None, model.device)
+    return _single(Forward(model), split, model.theta, 1.0, lambda _: None)
+
+
+@dataclass(frozen=True)
+class _Split:
+    """The windows that are scored, and how they are cut into batches."""
+
+    windows: Windows
+    indices: Tensor
+    tokens: Tensor
+    batch_size: int
+    device: torch.device
+
+    @classmethod
+    def of(
+        cls, windows: Windows, batch_size: int, max_windows: int | None, device: torch.device
+    ) -> _Split:
+        indices = torch.arange(len(windows))
+        if max_windows is not None and max_windows < len(windows):
+            indices = torch.linspace(0, len(windows) - 1, max_windows).round().long()
+        counts = [(windows.batch(part)["labels"] != IGNORED).sum(1) for part in indices.split(1024)]
+        return cls(windows, indices, torch.cat(counts), batch_size, device)
+
+    def batches(self, indices: Tensor) -> Iterator[dict[str, Tensor]]:
+        for part in indices.split(self.batch_size):
+            yield {k: v.to(self.device) for k, v in self.windows.batch(part).items()}
+
+
+@dataclass(frozen=True)
+class _Mixed:
+    num_tokens: int
+    bma: Scored
+    draws: Scored
+    entropy: Entropy
+
+
+def _single(
+    forward: Forward, split: _Split, theta: Tensor, tau: float, advance: Callable[[int], Any]
+) -> Scored:
+    forward.load(theta)
+    tally, window_nll = Tally(), []
+    for batch in split.batches(split.indices):
+        log_probs = forward.log_probs(batch)
+        if tau != 1.0:
+            log_probs = (log_probs / tau).log_softmax(-1)
+        scores = TokenScores.of(log_probs, batch["labels"])
+        tally.add(scores)
+        window_nll.append(_by_window(scores, batch["labels"]))
+        advance(len(batch["labels"]))
+    return Scored(tally.scores(), torch.cat(window_nll))
+
+
 def _mixture(
-    predictive: Predictive,
     forward: Forward,
-    windows: Windows,
-    indices: Tensor,
-    batch_size: int,
-    bar: Any,
-) -> tuple[Tally, list[Tally], list[Tensor]]:
-    """The mixture's scores, each draw's own, and the mixture's summed NLL of each window.
+    split: _Split,
+    posterior: Posterior,
+    model: FunctionalModel,
+    advance: Callable[[int], Any],
+) -> _Mixed:
+    """The mixture, and the average of its draws.
 
     Windows are taken in blocks whose mixture fits in memory; within a block each draw is loaded
     once.
     """
-    posterior = predictive.posterior
-    forward.load(predictive.model.theta)
-    one_window = forward.log_probs(windows.batch(indices[:1])).numel()
-    mixed, draws = Tally(), [Tally() for _ in range(len(posterior))]
-    per_window: list[Tensor] = []
-    for block in indices.split(max(1, MAX_ELEMENTS // one_window)):
+    count = len(posterior)
+    forward.load(model.theta)
+    one_window = forward.log_probs(split.windows.batch(split.indices[:1])).numel()
+    mixed, each = Tally(), [Tally() for _ in range(count)]
+    mixed_nll: list[Tensor] = []
+    draws_nll: list[Tensor] = []
+    for block in split.indices.split(max(1, MAX_ELEMENTS // one_window)):
         sums: list[Tensor] = []
+        nll = torch.zeros(len(block), dtype=torch.float64)
         for s, theta in enumerate(posterior):
             forward.load(theta)
-            for i, batch in enumerate(_batches(windows, block, batch_size, forward.device)):
+            own = []
+            for i, batch in enumerate(split.batches(block)):
                 log_probs = forward.log_probs(batch)
-                draws[s].add(TokenScores.of(log_probs, batch["labels"]))
+                scores = TokenScores.of(log_probs, batch["labels"])
+                each[s].add(scores)
+                own.append(_by_window(scores, batch["labels"]))
                 if s == 0:
                     sums.append(log_probs)
                 else:
                     torch.logaddexp(sums[i], log_probs, out=sums[i])
-                bar.update(len(batch["labels"]))
-        blocks = _batches(windows, block, batch_size, forward.device)
-        for summed, batch in zip(sums, blocks, strict=True):
-            scores = TokenScores.of(summed - math.log(len(posterior)), batch["labels"])
+                advance(len(batch["labels"]))
+            nll += torch.cat(own) / count
+        draws_nll.append(nll)
+        for total, batch in zip(sums, split.batches(block), strict=True):
+            scores = TokenScores.of(total - math.log(count), batch["labels"])
             mixed.add(scores)
-            per_window.append(_window_nll(scores, batch["labels"]))
-    return mixed, draws, per_window
+            mixed_nll.append(_by_window(scores, batch["labels"]))
+    aleatoric = sum(tally.mean_entropy for tally in each) / count
+    return _Mixed(
+        mixed.tokens,
+        Scored(mixed.scores(), torch.cat(mixed_nll)),
+        Scored(Scores.mean([tally.scores() for tally in each]), torch.cat(draws_nll)),
+        Entropy(mixed.mean_entropy, aleatoric, mixed.mean_entropy - aleatoric),
+    )
 
 
-def _batches(
-    windows: Windows, indices: Tensor, size: int, device: torch.device | str = "cpu"
-) -> Iterator[dict[str, Tensor]]:
-    for part in indices.split(size):
-        yield {name: tensor.to(device) for name, tensor in windows.batch(part).items()}
-
-
-def _observed(labels: Tensor) -> Tensor:
-    return labels != IGNORED
-
-
-def _window_nll(scores: TokenScores, labels: Tensor) -> Tensor:
+def _by_window(scores: TokenScores, labels: Tensor) -> Tensor:
     """Summed NLL of each window of a batch: [B], float64, on the CPU."""
     nll = torch.zeros(labels.shape, dtype=torch.float64, device=labels.device)
-    nll[_observed(labels)] = -scores.log_likelihood
+    nll[labels != IGNORED] = -scores.log_likelihood
     return nll.sum(1).cpu()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import bootstrap
+from torch import Tensor
 
 RESAMPLES = 2000
 
@@ -19,9 +20,7 @@ class Difference:
     high: float
 
 
-def paired_difference(
-    first: np.ndarray, second: np.ndarray, tokens: np.ndarray, seed: int = 0
-) -> Difference:
+def paired_difference(first: Tensor, second: Tensor, tokens: Tensor, seed: int = 0) -> Difference:
     """Mean NLL of `first` minus that of `second`, per token.
 
     Tokens of one window share their context, so whole windows are resampled (paired percentile
@@ -31,16 +30,16 @@ def paired_difference(
         first, second: summed NLL of each window, [windows].
         tokens: how many targets each window has, [windows].
     """
-    difference = first - second
+    difference, tokens_per_window = (first - second).double().numpy(), tokens.double().numpy()
 
     def per_token(d: np.ndarray, n: np.ndarray, axis: int = -1) -> np.ndarray:
         return np.asarray(d.sum(axis=axis) / n.sum(axis=axis))
 
-    estimate = float(per_token(difference, tokens))
+    estimate = float(per_token(difference, tokens_per_window))
     if len(tokens) < 2:
         return Difference(estimate, float("nan"), float("nan"))
     interval = bootstrap(
-        (difference, tokens),
+        (difference, tokens_per_window),
         per_token,
         paired=True,
         vectorized=True,

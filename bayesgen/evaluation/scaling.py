@@ -7,6 +7,7 @@ import math
 import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
+from torch import Tensor
 
 from bayesgen.data.windows import Windows
 from bayesgen.likelihoods import IGNORED
@@ -23,7 +24,9 @@ def fit_temperature(forward: Forward, windows: Windows, batch_size: int) -> floa
     Guo et al. 2017, https://arxiv.org/abs/1706.04599, section 4.2. `forward` must hold the
     checkpoint's weights; `windows` must be text that is not scored afterwards.
     """
-    kept_log_probs, kept_labels, elements = [], [], 0
+    kept_log_probs: list[Tensor] = []
+    kept_labels: list[Tensor] = []
+    elements = 0
     count = min(MAX_WINDOWS, len(windows))
     indices = torch.linspace(0, len(windows) - 1, count).round().long()
     # a stride keeps the windows spread over the text even where memory ends the list early

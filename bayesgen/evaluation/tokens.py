@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,9 +41,7 @@ class TokenScores:
         confidence, guess = probs.max(-1)
         brier = probs.square().sum(-1) - 2 * log_likelihood.exp() + 1
         entropy = torch.special.entr(probs).sum(-1)
-        return cls(
-            log_likelihood.double(), confidence, guess == targets, brier, entropy.double()
-        )
+        return cls(log_likelihood.double(), confidence, guess == targets, brier, entropy.double())
 
 
 @dataclass
@@ -118,9 +115,6 @@ class Scores:
             sum(s.ece for s in each) / count,
             sum(s.brier for s in each) / count,
         )
-
-    def to_json(self) -> dict[str, Any]:
-        return dict(vars(self))
 
 
 def perplexity(nll: float) -> float:

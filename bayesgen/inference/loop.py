@@ -200,6 +200,6 @@ def _phase(job: Job, chain: int, step: int) -> str:
 def _diverged(run: Run, step: int, snapshot: Snapshot | None) -> str:
     kept = f"the state of step {snapshot.step} is kept" if snapshot else "no state was saved yet"
     return (
-        f"the loss is not finite after step {step}: lower --learning-rate or --temperature, or raise"
-        f" --preconditioner-damping ({kept} in '{run.path}')"
+        f"the loss is not finite after step {step}: lower --learning-rate or --temperature, or"
+        f" raise --preconditioner-damping ({kept} in '{run.path}')"
     )

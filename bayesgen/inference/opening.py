@@ -28,11 +28,20 @@ def opening(job: Job) -> Opening:
     size, weight_sd = model.layout.size, float(model.theta.std())
     draw_bytes = 4 * size * plan.num_draws * job.settings.chains
     rows = [
-        ("parameters θ", f"{size:,} of {model.num_parameters:,} ({size / model.num_parameters:.1%})"),
+        (
+            "parameters θ",
+            f"{size:,} of {model.num_parameters:,} ({size / model.num_parameters:.1%})",
+        ),
         ("observations N", f"{n:,}"),
         ("prior", f"{job.prior.describe()}; the weights' own sd is {weight_sd:.3g}"),
-        ("temperature", f"T = {job.settings.temperature:g}, T/N = {job.settings.temperature / n:.3g}"),
-        ("steps", f"{plan.steps:,}, draws {plan.num_draws} ({draw_bytes / 2**20:,.0f} MiB on disk)"),
+        (
+            "temperature",
+            f"T = {job.settings.temperature:g}, T/N = {job.settings.temperature / n:.3g}",
+        ),
+        (
+            "steps",
+            f"{plan.steps:,}, draws {plan.num_draws} ({draw_bytes / 2**20:,.0f} MiB on disk)",
+        ),
     ]
     numbers = {"weight_sd": weight_sd, "P": float(size), "N": float(n)}
     warnings: list[str] = []

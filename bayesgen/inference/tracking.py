@@ -62,5 +62,9 @@ def _start_wandb(run: Run, config: Mapping[str, Any]) -> Any:
             " --no-wandb"
         ) from error
     return wandb.init(
-        project="bayesgen", name=run.path.name, dir=str(run.path), config=dict(config), resume="allow"
+        project="bayesgen",
+        name=run.path.name,
+        dir=str(run.path),
+        config=dict(config),
+        resume="allow",
     )

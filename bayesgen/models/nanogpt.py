@@ -58,7 +58,8 @@ class CausalSelfAttention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
         y = y.transpose(1, 2).reshape(batch, length, width)
-        return self.resid_dropout(self.c_proj(y))
+        out: Tensor = self.resid_dropout(self.c_proj(y))
+        return out
 
 
 class MLP(nn.Module):
@@ -70,7 +71,8 @@ class MLP(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.c_proj(self.gelu(self.c_fc(x))))
+        out: Tensor = self.dropout(self.c_proj(self.gelu(self.c_fc(x))))
+        return out
 
 
 class Block(nn.Module):
@@ -83,7 +85,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.ln_1(x))
-        return x + self.mlp(self.ln_2(x))
+        out: Tensor = x + self.mlp(self.ln_2(x))
+        return out
 
 
 class GPT(nn.Module):
@@ -125,9 +128,10 @@ class GPT(nn.Module):
         net = self.transformer
         positions = torch.arange(length, device=input_ids.device)
         x = net["drop"](net["wte"](input_ids) + net["wpe"](positions))
-        for block in net["h"]:
+        for block in net["h"].children():
             x = block(x)
-        return self.lm_head(net["ln_f"](x))
+        logits: Tensor = self.lm_head(net["ln_f"](x))
+        return logits
 
 
 @dataclass(frozen=True)

@@ -48,9 +48,7 @@ class Posterior:
         info = run.read_json("run.json")
         paths = run.draw_paths()
         if not paths:
-            raise UserError(
-                f"'{run_dir}' has no draws yet; continue it with --resume '{run_dir}'"
-            )
+            raise UserError(f"'{run_dir}' has no draws yet; continue it with --resume '{run_dir}'")
         return cls(Layout.from_json(info["parameters"]), paths, info)
 
     @classmethod

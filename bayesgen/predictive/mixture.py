@@ -18,7 +18,7 @@ from bayesgen.posterior import Posterior
 
 
 class Forward:
-    """A model whose weights are set by a vector: the cheap way through many draws, one at a time."""
+    """A model whose weights are set by a vector: the cheap way through many draws in turn."""
 
     def __init__(self, model: FunctionalModel) -> None:
         self._call = model.call

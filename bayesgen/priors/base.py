@@ -30,6 +30,7 @@ class Prior(ABC):
 
     def accumulate(self, theta: Tensor, grad: Tensor, weight: float) -> Tensor:
         """Add `weight`·∇log p(θ) to `grad` [P] in place; return log p(θ), a scalar."""
+        value: Tensor
         gradient, value = grad_and_value(self.log_prob)(theta)
         grad.add_(gradient, alpha=weight)
         return value

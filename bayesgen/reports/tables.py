@@ -13,11 +13,11 @@ from rich.table import Table
 def predictor_table(evaluation: Mapping[str, Any]) -> Table:
     """Predictor x headline numbers, for every split of an evaluation file's content."""
     table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("split")
-    table.add_column("predictor")
-    for name in ("perplexity", "NLL (nats)", "accuracy", "ECE", "Brier"):
-        table.add_column(name, justify="right")
-    table.add_column("bma − it (95 %)", justify="right")
+    for name in ("split", "predictor"):
+        table.add_column(name, no_wrap=True)
+    for name in ("perplexity", "NLL", "accuracy", "ECE", "Brier"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("bma's NLL minus it, 95 %", justify="right", no_wrap=True)
     for split, report in evaluation["splits"].items():
         best = min(report["predictors"].values(), key=lambda s: float(s["nll"]))
         for name, s in report["predictors"].items():
@@ -51,8 +51,21 @@ def _difference(d: Mapping[str, float]) -> str:
     return f"{d['estimate']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}]"
 
 
-def plain(table: Table, width: int = 110) -> str:
-    """A table as text without colours, for files."""
-    console = Console(width=width, no_color=True, record=True, quiet=True)
+WIDTH = 100
+"""Columns that the table takes where the terminal does not say how many it has."""
+
+
+def plain(table: Table) -> str:
+    """A table as text without colours, for files and pipes."""
+    console = Console(width=WIDTH, no_color=True, record=True, quiet=True)
     console.print(table)
     return "\n".join(line.rstrip() for line in console.export_text().splitlines())
+
+
+def show(table: Table) -> None:
+    """Print to the terminal, or plainly where there is none."""
+    console = Console()
+    if console.is_terminal:
+        console.print(table)
+    else:
+        print(plain(table))

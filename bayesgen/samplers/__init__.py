@@ -1,4 +1,4 @@
-"""Samplers: thin adapters over `posteriors`, one per file. `build_sampler` is the registry's door."""
+"""Samplers: thin adapters over `posteriors`, one per file. `build_sampler` is the door."""
 
 from __future__ import annotations
 

@@ -89,12 +89,15 @@ def own(state: State) -> State:
 
 def leaves(state: State) -> list[Tensor]:
     """The tensors of a state, in a fixed order: what a checkpoint stores."""
-    return [torch.as_tensor(leaf) for leaf in optree.tree_leaves(_fields(state))]
+    tree: Any = _fields(state)
+    return [torch.as_tensor(leaf) for leaf in optree.tree_leaves(tree)]
 
 
 def restore(state: State, values: Iterable[Tensor]) -> State:
     """A state of the same structure as `state` that holds `values` (copied, same devices)."""
-    old, spec = optree.tree_flatten(_fields(state))
+    tree: Any = _fields(state)
+    old: list[Tensor]
+    old, spec = optree.tree_flatten(tree)
     new = [v.to(o.device, copy=True) for o, v in zip(old, values, strict=True)]
     return type(state)(**optree.tree_unflatten(spec, new))
 

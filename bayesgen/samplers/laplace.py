@@ -3,8 +3,9 @@
     Σ⁻¹ = (1/T) (Σ_i g_i² + σ⁻²)
 
 over all N observations, g_i the gradient of a window's log-likelihood at θ* and σ² the prior's
-variance. Daxberger et al. 2021, https://arxiv.org/abs/2106.14806, section 2; MacKay 1992. Transform:
-`posteriors.laplace.diag_fisher`. After a part of an epoch, or several, the sum is scaled to one pass.
+variance. Daxberger et al. 2021, https://arxiv.org/abs/2106.14806, section 2. Transform:
+`posteriors.laplace.diag_fisher`. After a part of an epoch, or several, the sum is scaled to one
+pass.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,13 +44,13 @@ class Plan:
         return int(self.collect.sum())
 
 
-def lookup(values: Tensor) -> Callable[[Tensor], Tensor]:
+def lookup(values: Tensor) -> Callable[[Any], Tensor]:
     """A schedule in the form that `posteriors` calls: step -> scalar tensor.
 
     Beyond the last step it stays at the last value.
     """
 
-    def at(step: Tensor) -> Tensor:
+    def at(step: Any) -> Tensor:
         return values[min(int(step), len(values) - 1)]
 
     return at

@@ -55,6 +55,8 @@ def test_the_function_at_another_theta_is_a_module_with_these_weights(
     assert torch.equal(tiny_gpt.module(tiny_batch["input_ids"]), logits)
 
 
+# functorch on a CPU runs attention draw by draw, and says so
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
 def test_vmap_over_draws_equals_a_loop(
     tiny_gpt: FunctionalModel, tiny_batch: dict[str, Tensor], draws: Tensor
 ) -> None:
@@ -63,6 +65,8 @@ def test_vmap_over_draws_equals_a_loop(
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
+# functorch on a CPU runs attention draw by draw, and says so
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
 def test_vmap_of_the_gradient_over_draws_equals_a_loop(
     tiny_gpt: FunctionalModel, tiny_batch: dict[str, Tensor], draws: Tensor
 ) -> None:

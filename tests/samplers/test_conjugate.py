@@ -136,7 +136,7 @@ DYNAMICS: dict[str, dict[str, float]] = {
     "sgnht": {"learning_rate": 0.04, "friction": 1.6, "momentum_std": 0.8},
     "baoa": {"learning_rate": 0.32, "friction": 0.8, "momentum_std": 0.8},
 }
-"""In units where the curvature is about 1: errors of the discretisation below 4 %."""
+"""In units where the curvature is about 1: the discretisation is off by 3 % at most."""
 
 
 def draws_of(
@@ -146,8 +146,8 @@ def draws_of(
     settings = SAMPLERS[name](
         temperature=temperature,
         schedule="constant",
-        warmup_steps=600,
-        sampling_steps=600,
+        warmup_steps=500,
+        sampling_steps=500,
         thinning=10,
         **DYNAMICS[name],
     )
@@ -173,21 +173,21 @@ def test_a_chain_recovers_the_posterior(
     log_posterior = regression.log_posterior(affine=Affine(regression.model.theta, scale))
     assert len(log_posterior.affine.start()) == 3
     draws = draws_of(name, temperature, regression, log_posterior)
-    assert draws.shape == (60, 2000, D)
+    assert draws.shape == (50, 2000, D)
 
     covariance = temperature * regression.covariance
     sd = np.sqrt(np.diag(covariance))
     centred = draws - regression.mean
     # the copies are independent: their spread is the Monte-Carlo error, no ESS needed
     error = draws.mean(0).std(0) / np.sqrt(regression.copies)
-    assert (error < 0.05 * sd).all()
+    assert (error < 0.02 * sd).all()
     assert (np.abs(centred.mean((0, 1))) < 4.5 * error).all()
 
     squares = (centred**2).mean(0)
-    assert (squares.std(0) / np.sqrt(regression.copies) < 0.025 * sd**2).all()
-    np.testing.assert_allclose(squares.mean(0), sd**2, rtol=0.1)
+    assert (squares.std(0) / np.sqrt(regression.copies) < 0.02 * sd**2).all()
+    np.testing.assert_allclose(squares.mean(0), sd**2, rtol=0.06)
 
-    second = np.einsum("sri,srj->ij", centred, centred) / (60 * regression.copies)
+    second = np.einsum("sri,srj->ij", centred, centred) / (50 * regression.copies)
     correlation = second / np.sqrt(np.outer(np.diag(second), np.diag(second)))
     exact = covariance / np.outer(sd, sd)
     assert np.abs(exact - np.eye(D)).max() > 0.5
@@ -320,10 +320,10 @@ def test_laplace_is_the_summed_fisher_and_the_prior(
 def test_vi_is_the_best_mean_field_gaussian(
     temperature: float, set_chunk: Callable[[int], None]
 ) -> None:
-    set_chunk(60)
-    regression = Regression(copies=40)
+    set_chunk(700)
+    regression = Regression(copies=400)
     settings = SAMPLERS["vi"](temperature=temperature, init_std=0.05)
-    plan = pass_plan(1000, 1, 0.03, temperature, final_fraction=0.001)
+    plan = pass_plan(800, 1, 0.03, temperature, final_fraction=0.001)
     sampler = build_sampler("vi", regression.log_posterior(), settings, plan)
     torch.manual_seed(0)
     state, batch = sampler.init(), regression.batch()
@@ -331,9 +331,10 @@ def test_vi_is_the_best_mean_field_gaussian(
         state, _ = sampler.update(state, batch)
     mean, variance = gaussian_of((sampler, state), regression)
     exact = np.sqrt(temperature / np.diag(regression.precision))  # not the marginal sd
-    assert (np.abs(mean - regression.mean) < 0.2 * exact).all()
-    assert (np.abs(mean.mean(0) - regression.mean) < 0.05 * exact).all()
-    np.testing.assert_allclose(np.sqrt(variance), np.tile(exact, (40, 1)), rtol=0.1)
+    error = mean.std(0) / np.sqrt(regression.copies)
+    assert (error < 0.01 * exact).all()
+    assert (np.abs(mean.mean(0) - regression.mean) < 4.5 * error).all()
+    np.testing.assert_allclose(np.sqrt(variance), np.tile(exact, (400, 1)), rtol=0.2)
     np.testing.assert_allclose(np.sqrt(variance).mean(0), exact, rtol=0.02)
 
 

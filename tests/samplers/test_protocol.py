@@ -220,6 +220,17 @@ def test_momenta_start_at_their_stationary_law(name: str, temperature: float, ti
     assert float(momenta.std()) == pytest.approx(sd, rel=0.02)  # four standard errors
 
 
+def test_the_thermostat_starts_at_the_friction_and_follows_the_momenta(tiny: Tiny) -> None:
+    sampler = tiny.sampler("sgnht", friction=2.0, momentum_std=0.5, temperature=1.0)
+    state = sampler.init()
+    assert float(state.xi) == 2.0
+    heat = float(torch.cat(state.momenta).square().mean()) / 0.5**2
+    state = tiny.run(sampler, state, 1)
+    rate = tiny.settings("sgnht").learning_rate
+    change = rate * (heat - 1.0 / tiny.batches.num_observations)
+    assert float(state.xi) - 2.0 == pytest.approx(change, rel=1e-3)
+
+
 # what is refused
 
 

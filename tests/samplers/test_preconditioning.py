@@ -1,0 +1,200 @@
+"""Where the scale D of a preconditioned chain comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from bayesgen import likelihoods
+from bayesgen.data.tokenizers import CharTokenizer
+from bayesgen.errors import UserError
+from bayesgen.log_posterior import LogPosterior
+from bayesgen.models import load_model
+from bayesgen.models.nanogpt import GPT, GPTConfig, write_checkpoint
+from bayesgen.samplers.preconditioning import (
+    from_second_moments,
+    from_variances,
+    scale,
+    squared_gradients,
+)
+from bayesgen.settings import ChainSettings
+
+Tiny = Any  # the fixture of conftest.py
+
+
+def scale_of(tiny: Tiny, **settings: Any) -> Tensor | None:
+    return scale(ChainSettings(**settings), tiny.model, tiny.log_posterior(), tiny.batches)
+
+
+# measured gradients
+
+
+def test_squared_gradients_are_the_mean_over_batches_of_the_likelihood_alone(tiny: Tiny) -> None:
+    expected = torch.zeros_like(tiny.model.theta)
+    for step in range(4):
+        theta, batch = tiny.model.theta.clone().requires_grad_(), tiny.batches.batch(step)
+        each = likelihoods.per_observation(tiny.model(theta, batch), batch["labels"])
+        mean = each.sum() / (batch["labels"] != likelihoods.IGNORED).sum()
+        expected += torch.autograd.grad(mean, theta)[0] ** 2 / 4
+    measured = squared_gradients(tiny.log_posterior(), tiny.model.theta, tiny.batches, 4)
+    torch.testing.assert_close(measured, expected, rtol=1e-3, atol=1e-9)
+
+
+def test_gradients_are_the_default_source(tiny: Tiny) -> None:
+    moments = squared_gradients(tiny.log_posterior(), tiny.model.theta, tiny.batches, 3)
+    d = scale_of(tiny, preconditioner_batches=3, preconditioner_damping=0.2)
+    assert torch.equal(d, from_second_moments(moments, 0.2))
+
+
+def test_none_is_no_map_at_all(tiny: Tiny) -> None:
+    assert scale_of(tiny, preconditioner="none") is None
+
+
+# from moments to D
+
+
+def test_the_scale_is_one_over_the_root_of_the_damped_root() -> None:
+    d = from_second_moments(torch.tensor([1.0, 4.0, 9.0]), 0.5)  # roots 1, 2, 3; their mean 2
+    assert (d**-2).tolist() == pytest.approx([2.0, 3.0, 4.0])
+
+
+def test_large_damping_makes_all_scales_equal() -> None:
+    d = from_second_moments(torch.tensor([1e-6, 1.0, 100.0]), 1e5)
+    assert float(d.max() / d.min()) == pytest.approx(1, abs=1e-4)
+
+
+def test_without_damping_the_scale_is_that_of_the_gradient() -> None:
+    d = from_second_moments(torch.tensor([0.01, 1.0, 100.0]), 0.0)
+    assert (d**-4).tolist() == pytest.approx([0.01, 1.0, 100.0], rel=1e-3)
+
+
+def test_a_weight_without_gradient_gets_a_finite_step() -> None:
+    d = from_second_moments(torch.tensor([0.0, 1.0]), 0.0)
+    assert torch.isfinite(d).all()
+    assert d[0] > d[1] > 0
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
+def test_gradients_that_are_all_zero_or_not_finite_are_refused(value: float) -> None:
+    with pytest.raises(UserError, match="--preconditioner"):
+        from_second_moments(torch.tensor([0.0, value]), 0.1)
+
+
+def test_a_model_that_gets_no_gradient_is_refused(
+    tiny: Tiny, no_information: Callable[..., LogPosterior]
+) -> None:
+    with pytest.raises(UserError, match="--preconditioner none"):
+        scale(ChainSettings(), tiny.model, no_information("sgld"), tiny.batches)
+
+
+# a file of variances
+
+
+def test_a_variance_file_gives_standard_deviations_of_mean_square_one(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    variance = torch.linspace(0.1, 3.0, tiny.model.layout.size)
+    save_file({"variance": variance, "mean": torch.zeros(3)}, tmp_path / "swag.safetensors")
+    d = scale_of(tiny, preconditioner=str(tmp_path / "swag.safetensors"))
+    torch.testing.assert_close(d / d[0], (variance / variance[0]).sqrt())
+    assert float(d.square().mean()) == pytest.approx(1, rel=1e-5)
+
+
+def zeroed(variance: Tensor, value: float) -> Tensor:
+    return torch.cat([variance[:-1], torch.tensor([value])])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda v: v[:-1],
+        lambda v: v[None],
+        lambda v: zeroed(v, 0.0),
+        lambda v: zeroed(v, -1.0),
+        lambda v: zeroed(v, float("nan")),
+        lambda v: zeroed(v, float("inf")),
+    ],
+    ids=["short", "matrix", "zero", "negative", "nan", "infinite"],
+)
+def test_variances_that_do_not_fit_are_refused(
+    change: Callable[[Tensor], Tensor], tiny: Tiny, tmp_path: Path
+) -> None:
+    path = tmp_path / "wrong.safetensors"
+    save_file({"variance": change(torch.ones(tiny.model.layout.size))}, path)
+    with pytest.raises(UserError, match=f"'variance' .* {tiny.model.layout.size} positive numbers"):
+        from_variances(path, tiny.model)
+
+
+def test_a_file_that_is_missing_or_no_variance_file_is_refused(tiny: Tiny, tmp_path: Path) -> None:
+    save_file({"mean": torch.ones(3)}, tmp_path / "mean.safetensors")
+    (tmp_path / "text.safetensors").write_text("not tensors")
+    (tmp_path / "folder").mkdir()
+    for name in ("mean.safetensors", "text.safetensors", "folder", "gradient"):
+        with pytest.raises(UserError, match=f"--preconditioner: '.*{name}' is neither gradients"):
+            scale_of(tiny, preconditioner=str(tmp_path / name))
+
+
+# Adam's moments
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Callable[..., tuple[Path, dict[str, Tensor]]]:
+    """Write a checkpoint with AdamW's state as nanoGPT groups it: (path, moment of each name)."""
+
+    def write(keep_state: bool = True) -> tuple[Path, dict[str, Tensor]]:
+        torch.manual_seed(0)
+        module = GPT(GPTConfig(block_size=6, vocab_size=2, n_layer=1, n_head=1, n_embd=4))
+        named = dict(module.named_parameters())
+        groups = [
+            {"params": [p for p in named.values() if p.dim() >= 2], "weight_decay": 0.1},
+            {"params": [p for p in named.values() if p.dim() < 2], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups)
+        for _ in range(3):
+            for parameter in named.values():
+                parameter.grad = torch.randn_like(parameter)
+            optimizer.step()
+        write_checkpoint(
+            tmp_path / "ckpt.pt",
+            module,
+            CharTokenizer("ab"),
+            optimizer=optimizer.state_dict() if keep_state else {},
+            iter_num=3,
+            best_val_loss=1.0,
+            config={},
+        )
+        moments = {name: optimizer.state[p]["exp_avg_sq"] for name, p in named.items()}
+        return tmp_path / "ckpt.pt", moments
+
+    return write
+
+
+def adam(path: Path, tiny: Tiny, **options: Any) -> Tensor | None:
+    model = load_model(path, **options)
+    settings = ChainSettings(preconditioner="adam", preconditioner_damping=0.3)
+    return scale(settings, model, tiny.log_posterior(), tiny.batches)
+
+
+@pytest.mark.parametrize("subset", ["all", "*ln_f*,*wte*"])
+def test_adam_moments_come_from_the_checkpoint_in_the_order_of_theta(
+    subset: str, checkpoint: Callable[..., tuple[Path, dict[str, Tensor]]], tiny: Tiny
+) -> None:
+    path, moments = checkpoint()
+    layout = load_model(path, parameters=subset).layout
+    assert (len(layout.names) < len(moments)) == (subset != "all")
+    expected = from_second_moments(layout.ravel(moments), 0.3)
+    assert torch.equal(adam(path, tiny, parameters=subset), expected)
+
+
+def test_a_checkpoint_without_moments_is_refused(
+    checkpoint: Callable[..., tuple[Path, dict[str, Tensor]]], tiny: Tiny
+) -> None:
+    path, _ = checkpoint(keep_state=False)
+    with pytest.raises(UserError, match=r"--preconditioner adam.*gradients"):
+        adam(path, tiny)
