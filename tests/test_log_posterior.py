@@ -125,6 +125,36 @@ def test_n_enters_only_the_prior(tiny_gpt: FunctionalModel, tiny_batch: Batch, w
     same_gradient(gradients[0] - gradients[1], pull * (1 / 100 - 1 / 10_000))
 
 
+class Squares:
+    """N(labels; outputs, 1) without its normaliser, of rows with one number each."""
+
+    def total(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        return self.per_sequence(outputs, labels).sum()
+
+    def per_sequence(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        return -0.5 * (outputs.squeeze(-1) - labels).square()
+
+    def count(self, labels: Tensor) -> Tensor:
+        return torch.tensor(len(labels))
+
+
+def test_another_likelihood_takes_the_place_of_the_categorical() -> None:
+    model = FunctionalModel(torch.nn.Linear(3, 1))
+    x, y = torch.randn(5, 3), torch.randn(5)
+    batch = {"input_ids": x, "labels": y}
+    log_posterior = LogPosterior(model, Flat(), 5, likelihood=Squares(), accumulation=2)
+    phi = log_posterior.affine.start()
+    weight, bias = model.theta[:3], model.theta[3]
+    residual = x @ weight + bias - y
+    expected = -torch.cat([residual @ x, residual.sum().unsqueeze(0)]) / 5
+    for way in (log_posterior, log_posterior.functional):
+        grad, value, _ = gradient(way, phi, batch)
+        torch.testing.assert_close(grad, expected)
+        torch.testing.assert_close(value, -0.5 * residual.square().mean())
+    values, _ = log_posterior.per_sequence(phi, batch)
+    torch.testing.assert_close(values, -0.5 * residual.square())
+
+
 def test_phi_starts_at_the_loaded_weights(tiny_gpt: FunctionalModel, tiny_batch: Batch) -> None:
     log_posterior = LogPosterior(tiny_gpt, Flat(), N)
     assert torch.equal(torch.cat(log_posterior.affine.start()), tiny_gpt.theta)

@@ -122,11 +122,14 @@ def test_a_folder_without_tokenizer_files_gives_no_tokenizer(folder: Path) -> No
     assert load_model(folder).tokenizer is None
 
 
-def test_a_tokenizer_beside_the_model_is_loaded(folder: Path) -> None:
+def test_a_tokenizer_beside_the_model_is_loaded_and_adds_no_special_tokens(folder: Path) -> None:
     words = {"<unk>": 0, "to": 1, "be": 2, "or": 3, "not": 4}
     tokenizers = pytest.importorskip("tokenizers")
     inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>"))
     inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    inner.post_processor = tokenizers.processors.TemplateProcessing(
+        "<unk> $A", special_tokens=[("<unk>", 0)]
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>")

@@ -231,6 +231,15 @@ def test_the_thermostat_starts_at_the_friction_and_follows_the_momenta(tiny: Tin
     assert float(state.xi) - 2.0 == pytest.approx(change, rel=1e-3)
 
 
+def test_map_decays_the_weights_as_adamw_does(tiny: Tiny) -> None:
+    ends = []
+    for decay in (0.0, 0.5):
+        sampler = tiny.sampler("map", learning_rate=0.01, weight_decay=decay)
+        ends.append(sampler.theta(tiny.run(sampler, sampler.init(), 1)))
+    expected = -0.01 * 0.5 * tiny.model.theta
+    torch.testing.assert_close(ends[1] - ends[0], expected, rtol=1e-3, atol=1e-7)
+
+
 # what is refused
 
 

@@ -1,0 +1,164 @@
+"""Everything a user can get wrong: status 2, one line that names the way out, no traceback."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bayesgen.cli.main import door, main
+from tests.cli.workspace import Workspace
+
+
+def refused(code: int, capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line of an error."""
+    assert code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--lerning-rate", "1"], "did you mean --learning-rate"),
+        (["--epochs", "3"], "it belongs to ekf, laplace, vi, map"),
+        (["--sampler", "sghcm"], "did you mean sghmc"),
+        (["--thinning", "0"], "--thinning must be at least 1"),
+        (["--prior-std", "0"], "--prior-std must be above 0"),
+        (["--temperature", "nan"], "--temperature must be a finite number"),
+        (["--learning-rate", "fast"], "--learning-rate: invalid float value"),
+        (["--schedule", "zigzag"], "--schedule: invalid choice"),
+        (["--prior", "swag"], "not in this version"),
+        (["--eval-num-text-samples", "4"], "not in this version"),
+        (["--data", "ag_news"], "--corpus"),
+        (["--task", "sequence-classification"], "--task"),
+        (["stray"], "unexpected argument 'stray'"),
+        (["--thinning", "100"], "lower --thinning"),
+        (["--schedule", "cyclical", "--cycle-exploration", "1"], "--cycle-exploration"),
+        (["--parameters", "nothing.*"], "matches no parameter"),
+        (["--block-size", "9"], "longest context"),
+        (["--train-samples", "100000"], "--train-samples"),
+        (["--model", "missing.pt"], "train_baseline.py"),
+        (["--model", "truncated.pt"], "damaged, truncated"),
+        (["--model", "folder"], "--model"),
+        (["--model", "evil.pt"], "--model"),
+        (["--corpus", "missing.txt"], "missing.txt"),
+        (["--corpus", "empty.txt"], "empty"),
+        (["--corpus", "short.txt"], "block"),
+        (["--corpus", "latin1.txt"], "UTF-8"),
+        (["--corpus", "foreign.txt"], "'é'"),
+        (["--corpus", "otherbin"], "val.bin"),
+        (["--out", "corpus.txt/run"], "--out"),
+        (["--resume", "nowhere"], "no run at 'nowhere'"),
+        (["--config", "nowhere.py"], "no file at 'nowhere.py'"),
+        (["--preconditioner", "nowhere.safetensors"], "--preconditioner"),
+        (["--preconditioner", "adam"], "--preconditioner"),
+        (["--seed", "-1"], "--seed"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line(
+    flags: list[str], says: str, workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = workspace.path
+    whole = (path / "model.pt").read_bytes()
+    (path / "truncated.pt").write_bytes(whole[: len(whole) // 2])
+    (path / "folder").mkdir()
+    (path / "evil.pt").write_bytes(pickle.dumps({"model": Path("x")}))
+    (path / "empty.txt").write_text("")
+    (path / "short.txt").write_text("the fox")
+    (path / "latin1.txt").write_bytes("the café".encode("latin-1") * 50)
+    (path / "foreign.txt").write_text("the café " * 50)
+    (path / "otherbin").mkdir()
+    for split in ("train", "val"):
+        np.full(500, 60_000, np.uint16).tofile(path / "otherbin" / f"{split}.bin")
+    sampler = flags[1] if flags[0] == "--sampler" else "sgld"
+    line = refused(workspace.train(sampler, *flags), capsys)
+    assert says in line
+    assert not (path / "run" / "draws").exists() or "reconditioner" in says
+
+
+def test_an_existing_run_is_not_overwritten(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert workspace.train("sgld") == 0
+    capsys.readouterr()
+    assert "already holds a run" in refused(workspace.train("sgld"), capsys)
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ("CONFIG_SGLD = {'learning_rat': 1.0}", "did you mean learning_rate"),
+        ("CONFIG_SGDL = {}", "did you mean CONFIG_SGLD"),
+        ("CONFIG_SGLD = {'thinning': 'often'}", "must be of type int"),
+        ("CONFIG_SGLD = {'wandb': 1}", "must be of type bool"),
+        ("CONFIG_SGLD = {'schedule': 'zigzag'}", "must be one of"),
+        ("CONFIG_SGLD = {'eval_splits': ['test']}", "must be one of"),
+        ("CONFIG_SGLD = {", "SyntaxError"),
+    ],
+)
+def test_a_bad_config_is_one_line(
+    config: str, says: str, workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (workspace.path / "config.py").write_text(config + "\n")
+    assert says in refused(workspace.train("sgld"), capsys)
+
+
+def test_a_bad_environment_variable_is_named(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WANDB_AVAILABLE", "perhaps")
+    assert "WANDB_AVAILABLE must be true or false" in refused(workspace.train("sgld"), capsys)
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--max-iter", "3"], "did you mean --max-iters"),
+        (["--thinning", "3"], "not of the baseline"),
+        (["--stop-at", "5000"], "--stop-at"),
+        (["--n-head", "3"], "--n-head"),
+    ],
+)
+def test_baseline_errors_are_one_line(
+    argv: list[str], says: str, workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert says in refused(door("baseline", ["--corpus", "corpus.txt", *argv]), capsys)
+
+
+def test_an_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "did you mean train" in refused(main(["trian"]), capsys)
+
+
+def test_a_missing_default_checkpoint_says_how_to_make_it(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = door("train", ["--corpus", "corpus.txt"])
+    assert "python scripts/train_baseline.py" in refused(code, capsys)
+
+
+def test_a_meta_pkl_larger_than_the_model_is_refused(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    characters = [chr(i) for i in range(65, 195)]
+    meta = {
+        "vocab_size": len(characters),
+        "itos": dict(enumerate(characters)),
+        "stoi": {c: i for i, c in enumerate(characters)},
+    }
+    (workspace.path / "meta.pkl").write_bytes(pickle.dumps(meta))
+    assert "meta.pkl" in refused(workspace.train("sgld", "--meta-path", "meta.pkl"), capsys)
+
+
+def test_a_checkpoint_with_foreign_weights_is_refused(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = torch.load(workspace.path / "model.pt", weights_only=True)
+    content["model_args"]["n_embd"] = 32
+    torch.save(content, workspace.path / "model.pt")
+    assert "do not fit" in refused(workspace.train("sgld"), capsys)
