@@ -98,6 +98,11 @@ def train_baseline(
         raise UserError(
             f"--stop-at must lie within the schedule of {settings.max_iters} steps, not {stop}"
         )
+    if settings.n_embd % settings.n_head:
+        raise UserError(
+            f"--n-head {settings.n_head} does not divide --n-embd {settings.n_embd}: every head"
+            " takes an equal share of the width"
+        )
     torch.manual_seed(settings.seed)
     config = GPTConfig(
         block_size=settings.block_size,

@@ -9,7 +9,8 @@ recommends (https://normal-computing.github.io/posteriors/log_posteriors).
 forward runs plain forward and backward passes. Inside it everything that functorch forbids is
 allowed (autocast, gradient accumulation, gradient checkpointing, collectives), and `posteriors`
 calls it under `torch.func.grad_and_value` unchanged. `LogPosterior.functional` is the same number
-as a pure function, for vmap and higher derivatives.
+as a pure function, for vmap. (Neither way has second derivatives: the ordinary one computes one
+gradient, and fused attention on the CPU has no double backward.)
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class LogPosterior:
         return value, terms
 
     def functional(self, phi: Chunks, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The same as calling, as a pure function of φ: for vmap, jvp, second derivatives."""
+        """The same number in float32 as a pure function of φ, for vmap over draws."""
         theta = self.affine.theta(phi)
         labels = batch["labels"]
         log_likelihood = self.likelihood.total(self.model(theta, batch), labels)

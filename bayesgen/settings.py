@@ -220,6 +220,7 @@ class LaplaceSettings(PerExampleSettings):
 @dataclass(frozen=True)
 class VISettings(GaussianSettings):
     learning_rate: Annotated[NonNegative, "Adam's, for means and log standard deviations"] = 1e-3
+    final_fraction: Annotated[Fraction, "step size at the end, as a fraction of the first"] = 0.1
     init_std: Annotated[Positive, "standard deviation that every weight starts with"] = 1e-3
 
 

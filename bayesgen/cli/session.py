@@ -32,6 +32,7 @@ from bayesgen.reports.tables import predictor_caption, predictor_table, show
 from bayesgen.runs import Run, atomic_write, new_run_path
 from bayesgen.settings import TrainSettings
 
+PRECONDITIONER = "preconditioner.safetensors"
 DEFAULT_BLOCK = 1024
 """Tokens per window where the model has no limit of its own, or a longer one."""
 
@@ -56,19 +57,23 @@ def train(name: str, chosen: Chosen[TrainSettings], resumed: Run | None = None) 
     def batches(chain: int) -> Batches:
         return training_batches(settings, corpus.train, block_size, chain)
 
-    batches(0)  # data that cannot work are refused before a folder is made
-    run = resumed or Run.create(
-        Path(settings.out) if settings.out else new_run_path(Path(settings.base_dir), name)
-    )
     if resumed is not None:
         _same_inputs(resumed, model, corpus)
-    job = make_job(name, settings, model, batches, run)
-    record = resumed.read_json("run.json") if resumed else None
-    if record is None:
+        stored = resumed.read_tensors(PRECONDITIONER) or {}
+        run, record = resumed, resumed.read_json("run.json")
+        job = make_job(name, settings, model, batches, stored.get("scale"))
+    else:
+        # whatever cannot work is refused before a folder is made
+        job = make_job(name, settings, model, batches)
         sizes = opening(job)
-        _print_opening(console, name, run, sizes)
+        run = Run.create(
+            Path(settings.out) if settings.out else new_run_path(Path(settings.base_dir), name)
+        )
+        if job.log_posterior.affine.scale is not None:
+            run.write_tensors(PRECONDITIONER, {"scale": job.log_posterior.affine.scale})
         record = _record(job, chosen, corpus, sizes, block_size)
         run.write_json("run.json", record)
+        _print_opening(console, name, run, sizes)
     config = record["settings"] if settings.wandb else None
     with graceful_stop() as stop, Tracker(run, config) as tracker:
         chains = [run_chain(job, run, tracker, c, stop) for c in range(settings.chains)]
@@ -77,7 +82,7 @@ def train(name: str, chosen: Chosen[TrainSettings], resumed: Run | None = None) 
         "sampler": name,
         "chains": len(chains),
         "steps": steps,
-        "gradient_evaluations": steps,
+        "gradient_evaluations": job.gradient_evaluations * len(chains),
         "draws": sum(c.draws for c in chains),
         "nll": sum(c.nll for c in chains) / len(chains),
         "seconds": round(seconds, 3),

@@ -14,12 +14,9 @@ from bayesgen.data.windows import Batches, RandomWindows, ShuffledWindows, Windo
 from bayesgen.log_posterior import LogPosterior
 from bayesgen.models import FunctionalModel
 from bayesgen.priors import Prior, build_prior
-from bayesgen.runs import Run
 from bayesgen.samplers import Plan, Sampler, build_sampler, make_plan
 from bayesgen.samplers.preconditioning import scale
 from bayesgen.settings import ChainSettings, DataSettings, PerExampleSettings, TrainSettings
-
-PRECONDITIONER = "preconditioner.safetensors"
 
 
 @dataclass(frozen=True)
@@ -43,6 +40,14 @@ class Job:
     @property
     def num_observations(self) -> int:
         return self.log_posterior.num_observations
+
+    @property
+    def gradient_evaluations(self) -> int:
+        """Batches whose gradient one chain takes, those of the preconditioner among them."""
+        settings, steps = self.settings, self.plan.steps
+        if isinstance(settings, ChainSettings) and settings.preconditioner == "gradients":
+            steps += settings.preconditioner_batches
+        return steps
 
 
 def training_batches(
@@ -69,11 +74,12 @@ def make_job(
     settings: TrainSettings,
     model: FunctionalModel,
     batches: Callable[[int], Batches],
-    run: Run | None = None,
+    preconditioner: Tensor | None = None,
 ) -> Job:
     """Prior, preconditioner, plan and sampler for `model` on `batches`.
 
-    Where `run` is given, its preconditioner is used, or kept there once it is measured.
+    Args:
+        preconditioner: D [P] of a run that is continued; None measures it.
     """
     first = batches(0)
     plan = make_plan(settings, first.steps_per_epoch)
@@ -91,14 +97,8 @@ def make_job(
 
     target = log_posterior()
     if isinstance(settings, ChainSettings):
-        stored = run.read_tensors(PRECONDITIONER) if run else None
-        d: Tensor | None
-        if stored is not None:
-            d = stored["scale"].to(model.device)
-        else:
-            d = scale(settings, model, target, first)
-            if run and d is not None:
-                run.write_tensors(PRECONDITIONER, {"scale": d})
+        stored = preconditioner
+        d = scale(settings, model, target, first) if stored is None else stored.to(model.device)
         if d is not None:
             target = log_posterior(Affine(model.theta, d))
     sampler = build_sampler(name, target, settings, plan)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from bayesgen.inference.job import Job
@@ -45,6 +46,11 @@ def opening(job: Job) -> Opening:
     ]
     numbers = {"weight_sd": weight_sd, "P": float(size), "N": float(n)}
     warnings: list[str] = []
+    prior = job.prior.diagonal()
+    if job.name == "ekf" and prior is not None and not torch.equal(prior.mean, model.theta):
+        warnings.append(
+            "the EKF starts at the prior's mean, not at the loaded weights: use --prior pretrained"
+        )
     if isinstance(job.settings, ChainSettings) and job.sampler.langevin:
         _chain_rows(job, job.settings, rows, numbers, warnings)
     return Opening(rows, numbers, warnings)

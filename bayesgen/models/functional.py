@@ -41,7 +41,7 @@ class FunctionalModel:
     """Any `torch.nn.Module` as a function of one flat parameter vector.
 
     Args:
-        module: the network; left untouched except for evaluation mode.
+        module: the network; it is put in evaluation mode and its parameters are frozen.
         call: see `Call`; the default hands over `batch["input_ids"]`.
         parameters: which parameters are Bayesian (see `bayesgen.parameters.select`).
         block_size: the longest context in tokens, or None where there is no limit.

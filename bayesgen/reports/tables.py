@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,9 +58,9 @@ WIDTH = 100
 
 def plain(table: Table) -> str:
     """A table as text without colours, for files and pipes."""
-    console = Console(width=WIDTH, no_color=True, record=True, quiet=True)
-    console.print(table)
-    return "\n".join(line.rstrip() for line in console.export_text().splitlines())
+    text = io.StringIO()
+    Console(file=text, width=WIDTH, no_color=True).print(table)
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
 
 def show(table: Table) -> None:

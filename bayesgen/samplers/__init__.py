@@ -6,7 +6,7 @@ from bayesgen.log_posterior import LogPosterior
 from bayesgen.samplers import baoa, ekf, laplace, map, sghmc, sgld, sglrw, sgnht, vi
 from bayesgen.samplers.base import Langevin, Registry, Sampler, State, leaves, restore
 from bayesgen.samplers.schedules import Plan, chain_plan, pass_plan
-from bayesgen.settings import ChainSettings, MAPSettings, PassSettings, TrainSettings
+from bayesgen.settings import ChainSettings, MAPSettings, PassSettings, TrainSettings, VISettings
 
 __all__ = [
     "REGISTRY", "Langevin", "Plan", "Sampler", "State", "build_sampler", "leaves", "make_plan",
@@ -32,7 +32,7 @@ def make_plan(settings: TrainSettings, steps_per_epoch: int) -> Plan:
     if isinstance(settings, ChainSettings):
         return chain_plan(settings)
     assert isinstance(settings, PassSettings)
-    last = settings.final_fraction if isinstance(settings, MAPSettings) else 1.0
+    last = settings.final_fraction if isinstance(settings, MAPSettings | VISettings) else 1.0
     return pass_plan(
         settings.epochs,
         steps_per_epoch,

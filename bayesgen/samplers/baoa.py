@@ -28,7 +28,7 @@ def build(log_posterior: LogPosterior, settings: BAOASettings, plan: Plan) -> Sa
     affine = log_posterior.affine
 
     def init() -> object:
-        momenta = stationary_momenta(log_posterior, settings.momentum_std, settings.temperature)
+        momenta = stationary_momenta(log_posterior, settings.momentum_std, plan)
         return own(module.init(affine.start(), momenta))
 
     return Sampler(

@@ -21,6 +21,7 @@ from bayesgen.log_posterior import LogPosterior, split
 from bayesgen.models.functional import Batch
 from bayesgen.priors import DiagonalGaussian
 from bayesgen.samplers.library import posteriors
+from bayesgen.samplers.schedules import Plan
 from bayesgen.settings import PerExampleSettings
 
 State = Any
@@ -106,12 +107,13 @@ def _fields(state: State) -> dict[str, Any]:
     return {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
 
 
-def stationary_momenta(log_posterior: LogPosterior, sd: float, temperature: float) -> Any:
+def stationary_momenta(log_posterior: LogPosterior, sd: float, plan: Plan) -> Any:
     """Momenta ~ N(0, sd²·T/N), their law under the target; `posteriors` would start at N(0, 1).
 
-    `temperature` is the user's T. At T/N = 1e-6 unit momenta are a thousand times too hot and throw
-    θ off its mode in the first step.
+    T is that of the plan's first step. At T/N = 1e-6 unit momenta are a thousand times too hot and
+    throw θ off its mode in the first step.
     """
+    temperature = float(plan.temperature[0])
     scale = sd * (temperature / log_posterior.num_observations) ** 0.5
     return tuple(scale * torch.randn_like(piece) for piece in log_posterior.affine.start())
 

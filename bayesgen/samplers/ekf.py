@@ -3,10 +3,10 @@
     Σ⁻¹ ← (Σ + τ²)⁻¹ + (lr/T) Σ_i g_i²,   μ ← μ + (lr/T) Σ Σ_i g_i
 
 over the B rows i of a batch, g_i the gradient of the row's log-likelihood at μ; it starts from the
-prior. Ollivier 2018, https://arxiv.org/abs/1703.00209, algorithm 1, with the diagonal of the
-empirical Fisher. Transform: `posteriors.ekf.diag_fisher`, whose lr multiplies a *mean* over the
-batch. lr = 1 is Bayes' rule for one pass over the data; E passes count the data E times, so each
-update is divided by E.
+prior, N(μ₀, T σ²). Ollivier 2018, https://arxiv.org/abs/1703.00209, algorithm 1, with the diagonal
+of the empirical Fisher. Transform: `posteriors.ekf.diag_fisher`, whose lr multiplies a *mean* over
+the batch. lr = 1 is Bayes' rule for one pass over the data; E passes would count the data E times,
+so each update is divided by E.
 
 The unit of the Fisher information is the window (language models) or example: a window's gradient
 is the sum over its tokens.
@@ -51,8 +51,8 @@ def build(log_posterior: LogPosterior, settings: EKFSettings, plan: Plan) -> Sam
         return state, torch.stack([nll, torch.zeros_like(nll)])
 
     def init(params: Any = None) -> Any:
-        mean, sd = prior.mean.clone(), prior.variance.sqrt()
-        return own(posteriors.ekf.diag_fisher.init(_tree(mean), _tree(sd)))
+        sd = (settings.temperature * prior.variance).sqrt()
+        return own(posteriors.ekf.diag_fisher.init(_tree(prior.mean), _tree(sd)))
 
     return Sampler(
         posteriors.types.Transform(init, update),

@@ -43,6 +43,11 @@ def scale(
         count = settings.preconditioner_batches
         moments = squared_gradients(plain, model.theta, batches, count)
     elif source == "adam":
+        if model.info.family != "nanogpt":
+            raise UserError(
+                "--preconditioner adam: only a nanoGPT checkpoint holds AdamW's moments; use"
+                " --preconditioner gradients"
+            )
         moments = adam_second_moments(Path(model.info.name), model.layout).to(model.device)
     else:
         return from_variances(Path(source), model)

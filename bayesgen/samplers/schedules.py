@@ -73,6 +73,7 @@ def chain_plan(settings: ChainSettings) -> Plan:
     temperature = torch.full((steps,), settings.temperature, dtype=torch.float64)
     eligible = step >= settings.warmup_steps
     last = settings.final_fraction
+    cycle = torch.zeros(steps, dtype=torch.long)
     if settings.schedule == "constant":
         shape = torch.ones_like(step)
     elif settings.schedule == "linear":
@@ -86,12 +87,16 @@ def chain_plan(settings: ChainSettings) -> Plan:
         sampling = position >= settings.cycle_exploration
         temperature = torch.where(sampling, temperature, 0.0)
         eligible &= sampling
+        cycle = (step // length).long()
     if settings.ramp_steps:
         shape = shape * ((step + 1) / settings.ramp_steps).clamp(max=1)
     if settings.temperature_ramp_steps:
         temperature = temperature * ((step + 1) / settings.temperature_ramp_steps).clamp(max=1)
-    # the thinning-th eligible step, the 2·thinning-th, ...: never the very first, unmixed one
-    collect = eligible & (eligible.cumsum(0) % settings.thinning == 0)
+    # the thinning-th eligible step of a cycle, the 2·thinning-th, ...: never the first, unmixed one
+    collect = torch.zeros_like(eligible)
+    for number in range(int(cycle[-1]) + 1):
+        mine = eligible & (cycle == number)
+        collect |= mine & (mine.cumsum(0) % settings.thinning == 0)
     if not collect.any():
         raise UserError(
             f"no step of this schedule would collect a draw: {int(eligible.sum())} of"

@@ -213,7 +213,7 @@ def test_bf16_runs_and_keeps_theta_in_float32(workspace: Workspace) -> None:
 def test_a_hot_ballistic_or_frozen_chain_is_warned_of(
     workspace: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert workspace.train("sghmc", "--friction", "0.0001", "--learning-rate", "1e-9") == 0
+    assert workspace.train("sghmc", "--friction", "0.0001", "--learning-rate", "1e-12") == 0
     warnings = workspace.json("run/run.json")["opening"]["warnings"]
     assert [w.split(":")[0] for w in warnings] == ["ballistic", "frozen"]
     assert "ballistic" in capsys.readouterr().err

@@ -109,7 +109,7 @@ def test_without_warm_up_the_first_draw_is_still_thinned() -> None:
 
 def test_cycles_are_thinned_over_their_sampling_parts() -> None:
     plan = plan_of(schedule="cyclical", cycles=4, cycle_exploration=0.5, thinning=2)
-    assert draws(plan) == [17, 19, 26, 28, 30, 37, 39]  # warm-up covers the first cycle
+    assert draws(plan) == [17, 19, 27, 29, 37, 39]  # warm-up covers the first cycle
 
 
 @settings(deadline=None)
@@ -155,7 +155,10 @@ def test_a_cyclical_plan_draws_only_from_hot_steps_after_warm_up(
     except UserError:
         return
     eligible = int((plan.temperature[warmup:] > 0).sum())
-    assert 1 <= plan.num_draws == eligible // thinning
+    assert 1 <= plan.num_draws <= eligible // thinning
+    # a draw is never taken right after exploration, unless every step is one
+    first_hot = (plan.temperature > 0) & (plan.temperature.roll(1) == 0)
+    assert thinning == 1 or not (plan.collect & first_hot).any()
     assert not plan.collect[:warmup].any()
     assert (plan.temperature[plan.collect] == 0.5).all()
     assert plan.learning_rate.min() >= 0.2 - 1e-12
@@ -209,9 +212,9 @@ def test_a_pass_plan_can_decay() -> None:
     assert rate[[0, 10, 20]].tolist() == pytest.approx([0.3, 0.165, 0.03])
 
 
-def test_only_map_decays_among_the_methods_that_pass() -> None:
-    for cls, last in ((MAPSettings, 0.25), (VISettings, 1.0), (EKFSettings, 1.0)):
-        changes = {"final_fraction": 0.25} if cls is MAPSettings else {}
+def test_optimisers_decay_and_the_filter_does_not() -> None:
+    for cls, last in ((MAPSettings, 0.25), (VISettings, 0.25), (EKFSettings, 1.0)):
+        changes = {} if cls is EKFSettings else {"final_fraction": 0.25}
         plan = make_plan(cls(learning_rate=1.0, epochs=2.0, **changes), 6)
         assert plan.steps == 12
         assert float(plan.learning_rate[-1]) == pytest.approx(last)
