@@ -127,7 +127,7 @@ def train_baseline(
             estimate(model, settings, tokens, device) for tokens in (corpus.train, corpus.val)
         )
         curve.append((step, train_loss, val_loss))
-        bar.set_postfix(train=f"{train_loss:.4f}", val=f"{val_loss:.4f}")
+        bar.set_postfix(train=f"{train_loss:.4f}", val=f"{val_loss:.4f}", refresh=False)
         if step > 0 and (val_loss < best_loss or settings.stop_at is not None):
             best_step, best_loss = step, val_loss
             write_checkpoint(

@@ -93,19 +93,19 @@ def run_chain(job: Job, run: Run, tracker: Tracker, chain: int, stop: StopReques
     torch.manual_seed(chain_seed(settings.seed, chain))
     state = sampler.init()
     first, draws, before = 0, 0, 0.0
+    total = torch.zeros(2, device=device)  # of the terms since the last line of metrics
     snapshot = run.read_state(chain)
     if snapshot is not None:
         state = restore(state, _state_tensors(snapshot))
         restore_rng(snapshot.tensors, device)
+        total = snapshot.tensors["terms"].to(device)
         first, draws, before = snapshot.step, snapshot.draws, snapshot.seconds
     run.drop_draws(chain, keep=draws)
-    tracker.rewind(chain, first)
+    nll = tracker.rewind(chain, first)
 
     began = time.monotonic()
     # on an accelerator, looking at a number makes the host wait for it
     every = 1 if device.type == "cpu" else CHECK_EVERY
-    total, since = torch.zeros(2, device=device), 0
-    nll = float("nan")
     bar = tqdm(
         total=plan.steps,
         initial=first,
@@ -117,13 +117,14 @@ def run_chain(job: Job, run: Run, tracker: Tracker, chain: int, stop: StopReques
     def save(step: int) -> None:
         tensors = {f"leaf.{i:04d}": t.contiguous() for i, t in enumerate(leaves(state))}
         seconds = before + time.monotonic() - began
-        run.write_state(chain, Snapshot(tensors | rng_state(device), step, draws, seconds))
+        tensors |= {"terms": total, **rng_state(device)}
+        run.write_state(chain, Snapshot(tensors, step, draws, seconds))
 
     with bar:
         for step in range(first, plan.steps):
             batch = {k: v.to(device, non_blocking=True) for k, v in batches.batch(step).items()}
             state, terms = sampler.update(state, batch)
-            total, since = total + terms, since + 1
+            total = total + terms
             done = step + 1
             collect = bool(plan.collect[step]) and sampler.gaussian is None
             save_now = (
@@ -141,6 +142,7 @@ def run_chain(job: Job, run: Run, tracker: Tracker, chain: int, stop: StopReques
                 run.write_draw(chain, draws, theta, done)
                 draws += 1
             if log_now:
+                since = (done - 1) % settings.log_every + 1
                 nll, log_prior = (total / since).tolist()
                 tracker.log(
                     {
@@ -155,9 +157,11 @@ def run_chain(job: Job, run: Run, tracker: Tracker, chain: int, stop: StopReques
                         "seconds": round(before + time.monotonic() - began, 3),
                     }
                 )
-                total, since = torch.zeros_like(total), 0
+                total = torch.zeros_like(total)
                 bar.set_description(_phase(job, chain, done), refresh=False)
-                bar.set_postfix(nll=f"{nll:.4f}", log_prior=f"{log_prior:.3g}", draws=draws)
+                bar.set_postfix(
+                    nll=f"{nll:.4f}", log_prior=f"{log_prior:.3g}", draws=draws, refresh=False
+                )
             bar.update()
             if save_now:
                 save(done)

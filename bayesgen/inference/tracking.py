@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -25,10 +26,13 @@ class Tracker:
         if self._wandb is not None:
             self._wandb.log(dict(row))
 
-    def rewind(self, chain: int, step: int) -> None:
-        """Forget the lines of `chain` after `step`: those steps will be taken again."""
+    def rewind(self, chain: int, step: int) -> float:
+        """Forget the lines of `chain` after `step`: those steps will be taken again.
+
+        Returns the NLL of its last line that is kept, NaN where there is none.
+        """
         self._file.close()
-        kept = []
+        kept, nll = [], math.nan
         for line in self._run.metrics.read_text(encoding="utf-8").splitlines():
             try:
                 row = json.loads(line)
@@ -36,8 +40,10 @@ class Tracker:
                 continue  # a line cut by a kill
             if row["chain"] != chain or row["step"] <= step:
                 kept.append(line + "\n")
+                nll = row["nll"] if row["chain"] == chain else nll
         atomic_write(self._run.metrics, "".join(kept).encode())
         self._file = self._run.metrics.open("a", encoding="utf-8")
+        return nll
 
     def __enter__(self) -> Self:
         return self

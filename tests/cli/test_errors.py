@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bayesgen.cli.main import door, main
-from tests.cli.workspace import Workspace
+from tests.workspace import Workspace
 
 
 def refused(code: int, capsys: pytest.CaptureFixture[str]) -> str:

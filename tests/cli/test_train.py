@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from bayesgen.cli.main import door
 from bayesgen.settings import SAMPLERS
-from tests.cli.workspace import BLOCK, CHAINS, Workspace
+from tests.workspace import BLOCK, CHAINS, Workspace
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
