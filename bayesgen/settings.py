@@ -11,6 +11,7 @@ import math
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from bayesgen.errors import UserError
@@ -304,6 +305,7 @@ class Setting(NamedTuple):
     default: Any
 
 
+@cache
 def described(cls: type) -> dict[str, Setting]:
     """Every field of a settings class, by name."""
     hints = get_type_hints(cls, include_extras=True)
