@@ -11,7 +11,6 @@ import math
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from bayesgen.errors import UserError
@@ -305,7 +304,6 @@ class Setting(NamedTuple):
     default: Any
 
 
-@cache
 def described(cls: type) -> dict[str, Setting]:
     """Every field of a settings class, by name."""
     hints = get_type_hints(cls, include_extras=True)

@@ -50,8 +50,12 @@ def guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
         return 2
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except BrokenPipeError:  # the reader of a pipe left
-        return 128 + signal.SIGPIPE
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):  # the reader of a pipe left
+            return 128 + signal.SIGPIPE
+        where = f" '{error.filename}'" if error.filename else ""
+        print(f"error:{where} {error.strerror or error}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

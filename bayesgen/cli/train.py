@@ -73,11 +73,14 @@ def choose(argv: list[str]) -> tuple[str, dict[str, Any], Chosen[TrainSettings],
         " or a new run where there is none",
     )  # fmt: skip
     add_flags(parser, cls)
+    owners: dict[str, list[str]] = {}
+    for other, settings in SAMPLERS.items():
+        for key in described(settings):
+            owners.setdefault(key, []).append(other)
     elsewhere = {
-        flag(key): f"is not a setting of {name}; it belongs to {_owners(key)}"
-        for other in SAMPLERS.values()
-        for key in described(other)
-        if key not in described(cls)
+        flag(key): f"is not a setting of {name}; it belongs to {', '.join(names)}"
+        for key, names in owners.items()
+        if name not in names
     }
     flags = parse(parser, argv, elsewhere)
     resume = flags.pop("resume", None)
@@ -87,10 +90,6 @@ def choose(argv: list[str]) -> tuple[str, dict[str, Any], Chosen[TrainSettings],
     chosen = combine(cls, flags, presets.get(preset, {}), f"{source} {preset}")
     validate(chosen.settings)
     return name, flags, chosen, resume
-
-
-def _owners(key: str) -> str:
-    return ", ".join(name for name, cls in SAMPLERS.items() if key in described(cls))
 
 
 def main(argv: list[str]) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bayesgen.affine import Affine
 from bayesgen.data.windows import Batches, RandomWindows, ShuffledWindows, Windows, subset
+from bayesgen.errors import UserError
 from bayesgen.log_posterior import LogPosterior
 from bayesgen.models import FunctionalModel
 from bayesgen.priors import Prior, build_prior
@@ -111,9 +112,23 @@ def chain_seed(seed: int, chain: int) -> int:
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` is CUDA, then MPS, then the CPU."""
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    """`auto` is CUDA, then MPS, then the CPU.
+
+    Raises:
+        UserError: there is no such device, or not on this machine.
+    """
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        return torch.device(next(kind for kind, present in there.items() if present))
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or not there.get(device.type, False):
+        usable = ", ".join(kind for kind, present in there.items() if present)
+        raise UserError(f"--device: '{name}' is not on this machine; use auto or {usable}")
+    return device

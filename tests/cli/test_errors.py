@@ -59,6 +59,8 @@ def refused(code: int, capsys: pytest.CaptureFixture[str]) -> str:
         (["--preconditioner", "nowhere.safetensors"], "--preconditioner"),
         (["--preconditioner", "adam"], "--preconditioner"),
         (["--seed", "-1"], "--seed"),
+        (["--device", "toaster"], "--device"),
+        (["--device", "mps"], "--device"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line(
