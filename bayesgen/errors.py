@@ -1,6 +1,9 @@
-"""The one exception that a user is meant to read."""
+"""What a user is meant to read when a command does not finish."""
 
 from __future__ import annotations
+
+import signal
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -9,3 +12,14 @@ class UserError(Exception):
     The message is one line: what is wrong (naming the flag or the file) and the way out. Command
     lines print it without a traceback and exit with status 2.
     """
+
+
+class Interrupted(Exception):
+    """A signal asked the run in `path` to stop; its state after `step` steps was saved."""
+
+    def __init__(self, signum: int, path: Path, step: int) -> None:
+        super().__init__(
+            f"stopped by {signal.Signals(signum).name} after step {step}; continue with"
+            f" --resume '{path}'"
+        )
+        self.signum = signum

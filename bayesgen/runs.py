@@ -10,20 +10,27 @@ Files are written beside their place, synced, and renamed into it.
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from bayesgen.errors import UserError
+
+RECORD_KEYS = {"sampler", "settings", "sources", "model", "data", "parameters", "block_size"}
+"""What run.json must hold for a run to be continued or scored."""
 
 
 def atomic_write(path: Path, data: bytes) -> None:
@@ -38,11 +45,16 @@ def atomic_write(path: Path, data: bytes) -> None:
 
 def atomic_save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """The same for a safetensors file."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    save_file(dict(tensors), temporary, metadata=dict(metadata))
-    with temporary.open("rb+") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    atomic_write(path, save(dict(tensors), metadata=dict(metadata)))
+
+
+def finite(content: Any) -> Any:
+    """`content` with numbers that JSON cannot hold (NaN, infinities) as null."""
+    if isinstance(content, Mapping):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 @dataclass(frozen=True)
@@ -97,17 +109,32 @@ class Run:
             raise UserError(f"{flag}: no run at '{path}' (run.json missing)")
         return run
 
+    def record(self) -> dict[str, Any]:
+        """The content of run.json.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        record = self.read_json("run.json")
+        missing = RECORD_KEYS - record.keys()
+        if missing:
+            raise UserError(f"'{self.path / 'run.json'}' is damaged: {min(missing)} is missing")
+        return record
+
     # -- records ---------------------------------------------------------------------------------
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> Path:
-        atomic_write(self.path / name, (json.dumps(content, indent=2) + "\n").encode())
+        text = json.dumps(finite(content), indent=2, allow_nan=False)
+        atomic_write(self.path / name, f"{text}\n".encode())
         return self.path / name
 
     def read_json(self, name: str) -> dict[str, Any]:
         try:
-            content: dict[str, Any] = json.loads((self.path / name).read_text())
+            content = json.loads((self.path / name).read_text())
         except (OSError, ValueError) as error:
             raise UserError(f"'{self.path / name}' is missing or damaged ({error})") from error
+        if not isinstance(content, dict):
+            raise UserError(f"'{self.path / name}' is damaged: it holds no record")
         return content
 
     @property
@@ -123,7 +150,8 @@ class Run:
 
     def draw_paths(self, chain: int | None = None) -> list[Path]:
         """Shards in order: chain by chain, first draw first."""
-        pattern = "c*-*.safetensors" if chain is None else f"c{chain}-*.safetensors"
+        which = "[0-9]*" if chain is None else str(chain)
+        pattern = f"c{which}-[0-9]*.safetensors"
         return sorted((self.path / "draws").glob(pattern), key=_shard_key)
 
     def write_draw(self, chain: int, index: int, theta: Tensor, step: int) -> None:
@@ -154,16 +182,27 @@ class Run:
 
     def read_state(self, chain: int) -> Snapshot | None:
         """The last good state of `chain`, or None where none was saved."""
-        for path in self._states(chain):
-            try:
-                with safe_open(path, framework="pt") as file:
-                    meta = file.metadata()
-                return Snapshot(
-                    load_file(path), int(meta["step"]), int(meta["draws"]), float(meta["seconds"])
-                )
-            except (OSError, SafetensorError):
-                continue
-        return None
+        return next(filter(None, map(_read_snapshot, self._states(chain))), None)
+
+    def resume_state(self, chain: int) -> Snapshot | None:
+        """The state that `chain` continues from, or None where it has not begun.
+
+        Raises:
+            UserError: there are draws that no state accounts for, or fewer than it says.
+        """
+        snapshot = self.read_state(chain)
+        draws = len(self.draw_paths(chain))
+        if draws and snapshot is None:
+            raise UserError(
+                f"'{self.path}' has {draws} draws of chain {chain} but no readable state: it"
+                " cannot be continued; copy state/ back, or start a new run"
+            )
+        if snapshot is not None and draws < snapshot.draws:
+            raise UserError(
+                f"'{self.path}' has {draws} draws of chain {chain}, its state says"
+                f" {snapshot.draws}: some files are missing; copy them back, or start a new run"
+            )
+        return snapshot
 
     def _states(self, chain: int) -> tuple[Path, Path]:
         folder = self.path / "state"
@@ -176,7 +215,48 @@ class Run:
 
     def read_tensors(self, name: str) -> dict[str, Tensor] | None:
         path = self.path / name
-        return load_file(path) if path.is_file() else None
+        try:
+            return load_file(path) if path.is_file() else None
+        except SafetensorError as error:
+            raise UserError(f"'{path}' is damaged ({error}); copy it back") from error
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run: one process at a time may write to it.
+
+        Raises:
+            UserError: another process holds it.
+        """
+        lock = FileLock(self.path / ".lock")
+        try:
+            with lock.acquire(timeout=0):
+                yield
+        except Timeout as error:
+            raise UserError(
+                f"'{self.path}' is being written by another process; wait for it or stop it"
+            ) from error
+
+    @property
+    def busy(self) -> bool:
+        """Whether another process is writing to this run."""
+        try:
+            with self.locked():
+                return False
+        except UserError:
+            return True
+
+
+def _read_snapshot(path: Path) -> Snapshot | None:
+    """The snapshot in `path`, or None where there is none or it is damaged."""
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            meta = file.metadata()
+        tensors = load_file(path)
+        return Snapshot(tensors, int(meta["step"]), int(meta["draws"]), float(meta["seconds"]))
+    except (SafetensorError, KeyError, TypeError, ValueError):
+        return None
 
 
 def _shard_key(path: Path) -> tuple[int, int]:
@@ -189,18 +269,26 @@ def sampler_folder(base: Path, sampler: str) -> Path:
 
 
 def new_run_path(base: Path, sampler: str) -> Path:
-    """A folder name that no run has yet: run_<timestamp>."""
+    """Make a folder that no run has yet, run_<timestamp>, also where several start at once."""
     stem = sampler_folder(base, sampler) / f"run_{datetime.now():%Y%m%d-%H%M%S}"
-    candidates: Iterator[Path] = (
-        stem if i == 1 else stem.with_name(f"{stem.name}-{i}") for i in range(1, 1000)
-    )
-    return next(path for path in candidates if not path.exists())
+    for number in itertools.count(1):
+        path = stem if number == 1 else stem.with_name(f"{stem.name}-{number}")
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise UserError(
+                f"--base-dir: cannot write to '{path}' ({error.strerror}); name a writable folder"
+            ) from error
+        return path
+    raise AssertionError("unreachable")
 
 
 def newest_unfinished(base: Path, sampler: str) -> Run | None:
-    """The run of `sampler` that `--resume auto` continues."""
+    """The run of `sampler` that `--resume auto` continues: not finished, and nobody at work."""
     folders = (path.parent for path in sampler_folder(base, sampler).glob("run_*/run.json"))
-    unfinished = [run for run in map(Run, folders) if not run.finished]
+    unfinished = [run for run in map(Run, folders) if not run.finished and not run.busy]
     return max(unfinished, key=lambda run: _age(run.path.name), default=None)
 
 
@@ -214,6 +302,8 @@ def rng_state(device: torch.device) -> dict[str, Tensor]:
     state = {"rng.cpu": torch.get_rng_state()}
     if device.type == "cuda":
         state["rng.cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        state["rng.mps"] = torch.mps.get_rng_state()
     return state
 
 
@@ -221,3 +311,5 @@ def restore_rng(tensors: Mapping[str, Tensor], device: torch.device) -> None:
     torch.set_rng_state(tensors["rng.cpu"])
     if device.type == "cuda" and "rng.cuda" in tensors:
         torch.cuda.set_rng_state(tensors["rng.cuda"], device)
+    elif device.type == "mps" and "rng.mps" in tensors:
+        torch.mps.set_rng_state(tensors["rng.mps"])

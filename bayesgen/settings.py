@@ -34,6 +34,8 @@ class Range(NamedTuple):
 
 Count = Annotated[int, Range(1)]
 Steps = Annotated[int, Range(0)]
+Seed = Annotated[int, Range(0, 2**63 - 1)]
+Width = Annotated[float, Range(1e-12, 1e12)]
 Positive = Annotated[float, Range(0, above=True)]
 NonNegative = Annotated[float, Range(0)]
 Fraction = Annotated[float, Range(0, 1)]
@@ -72,7 +74,7 @@ class DataSettings:
     block_size: Annotated[
         Count | None, "tokens per window (default: the model's own, at most 1024)"
     ] = None
-    seed: Annotated[Steps, "of everything random"] = 0
+    seed: Annotated[Seed, "of everything random"] = 0
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class PriorSettings:
         Literal["normal", "pretrained", "swag"],
         "N(0, σ²), N(loaded weights, σ²), or one learned from pretraining",
     ] = "normal"
-    prior_std: Annotated[Positive, "σ; with --prior-relative the factor s in σᵢ = s·|θᵢ|"] = 0.2
+    prior_std: Annotated[Width, "σ; with --prior-relative the factor s in σᵢ = s·|θᵢ|"] = 0.2
     prior_relative: Annotated[bool, "width of the pretrained prior relative to each weight"] = False
     prior_scale: Annotated[Positive, "λ, multiplies the prior's covariance"] = 1.0
     prior_path: Annotated[str | None, "file of a learned prior"] = None
@@ -163,7 +165,7 @@ class SGLDSettings(ChainSettings):
 class SGHMCSettings(ChainSettings):
     learning_rate: Annotated[NonNegative, "time step of the dynamics"] = 0.0224
     friction: Annotated[NonNegative, "α; the velocity is forgotten after 1/(lr·α) steps"] = 22.4
-    momentum_std: Annotated[Positive, "σ: sd of the momenta's target at T/N = 1"] = 1.0
+    momentum_std: Annotated[Width, "σ: sd of the momenta's target at T/N = 1"] = 1.0
 
 
 @dataclass(frozen=True)
@@ -221,7 +223,7 @@ class LaplaceSettings(PerExampleSettings):
 class VISettings(GaussianSettings):
     learning_rate: Annotated[NonNegative, "Adam's, for means and log standard deviations"] = 1e-3
     final_fraction: Annotated[Fraction, "step size at the end, as a fraction of the first"] = 0.1
-    init_std: Annotated[Positive, "standard deviation that every weight starts with"] = 1e-3
+    init_std: Annotated[Width, "standard deviation that every weight starts with"] = 1e-3
 
 
 @dataclass(frozen=True)
@@ -249,7 +251,7 @@ class BaselineSettings:
     base_dir: Annotated[str, "folder that checkpoints/ lies in"] = "."
     device: Annotated[str, "cpu, cuda, mps, or auto"] = "auto"
     precision: Annotated[Literal["fp32", "bf16"], "of the network's arithmetic"] = "fp32"
-    seed: Annotated[Steps, "of everything random"] = 1337
+    seed: Annotated[Seed, "of everything random"] = 1337
     n_layer: Annotated[Count, "transformer blocks"] = 4
     n_head: Annotated[Count, "attention heads"] = 4
     n_embd: Annotated[Count, "width"] = 128
@@ -337,6 +339,31 @@ def check_ranges(settings: Any) -> None:
             refusal = setting.range.refusal(value)
             if refusal:
                 raise UserError(f"--{name.replace('_', '-')} {refusal}")
+
+
+def without_effect(sampler: str, settings: TrainSettings) -> dict[str, str]:
+    """Settings that would change nothing beside the others, and what they need."""
+    idle: dict[str, str] = {}
+
+    def needs(condition: bool, why: str, *names: str) -> None:
+        if not condition:
+            idle.update(dict.fromkeys(names, why))
+
+    evaluation = [name for name in described(EvalSettings) if name != "eval"]
+    needs(settings.eval, "needs --eval", *evaluation)
+    if isinstance(settings, ChainSettings):
+        cyclical, constant = settings.schedule == "cyclical", settings.schedule == "constant"
+        needs(cyclical, "needs --schedule cyclical", "cycles", "cycle_exploration")
+        needs(not constant, "has no effect on a constant schedule", "final_fraction")
+        measured = settings.preconditioner == "gradients"
+        damped = settings.preconditioner in {"gradients", "adam"}
+        needs(measured, "needs --preconditioner gradients", "preconditioner_batches")
+        needs(damped, "needs --preconditioner gradients or adam", "preconditioner_damping")
+    why = f"has no effect on {sampler}"
+    needs(sampler != "laplace", why, "learning_rate", "chains")
+    needs(sampler != "map", why, "temperature")
+    needs(not isinstance(settings, PerExampleSettings), why, "gradient_accumulation")
+    return idle
 
 
 def validate(settings: TrainSettings) -> None:

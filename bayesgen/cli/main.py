@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from bayesgen.cli.options import nearest
-from bayesgen.errors import UserError
+from bayesgen.errors import Interrupted, UserError
 
 COMMANDS = {
     "train": "sample a posterior over a model's weights, and score it with --eval",
@@ -40,22 +40,42 @@ def door(command: str, argv: Sequence[str] | None = None) -> int:
 
 
 def guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
-    from dotenv import load_dotenv
-
-    load_dotenv(".env")
     try:
+        load_environment()
         return command(argv)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return 128 + stop.signum
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, without importing it
+            raise
+        print(
+            "error: the device is out of memory: lower --batch-size or --eval-batch-size, raise"
+            " --gradient-accumulation, or choose fewer --parameters",
+            file=sys.stderr,
+        )
+        return 2
     except OSError as error:
         if isinstance(error, BrokenPipeError):  # the reader of a pipe left
             return 128 + signal.SIGPIPE
         where = f" '{error.filename}'" if error.filename else ""
         print(f"error:{where} {error.strerror or error}", file=sys.stderr)
         return 2
+
+
+def load_environment() -> None:
+    """Variables of `.env` in the working directory, where the environment does not have them."""
+    from dotenv import load_dotenv
+
+    try:
+        load_dotenv(".env")
+    except UnicodeDecodeError as error:
+        raise UserError("'.env' is not UTF-8 text; see .env.example") from error
 
 
 if __name__ == "__main__":

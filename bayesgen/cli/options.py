@@ -145,10 +145,13 @@ def read_config(path: str | None) -> tuple[dict[str, dict[str, Any]], str]:
     for name, preset in presets.items():
         if name not in classes:
             raise UserError(f"'{file}': unknown preset {name}{nearest(name, classes)}")
+        if not isinstance(preset, dict):
+            raise UserError(f"'{file}': {name} must be a dict of settings, not {preset!r}")
         known = described(classes[name])
         for key, value in preset.items():
             if key not in known:
-                raise UserError(f"'{file}': {name} has no setting '{key}'{nearest(key, known)}")
+                hint = nearest(str(key), known)
+                raise UserError(f"'{file}': {name} has no setting '{key}'{hint}")
             preset[key] = _checked(value, known[key], f"'{file}': {name}['{key}']")
     return presets, file.name
 
@@ -164,6 +167,8 @@ def _checked(value: Any, setting: Setting, where: str) -> Any:
         raise UserError(f"{where} must be one of {', '.join(get_args(kind))}, not {value!r}")
     if get_origin(kind) is tuple:
         each = setting._replace(kind=get_args(kind)[0])
+        if not isinstance(value, list | tuple):
+            raise UserError(f"{where} must be a list, not {value!r}")
         return tuple(_checked(v, each, where) for v in value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

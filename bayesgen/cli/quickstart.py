@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from bayesgen.cli.options import Chosen, Parser, add_flags, combine, parse
-from bayesgen.settings import BaselineSettings, Count, SGHMCSettings, Steps, check_ranges
+from bayesgen.settings import BaselineSettings, Count, Seed, SGHMCSettings, Steps, check_ranges
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class QuickstartSettings:
     sampling_steps: Annotated[Count, "steps after warm-up"] = 800
     thinning: Annotated[Count, "steps from one draw to the next"] = 40
     text_tokens: Annotated[Count, "length of the generated paragraph"] = 400
-    seed: Annotated[Steps, "of everything random"] = 0
+    seed: Annotated[Seed, "of everything random"] = 0
 
 
 def main(argv: list[str]) -> int:
@@ -41,14 +42,22 @@ def main(argv: list[str]) -> int:
     settings = combine(QuickstartSettings, parse(parser, argv, {}), {}, "").settings
     check_ranges(settings)
 
-    base = Path(settings.base_dir)
-    name = Path(settings.corpus).stem
-    checkpoint = base / "checkpoints" / "quickstart" / f"{name}_{settings.baseline_iters}.pt"
-    out = base / "checkpoints" / "quickstart" / f"{name}_{settings.baseline_iters}_sghmc"
+    folder = Path(settings.base_dir) / "checkpoints" / "quickstart"
+    name = f"{_corpus_name(settings.corpus)}_{settings.baseline_iters}_seed{settings.seed}"
+    steps = f"{settings.warmup_steps}+{settings.sampling_steps}by{settings.thinning}"
+    checkpoint, out = folder / f"{name}.pt", folder / f"{name}_sghmc_{steps}"
     _baseline(settings, checkpoint)
     evaluation = _posterior(settings, checkpoint, out)
     _report(settings, checkpoint, out, evaluation)
     return 0
+
+
+def _corpus_name(corpus: str) -> str:
+    """A name for folders: that of a built-in corpus, or of a file with a hash of its path."""
+    path = Path(corpus)
+    if not path.exists():
+        return corpus
+    return f"{path.stem}-{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
 
 
 def _baseline(settings: QuickstartSettings, checkpoint: Path) -> None:
@@ -64,6 +73,7 @@ def _baseline(settings: QuickstartSettings, checkpoint: Path) -> None:
             data_dir=settings.data_dir,
             device=settings.device,
             max_iters=settings.baseline_iters,
+            seed=settings.seed,
             out=str(checkpoint),
         )
     )

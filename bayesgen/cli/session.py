@@ -6,7 +6,7 @@ import platform
 import resource
 import sys
 from datetime import datetime
-from functools import lru_cache
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,11 @@ from rich.console import Console
 from bayesgen.cli.options import Chosen
 from bayesgen.cli.train import DEFAULT_MODEL
 from bayesgen.data.corpora import Corpus, load_corpus
-from bayesgen.data.windows import Batches, Windows
+from bayesgen.data.windows import Batches, Windows, subset
 from bayesgen.errors import UserError
 from bayesgen.evaluation import evaluate_split
 from bayesgen.inference.job import Job, make_job, resolve_device, training_batches
-from bayesgen.inference.loop import graceful_stop, run_chain
+from bayesgen.inference.loop import ChainTotals, graceful_stop, run_chain
 from bayesgen.inference.opening import Opening, opening
 from bayesgen.inference.tracking import Tracker
 from bayesgen.models import FunctionalModel, load_model
@@ -45,7 +45,6 @@ def train(name: str, chosen: Chosen[TrainSettings], resumed: Run | None = None) 
         Interrupted: a signal stopped it; its state was saved.
     """
     settings = chosen.settings
-    console = Console(stderr=True)
     model, corpus = load_inputs(settings)
     block_size = settings.block_size or min(model.block_size or DEFAULT_BLOCK, DEFAULT_BLOCK)
     if model.block_size is not None and block_size > model.block_size:
@@ -53,33 +52,48 @@ def train(name: str, chosen: Chosen[TrainSettings], resumed: Run | None = None) 
             f"--block-size {block_size} exceeds the model's longest context, {model.block_size}"
         )
 
-    @lru_cache
+    @cache
     def batches(chain: int) -> Batches:
         return training_batches(settings, corpus.train, block_size, chain)
 
-    if resumed is not None:
-        _same_inputs(resumed, model, corpus)
-        stored = resumed.read_tensors(PRECONDITIONER) or {}
-        run, record = resumed, resumed.read_json("run.json")
-        job = make_job(name, settings, model, batches, stored.get("scale"))
-    else:
-        # whatever cannot work is refused before a folder is made
+    # whatever cannot work is refused before a folder is made
+    scored = _splits(settings, corpus, block_size) if settings.eval else {}
+    if resumed is None:
         job = make_job(name, settings, model, batches)
         sizes = opening(job)
-        run = Run.create(
-            Path(settings.out) if settings.out else new_run_path(Path(settings.base_dir), name)
-        )
-        if job.log_posterior.affine.scale is not None:
-            run.write_tensors(PRECONDITIONER, {"scale": job.log_posterior.affine.scale})
-        record = _record(job, chosen, corpus, sizes, block_size)
-        run.write_json("run.json", record)
-        _print_opening(console, name, run, sizes)
-    config = record["settings"] if settings.wandb else None
-    with graceful_stop() as stop, Tracker(run, config) as tracker:
-        chains = [run_chain(job, run, tracker, c, stop) for c in range(settings.chains)]
+        folder = settings.out or new_run_path(Path(settings.base_dir), name)
+        run = Run.create(Path(folder))
+    else:
+        run = resumed
+        _same_inputs(run.record(), model, corpus)
+        stored = run.read_tensors(PRECONDITIONER) or {}
+        job = make_job(name, settings, model, batches, stored.get("scale"))
+    with run.locked():
+        if resumed is None:
+            if job.log_posterior.affine.scale is not None:
+                run.write_tensors(PRECONDITIONER, {"scale": job.log_posterior.affine.scale})
+            run.write_json("run.json", _record(job, chosen, corpus, sizes, block_size))
+            _print_opening(name, run, sizes)
+        config = run.record()["settings"] if settings.wandb else None
+        with graceful_stop() as stop, Tracker(run, config) as tracker:
+            chains = [run_chain(job, run, tracker, c, stop) for c in range(settings.chains)]
+        totals = _totals(job, chains)
+        evaluation = evaluate_run(run, model, corpus, settings, scored) if settings.eval else None
+        text = summary(run.record(), totals, evaluation)
+        atomic_write(run.path / f"{name}_summary.txt", text.encode())
+        run.write_json(f"{name}_metrics.json", totals)  # last: the run is finished
+    if evaluation is not None:
+        show(predictor_table(evaluation))
+        print(predictor_caption(evaluation))
+    print(f"{totals['draws']} draws in {run.path}")
+    return run
+
+
+def _totals(job: Job, chains: list[ChainTotals]) -> dict[str, Any]:
+    """The content of <sampler>_metrics.json."""
     steps, seconds = sum(c.steps for c in chains), sum(c.seconds for c in chains)
-    totals = {
-        "sampler": name,
+    return {
+        "sampler": job.name,
         "chains": len(chains),
         "steps": steps,
         "gradient_evaluations": job.gradient_evaluations * len(chains),
@@ -89,14 +103,6 @@ def train(name: str, chosen: Chosen[TrainSettings], resumed: Run | None = None) 
         "steps_per_second": round(steps / max(seconds, 1e-9), 3),
         "peak_memory_mib": round(peak_memory_mib(), 1),
     }
-    evaluation = evaluate_run(run, model, corpus, settings, block_size) if settings.eval else None
-    run.write_json(f"{name}_metrics.json", totals)
-    atomic_write(run.path / f"{name}_summary.txt", summary(record, totals, evaluation).encode())
-    if evaluation is not None:
-        show(predictor_table(evaluation))
-        print(predictor_caption(evaluation))
-    print(f"{totals['draws']} draws in {run.path}")
-    return run
 
 
 def load_inputs(settings: TrainSettings) -> tuple[FunctionalModel, Corpus]:
@@ -110,38 +116,50 @@ def load_inputs(settings: TrainSettings) -> tuple[FunctionalModel, Corpus]:
     if model.tokenizer is None:
         raise UserError(
             f"--model: '{model.info.name}' has no tokenizer; give its meta.pkl with --meta-path"
+            " (nanoGPT), or save the tokenizer into the folder (Hugging Face)"
         )
     data_dir = Path(settings.data_dir) if settings.data_dir else None
     return model, load_corpus(settings.corpus, tokenizer=model.tokenizer, data_dir=data_dir)
 
 
+def _splits(settings: TrainSettings, corpus: Corpus, block_size: int) -> dict[str, Windows]:
+    """The windows of each split that can be asked for; `train` is the data that was fitted."""
+    train = (
+        Windows.tiled(corpus.train, block_size, split="train")
+        if settings.train_samples is None
+        else subset(corpus.train, block_size, settings.train_samples, settings.seed)
+    )
+    return {"train": train, "val": Windows.tiled(corpus.val, block_size, split="val")}
+
+
 def evaluate_run(
-    run: Run, model: FunctionalModel, corpus: Corpus, settings: TrainSettings, block_size: int
+    run: Run,
+    model: FunctionalModel,
+    corpus: Corpus,
+    settings: TrainSettings,
+    splits: dict[str, Windows],
 ) -> dict[str, Any]:
     """Score the run's draws on the splits that were asked for; writes the evaluation file."""
     posterior = Posterior.load(run.path).thin(settings.eval_num_posterior_samples)
     predictive = Predictive(model, posterior)
-    held_in = Windows.tiled(corpus.train, block_size, split="train")
-    splits: dict[str, Any] = {}
+    reports: dict[str, Any] = {}
     window_nll: dict[str, torch.Tensor] = {}
     for split in settings.eval_splits:
-        tokens = corpus.val if split == "val" else corpus.train
         report = evaluate_split(
             predictive,
-            Windows.tiled(tokens, block_size, split=split),
-            held_in,
+            splits[split],
+            splits["train"],
             batch_size=settings.eval_batch_size,
             max_windows=settings.eval_max_samples,
             progress=f"scoring {split}",
         )
-        splits[split] = report.to_json()
+        reports[split] = report.to_json()
         window_nll |= {f"{split}.{name}": nll for name, nll in report.window_nll.items()}
         window_nll[f"{split}.tokens"] = report.window_tokens
     content = {
         "run": str(run.path),
         "corpus": {"name": corpus.name, **corpus.fingerprint},
-        "block_size": block_size,
-        "splits": splits,
+        "splits": reports,
     }
     name = f"bayesian_eval_{datetime.now():%Y%m%d-%H%M%S}"
     run.write_tensors(f"{name}.safetensors", window_nll)
@@ -149,18 +167,17 @@ def evaluate_run(
     return content
 
 
-def _same_inputs(run: Run, model: FunctionalModel, corpus: Corpus) -> None:
+def _same_inputs(record: dict[str, Any], model: FunctionalModel, corpus: Corpus) -> None:
     """Refuse to continue a run on another model or other data."""
-    record = run.read_json("run.json")
     if record["model"]["sha256"] != model.info.sha256:
         raise UserError(
-            f"--resume: '{model.info.name}' is not the checkpoint that '{run.path}' started from"
-            " (its sha256 differs); put the old one back or start a new run"
+            f"--resume: '{model.info.name}' is not the model that the run started from (its sha256"
+            " differs); put the old one back or start a new run"
         )
     if record["data"]["sha256"] != corpus.fingerprint["sha256"]:
         raise UserError(
-            f"--resume: the corpus '{corpus.name}' is not the one that '{run.path}' started with"
-            " (its sha256 differs); put the old one back or start a new run"
+            f"--resume: the corpus '{corpus.name}' is not the one that the run started with (its"
+            " sha256 differs); put the old one back or start a new run"
         )
 
 
@@ -202,12 +219,13 @@ def _record(
     }
 
 
-def _print_opening(console: Console, name: str, run: Run, sizes: Opening) -> None:
-    console.print(f"[bold]{name}[/bold] in {run.path}", highlight=False)
+def _print_opening(name: str, run: Run, sizes: Opening) -> None:
+    console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+    console.print(f"{name} in {run.path}", style="bold")
     for label, value in sizes.rows:
-        console.print(f"  {label:<16}{value}", highlight=False, soft_wrap=True, markup=False)
+        console.print(f"  {label:<16}{value}")
     for warning in sizes.warnings:
-        console.print(f"  [yellow]warning[/yellow] {warning}", highlight=False, soft_wrap=True)
+        console.print(f"  warning: {warning}", style="yellow")
 
 
 def peak_memory_mib() -> float:

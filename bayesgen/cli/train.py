@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,14 @@ from bayesgen.cli.options import (
     read_config,
 )
 from bayesgen.errors import UserError
-from bayesgen.settings import SAMPLERS, EvalSettings, TrainSettings, described, validate
+from bayesgen.settings import (
+    SAMPLERS,
+    EvalSettings,
+    TrainSettings,
+    described,
+    validate,
+    without_effect,
+)
 
 if TYPE_CHECKING:
     from bayesgen.runs import Run
@@ -44,14 +51,31 @@ CHANGEABLE = set(described(EvalSettings)) | {
     "wandb",
     "checkpoint_every",
 }
-"""Settings that may differ when a run is resumed: none of them changes a draw."""
+"""Settings that may differ when a run is resumed. (Another device does not give the same bits.)"""
 
 
-def choose(argv: list[str]) -> tuple[str, dict[str, Any], Chosen[TrainSettings], str | None]:
-    """(sampler, flags given, settings, value of --resume) of a command line."""
+@dataclass(frozen=True)
+class Command:
+    """A command line that was understood.
+
+    Attributes:
+        flags: what was given as a flag, by setting.
+        run: the run to continue, or None for a new one.
+    """
+
+    sampler: str
+    flags: dict[str, Any]
+    chosen: Chosen[TrainSettings]
+    run: Run | None
+
+
+def choose(argv: list[str]) -> Command:
+    """Understand a command line; a run that is continued brings its own settings."""
     first = Parser(add_help=False, allow_abbrev=False)
-    first.add_argument("--sampler", default="sghmc")
-    name = first.parse_known_args(argv)[0].sampler
+    first.add_argument("--sampler")
+    first.add_argument("--resume")
+    early = first.parse_known_args(argv)[0]
+    name = early.sampler or _sampler_of(early.resume) or "sghmc"
     if name not in SAMPLERS:
         raise UserError(
             f"--sampler: unknown sampler '{name}'{nearest(name, SAMPLERS)} ({', '.join(SAMPLERS)})"
@@ -88,26 +112,32 @@ def choose(argv: list[str]) -> tuple[str, dict[str, Any], Chosen[TrainSettings],
     presets, source = read_config(flags.pop("config", None))
     preset = f"CONFIG_{name.upper()}"
     chosen = combine(cls, flags, presets.get(preset, {}), f"{source} {preset}")
+    run = _run_to_resume(name, chosen, resume)
+    if run is not None:
+        chosen = _resumed(run, name, flags)
     validate(chosen.settings)
-    return name, flags, chosen, resume
+    for key, why in without_effect(name, chosen.settings).items():
+        if key in flags:
+            raise UserError(f"{flag(key)} {why}")
+    return Command(name, flags, chosen, run)
 
 
 def main(argv: list[str]) -> int:
-    name, flags, chosen, resume = choose(argv)
-    run = _run_to_resume(name, chosen, resume)
-    if run is not None:
-        name, chosen = _resumed(run, name, flags, explicit="--sampler" in " ".join(argv))
+    command = choose(argv)
 
     from bayesgen.cli.session import train
-    from bayesgen.inference.loop import Interrupted
 
-    try:
-        train(name, chosen, run)
-    except Interrupted as stop:
-        where = f" --resume '{run.path}'" if run else " --resume auto"
-        print(f"{stop}; continue with{where}", file=sys.stderr)
-        return 128 + stop.signum
+    train(command.sampler, command.chosen, command.run)
     return 0
+
+
+def _sampler_of(resume: str | None) -> str | None:
+    """The sampler of the run that is named by --resume."""
+    if resume is None or resume == "auto":
+        return None
+    from bayesgen.runs import Run
+
+    return str(Run.open(resume).record()["sampler"])
 
 
 def _run_to_resume(name: str, chosen: Chosen[TrainSettings], resume: str | None) -> Run | None:
@@ -123,28 +153,34 @@ def _run_to_resume(name: str, chosen: Chosen[TrainSettings], resume: str | None)
     return newest_unfinished(Path(chosen.settings.base_dir), name)
 
 
-def _resumed(
-    run: Run, name: str, flags: dict[str, Any], explicit: bool
-) -> tuple[str, Chosen[TrainSettings]]:
+def _resumed(run: Run, name: str, flags: dict[str, Any]) -> Chosen[TrainSettings]:
     """The run's own settings, with what may change changed.
 
     Raises:
-        UserError: a flag contradicts the run.
+        UserError: a flag contradicts the run, or another version wrote it.
     """
-    record = run.read_json("run.json")
-    if explicit and record["sampler"] != name:
+    record = run.record()
+    if record["sampler"] != name:
         raise UserError(f"--sampler {name}: '{run.path}' is a run of {record['sampler']}")
-    cls = SAMPLERS[record["sampler"]]
+    known = described(SAMPLERS[name])
     stored = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in record["settings"].items()
     }
+    if stored.keys() != known.keys():
+        odd = sorted(stored.keys() ^ known.keys())[0]
+        raise UserError(
+            f"--resume: '{run.path}' was written by another version (setting '{odd}');"
+            " continue it with that version"
+        )
+    if "out" in flags and Path(flags["out"]).resolve() != run.path.resolve():
+        raise UserError(f"--out {flags['out']}: a resumed run stays in its folder, '{run.path}'")
     for key, value in flags.items():
-        if key not in CHANGEABLE and stored.get(key) != value:
+        if key not in CHANGEABLE and stored[key] != value:
             raise UserError(
-                f"{flag(key)} {value}: '{run.path}' was started with {stored.get(key)}; a resumed"
-                " run keeps its settings, start a new one to change them"
+                f"{flag(key)} {value}: '{run.path}' was started with {stored[key]}; a resumed run"
+                " keeps its settings, start a new one to change them"
             )
     changed = {key: value for key, value in flags.items() if key in CHANGEABLE}
     sources = record["sources"] | {key: f"flag {flag(key)}" for key in changed}
-    return record["sampler"], Chosen(cls(**(stored | changed)), sources)
+    return Chosen(SAMPLERS[name](**(stored | changed)), sources)

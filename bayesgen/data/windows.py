@@ -33,6 +33,9 @@ class Batches(Protocol):
     def steps_per_epoch(self) -> int:
         """Batches that together hold N targets, rounded up."""
 
+    def passes(self, steps: int) -> float:
+        """How often the first `steps` batches go over the N targets, in fractions too."""
+
     def batch(self, step: int) -> dict[str, Tensor]:
         """The batch of step >= 0, the same at every call. Raises ValueError for step < 0."""
 
@@ -108,6 +111,9 @@ class RandomWindows:
     def steps_per_epoch(self) -> int:
         return -(-self.num_observations // (self.batch_size * self.block_size))
 
+    def passes(self, steps: int) -> float:
+        return steps * self.batch_size * self.block_size / self.num_observations
+
     def batch(self, step: int) -> dict[str, Tensor]:
         """The [batch_size, block_size] batch of step >= 0. Raises ValueError for step < 0."""
         offsets = len(self.tokens) - self.block_size
@@ -135,6 +141,10 @@ class ShuffledWindows:
     @property
     def steps_per_epoch(self) -> int:
         return -(-len(self.windows) // self.batch_size)
+
+    def passes(self, steps: int) -> float:
+        epochs, rest = divmod(steps, self.steps_per_epoch)
+        return epochs + rest * self.batch_size / len(self.windows)
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """The [<= batch_size, block_size] batch of step >= 0. Raises ValueError for step < 0."""

@@ -101,6 +101,8 @@ def evaluate_split(
     """
     posterior, model = predictive.posterior, predictive.model
     forward = Forward(model)
+    forward.load(model.theta)
+    batch_size = min(batch_size, max_batch(forward, windows))
     split = _Split.of(windows, batch_size, max_windows, model.device)
     bar = tqdm(
         total=(len(posterior) + 3) * len(split.indices),
@@ -111,7 +113,6 @@ def evaluate_split(
         dynamic_ncols=True,
     )
     with bar:
-        forward.load(model.theta)
         tau = fit_temperature(forward, held_in, batch_size)
         mean = posterior.mean().to(model.device)
         scored = {
@@ -119,7 +120,7 @@ def evaluate_split(
             "temperature_scaled": _single(forward, split, model.theta, tau, bar.update),
             "posterior_mean": _single(forward, split, mean, 1.0, bar.update),
         }
-        mixed = _mixture(forward, split, posterior, model, bar.update)
+        mixed = _mixture(forward, split, posterior, bar.update)
     scored |= {"mean_of_draws": mixed.draws, "bma": mixed.bma}
     bma = mixed.bma.window_nll
     return SplitReport(
@@ -140,8 +141,17 @@ def evaluate_split(
 
 def score_checkpoint(model: FunctionalModel, windows: Windows, *, batch_size: int = 64) -> Scored:
     """A model's own weights on `windows`: what `deterministic` is for a chain that starts there."""
+    forward = Forward(model)
+    forward.load(model.theta)
+    batch_size = min(batch_size, max_batch(forward, windows))
     split = _Split.of(windows, batch_size, None, model.device)
-    return _single(Forward(model), split, model.theta, 1.0, lambda _: None)
+    return _single(forward, split, model.theta, 1.0, lambda _: None)
+
+
+def max_batch(forward: Forward, windows: Windows) -> int:
+    """Windows whose log-probabilities, [tokens, V] each, may be held at once: at least one."""
+    one_window = forward.log_probs(windows.batch(torch.arange(1))).numel()
+    return max(1, MAX_ELEMENTS // one_window)
 
 
 @dataclass(frozen=True)
@@ -197,7 +207,6 @@ def _mixture(
     forward: Forward,
     split: _Split,
     posterior: Posterior,
-    model: FunctionalModel,
     advance: Callable[[int], Any],
 ) -> _Mixed:
     """The mixture, and the average of its draws.
@@ -206,12 +215,10 @@ def _mixture(
     once.
     """
     count = len(posterior)
-    forward.load(model.theta)
-    one_window = forward.log_probs(split.windows.batch(split.indices[:1])).numel()
     mixed, each = Tally(), [Tally() for _ in range(count)]
     mixed_nll: list[Tensor] = []
     draws_nll: list[Tensor] = []
-    for block in split.indices.split(max(1, MAX_ELEMENTS // one_window)):
+    for block in split.indices.split(max_batch(forward, split.windows)):
         sums: list[Tensor] = []
         nll = torch.zeros(len(block), dtype=torch.float64)
         for s, theta in enumerate(posterior):
@@ -244,6 +251,6 @@ def _mixture(
 
 def _by_window(scores: TokenScores, labels: Tensor) -> Tensor:
     """Summed NLL of each window of a batch: [B], float64, on the CPU."""
-    nll = torch.zeros(labels.shape, dtype=torch.float64, device=labels.device)
-    nll[labels != IGNORED] = -scores.log_likelihood
-    return nll.sum(1).cpu()
+    nll = torch.zeros(labels.shape, dtype=torch.float64)
+    nll[labels.cpu() != IGNORED] = -scores.log_likelihood
+    return nll.sum(1)

@@ -15,14 +15,14 @@ ECE_BINS = 15
 
 @dataclass(frozen=True)
 class TokenScores:
-    """What one predictor said of each of n target tokens; all [n].
+    """What one predictor said of each of n target tokens; all [n], float64, on the CPU.
 
     Attributes:
-        log_likelihood: log p(target), nats, float64.
+        log_likelihood: log p(target), nats.
         confidence: the largest probability.
-        correct: whether the most probable token was the target.
+        correct: whether the most probable token was the target, bool.
         brier: Σ_v (p_v − 1[v is the target])².
-        entropy: of the distribution, nats, float64.
+        entropy: of the distribution, nats.
     """
 
     log_likelihood: Tensor
@@ -41,7 +41,9 @@ class TokenScores:
         confidence, guess = probs.max(-1)
         brier = probs.square().sum(-1) - 2 * log_likelihood.exp() + 1
         entropy = torch.special.entr(probs).sum(-1)
-        return cls(log_likelihood.double(), confidence, guess == targets, brier, entropy.double())
+        # sums are taken in float64, which not every accelerator has
+        per_token = (log_likelihood, confidence, guess == targets, brier, entropy)
+        return cls(*(t.cpu().double() if t.is_floating_point() else t.cpu() for t in per_token))
 
 
 @dataclass
@@ -64,13 +66,13 @@ class Tally:
     def add(self, scores: TokenScores) -> None:
         self.tokens += len(scores.correct)
         self.log_likelihood += float(scores.log_likelihood.sum())
-        self.brier += float(scores.brier.double().sum())
+        self.brier += float(scores.brier.sum())
         self.entropy += float(scores.entropy.sum())
-        confidence = scores.confidence.double().cpu()
+        confidence = scores.confidence
         edges = torch.linspace(0, 1, ECE_BINS + 1, dtype=torch.float64)[1:-1]
         bins = torch.bucketize(confidence, edges)
         self.bin_count += torch.bincount(bins, minlength=ECE_BINS)
-        self.bin_correct += torch.bincount(bins, scores.correct.double().cpu(), ECE_BINS)
+        self.bin_correct += torch.bincount(bins, scores.correct.double(), ECE_BINS)
         self.bin_confidence += torch.bincount(bins, confidence, ECE_BINS)
 
     @property

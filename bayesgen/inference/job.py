@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -84,6 +84,7 @@ def make_job(
     """
     first = batches(0)
     plan = make_plan(settings, first.steps_per_epoch)
+    plan = replace(plan, passes=first.passes(plan.steps))
     prior = build_prior(settings, model.theta)
 
     def log_posterior(affine: Affine | None = None) -> LogPosterior:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from bayesgen.errors import UserError
+from bayesgen.errors import Interrupted, UserError
 from bayesgen.inference.job import Job, chain_seed
 from bayesgen.inference.tracking import Tracker
 from bayesgen.runs import Run, Snapshot, restore_rng, rng_state
@@ -29,14 +29,6 @@ from bayesgen.settings import ChainSettings, GaussianSettings
 
 CHECK_EVERY = 10
 """Steps between looks at the loss where looking makes the device wait."""
-
-
-class Interrupted(Exception):
-    """A signal asked the run to stop; its state was saved."""
-
-    def __init__(self, signum: int, chain: int, step: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name} after step {step}")
-        self.signum, self.chain, self.step = signum, chain, step
 
 
 @dataclass
@@ -94,7 +86,7 @@ def run_chain(job: Job, run: Run, tracker: Tracker, chain: int, stop: StopReques
     state = sampler.init()
     first, draws, before = 0, 0, 0.0
     total = torch.zeros(2, device=device)  # of the terms since the last line of metrics
-    snapshot = run.read_state(chain)
+    snapshot = run.resume_state(chain)
     if snapshot is not None:
         state = restore(state, _state_tensors(snapshot))
         restore_rng(snapshot.tensors, device)
@@ -115,12 +107,17 @@ def run_chain(job: Job, run: Run, tracker: Tracker, chain: int, stop: StopReques
     )
 
     def save(step: int) -> None:
+        # the loss that was looked at is from before the step: θ itself must be good, too
+        if not sampler.theta(state).isfinite().all():
+            raise UserError(_diverged(job, run, step, chain))
         tensors = {f"leaf.{i:04d}": t.contiguous() for i, t in enumerate(leaves(state))}
         seconds = before + time.monotonic() - began
         tensors |= {"terms": total, **rng_state(device)}
         run.write_state(chain, Snapshot(tensors, step, draws, seconds))
 
     with bar:
+        if snapshot is None:
+            save(0)
         for step in range(first, plan.steps):
             batch = {k: v.to(device, non_blocking=True) for k, v in batches.batch(step).items()}
             state, terms = sampler.update(state, batch)
@@ -134,11 +131,11 @@ def run_chain(job: Job, run: Run, tracker: Tracker, chain: int, stop: StopReques
             )
             log_now = done % settings.log_every == 0 or done == plan.steps
             if (done % every == 0 or collect or save_now) and not total.isfinite().all():
-                raise UserError(_diverged(run, done, run.read_state(chain)))
+                raise UserError(_diverged(job, run, done, chain))
             if collect:
                 theta = sampler.theta(state)
                 if not theta.isfinite().all():
-                    raise UserError(_diverged(run, done, run.read_state(chain)))
+                    raise UserError(_diverged(job, run, done, chain))
                 run.write_draw(chain, draws, theta, done)
                 draws += 1
             if log_now:
@@ -165,8 +162,8 @@ def run_chain(job: Job, run: Run, tracker: Tracker, chain: int, stop: StopReques
             bar.update()
             if save_now:
                 save(done)
-            if stop.signum is not None and done < plan.steps:
-                raise Interrupted(stop.signum, chain, done)
+            if stop.signum is not None:
+                raise Interrupted(stop.signum, run.path, done)
     if sampler.gaussian is not None:
         draws = _sample_gaussian(job, run, chain, state)
     seconds = before + time.monotonic() - began
@@ -183,7 +180,7 @@ def _sample_gaussian(job: Job, run: Run, chain: int, state: State) -> int:
     assert isinstance(job.settings, GaussianSettings)
     gaussian = job.sampler.gaussian(state)
     if not (torch.isfinite(gaussian.mean).all() and torch.isfinite(gaussian.variance).all()):
-        raise UserError(_diverged(run, job.plan.steps, run.read_state(chain)))
+        raise UserError(_diverged(job, run, job.plan.steps, chain))
     sd = gaussian.variance.sqrt()
     run.write_tensors(f"gaussian-c{chain}.safetensors", {"mean": gaussian.mean, "sd": sd})
     torch.manual_seed(chain_seed(job.settings.seed, chain) + 1)
@@ -201,9 +198,10 @@ def _phase(job: Job, chain: int, step: int) -> str:
     return f"{job.name}{which} {phase}"
 
 
-def _diverged(run: Run, step: int, snapshot: Snapshot | None) -> str:
-    kept = f"the state of step {snapshot.step} is kept" if snapshot else "no state was saved yet"
-    return (
-        f"the loss is not finite after step {step}: lower --learning-rate or --temperature, or"
-        f" raise --preconditioner-damping ({kept} in '{run.path}')"
-    )
+def _diverged(job: Job, run: Run, step: int, chain: int) -> str:
+    snapshot = run.read_state(chain)
+    kept = f"the state of step {snapshot.step} is kept in '{run.path}'" if snapshot else "no state"
+    lower = "--learning-rate"
+    if isinstance(job.settings, ChainSettings):
+        lower += " or --temperature, or raise --preconditioner-damping"
+    return f"the loss or θ is not finite after step {step}: lower {lower} ({kept})"

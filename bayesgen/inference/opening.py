@@ -47,7 +47,8 @@ def opening(job: Job) -> Opening:
     numbers = {"weight_sd": weight_sd, "P": float(size), "N": float(n)}
     warnings: list[str] = []
     prior = job.prior.diagonal()
-    if job.name == "ekf" and prior is not None and not torch.equal(prior.mean, model.theta):
+    centre = model.theta if prior is None else prior.mean.to(model.device)
+    if job.name == "ekf" and not torch.equal(centre, model.theta):
         warnings.append(
             "the EKF starts at the prior's mean, not at the loaded weights: use --prior pretrained"
         )
@@ -64,7 +65,8 @@ def _chain_rows(
     warnings: list[str],
 ) -> None:
     assert job.sampler.langevin is not None
-    plan, n, weight_sd = job.plan, job.num_observations, numbers["weight_sd"]
+    plan, n = job.plan, job.num_observations
+    weight_sd = max(numbers["weight_sd"], 1e-12)  # parameters that are all equal have none
     affine = job.log_posterior.affine
     batch = {k: v.to(job.model.device) for k, v in job.batches(0).batch(0).items()}
     _, gradient = job.log_posterior.log_likelihood_grad(job.model.theta, batch)
@@ -98,7 +100,10 @@ def _chain_rows(
     rows += [
         ("gradient step", f"{gradient_step:.2e} (rms over θ, at the largest step size)"),
         ("noise per step", f"{noise_step:.2e}"),
-        ("move per draw", f"about {move:.2e}, {move / weight_sd:.1%} of the weights' sd"),
+        (
+            "move per draw",
+            f"about {move:.2e}, {move / weight_sd:.1%} of the weights' sd",
+        ),
         ("heat", f"P·T/2N = {thermal:.2g} nats above the mode at equilibrium"),
     ]
     if start.friction_steps is not None:

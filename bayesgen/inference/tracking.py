@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from bayesgen.errors import UserError
-from bayesgen.runs import Run, atomic_write
+from bayesgen.runs import Run, atomic_write, finite
 
 
 class Tracker:
@@ -21,7 +21,7 @@ class Tracker:
         self._wandb = _start_wandb(run, wandb_config) if wandb_config is not None else None
 
     def log(self, row: Mapping[str, float]) -> None:
-        self._file.write(json.dumps(row) + "\n")
+        self._file.write(json.dumps(finite(row), allow_nan=False) + "\n")
         self._file.flush()
         if self._wandb is not None:
             self._wandb.log(dict(row))
@@ -33,7 +33,7 @@ class Tracker:
         """
         self._file.close()
         kept, nll = [], math.nan
-        for line in self._run.metrics.read_text(encoding="utf-8").splitlines():
+        for line in self._run.metrics.read_text("utf-8", errors="replace").splitlines():
             try:
                 row = json.loads(line)
             except ValueError:
@@ -67,10 +67,18 @@ def _start_wandb(run: Run, config: Mapping[str, Any]) -> Any:
             "--wandb: the package wandb is not installed; pip install 'bayesgen[wandb]' or pass"
             " --no-wandb"
         ) from error
-    return wandb.init(
-        project="bayesgen",
-        name=run.path.name,
-        dir=str(run.path),
-        config=dict(config),
-        resume="allow",
-    )
+    try:
+        return wandb.init(
+            project="bayesgen",
+            name=run.path.name,
+            id=run.path.name,
+            dir=str(run.path),
+            config=dict(config),
+            resume="allow",
+        )
+    except wandb.errors.Error as error:
+        first = str(error).splitlines()[0]
+        raise UserError(
+            f"--wandb: {first}; log in with 'wandb login', set WANDB_MODE=offline, or pass"
+            " --no-wandb"
+        ) from error

@@ -28,7 +28,7 @@ class ModelInfo:
         name: the path or name it was loaded from.
         family: `nanogpt`, `huggingface` or `custom`.
         config: the family's own settings, plain data.
-        sha256: hash of the weights file, where there is one file.
+        sha256: hash of the checkpoint file (nanoGPT) or of the weights (Hugging Face).
     """
 
     name: str = "module"

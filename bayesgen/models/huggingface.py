@@ -5,6 +5,7 @@ Needs the extra `hf` (`pip install 'bayesgen[hf]'`).
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import torch
@@ -50,6 +51,12 @@ def load_causal_lm(name: str, parameters: Subset = "all") -> FunctionalModel:
         tokenizer = tokenizer if len(tokenizer.encode("a")) else None
     except (OSError, ValueError, KeyError):
         tokenizer = None  # a model without a tokenizer still scores token ids
+    rows = module.get_input_embeddings().weight.shape[0]
+    if tokenizer is not None and tokenizer.vocab_size > rows:
+        raise UserError(
+            f"--model: the tokenizer in '{name}' has {tokenizer.vocab_size} tokens but the model"
+            f" only {rows}; put the model's own tokenizer into the folder"
+        )
     block_size = getattr(module.config, "max_position_embeddings", None)
     return FunctionalModel(
         module,
@@ -59,8 +66,16 @@ def load_causal_lm(name: str, parameters: Subset = "all") -> FunctionalModel:
         parameters=parameters,
         tokenizer=tokenizer,
         block_size=block_size,
-        info=ModelInfo(name=name, family="huggingface", config=module.config.to_dict()),
+        info=ModelInfo(name, "huggingface", module.config.to_dict(), weights_sha256(module)),
     )
+
+
+def weights_sha256(module: torch.nn.Module) -> str:
+    """Hash of all weights, frozen ones too: what a model is, wherever it was loaded from."""
+    digest = hashlib.sha256()
+    for parameter in module.parameters():
+        digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 class HuggingFaceTokenizer:

@@ -8,6 +8,7 @@ logits of *every* position: a likelihood of the last position only is a differen
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from bayesgen.data.tokenizers import TiktokenTokenizer, Tokenizer, read_meta, tokenizer_from_dict
 from bayesgen.errors import UserError
 from bayesgen.parameters import Layout
+from bayesgen.runs import atomic_write
 
 
 @dataclass(frozen=True)
@@ -236,8 +238,7 @@ def write_checkpoint(
 
     Beyond nanoGPT's keys it holds `tokenizer`, plain data that nanoGPT ignores.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
+    buffer = io.BytesIO()
     torch.save(
         {
             "model": module.state_dict(),
@@ -248,9 +249,10 @@ def write_checkpoint(
             "config": dict(config),
             "tokenizer": tokenizer.to_dict(),
         },
-        temporary,
+        buffer,
     )
-    temporary.replace(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, buffer.getvalue())
 
 
 def adam_second_moments(path: Path, layout: Layout) -> Tensor:

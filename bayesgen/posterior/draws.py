@@ -45,7 +45,7 @@ class Posterior:
             UserError: no run there, no draws yet, or a damaged file.
         """
         run = Run.open(run_dir, flag="run")
-        info = run.read_json("run.json")
+        info = run.record()
         paths = run.draw_paths()
         if not paths:
             raise UserError(f"'{run_dir}' has no draws yet; continue it with --resume '{run_dir}'")

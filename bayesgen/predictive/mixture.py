@@ -74,7 +74,8 @@ class Predictive:
     ) -> str:
         """Text that continues `prompt`, each token drawn from the mixture.
 
-        `temperature` and `top_k` act on the mixture, not on the draws.
+        `temperature` and `top_k` act on the mixture, not on the draws. The draws are held in memory
+        meanwhile: thin the posterior where there are many.
 
         Raises:
             ValueError: the model has no tokenizer, or the prompt is empty.

@@ -31,8 +31,8 @@ class Gaussian(Prior):
         self.sd = sd
         self.size = size
         if isinstance(sd, Tensor):
-            self._precision: float | Tensor = sd.double().pow(-2).float()
-            log_det = 2.0 * float(sd.double().log().sum())
+            self._precision: float | Tensor = sd.pow(-2)
+            log_det = 2.0 * float(sd.cpu().double().log().sum())
         else:
             self._precision = sd**-2
             log_det = 2.0 * size * math.log(sd)

@@ -56,7 +56,7 @@ class Sampler:
             of a chain, the mean of a Gaussian.
         gaussian: the fitted Gaussian of a state; None for chains and MAP.
         langevin: scales at a step size and temperature T/N; None where there is no such thing.
-        pieces: cuts a batch into what one update takes.
+        inplace: whether the transform updates its state in place.
     """
 
     transform: posteriors.types.Transform
@@ -64,13 +64,11 @@ class Sampler:
     theta: Callable[[State], Tensor]
     gaussian: Callable[[State], DiagonalGaussian] | None = None
     langevin: Callable[[float, float], Langevin] | None = None
-    pieces: Callable[[Batch], Iterable[Batch]] = lambda batch: (batch,)
     inplace: bool = True
 
     def update(self, state: State, batch: Batch) -> tuple[State, Tensor]:
-        """One step: the new state and what the log posterior reported of the last piece."""
-        for piece in self.pieces(batch):
-            state, terms = self.transform.update(state, piece, inplace=self.inplace)
+        """One step: the new state, and [NLL, log p(θ)/N] of the batch where it began."""
+        state, terms = self.transform.update(state, batch, inplace=self.inplace)
         return state, terms
 
 

@@ -36,18 +36,24 @@ def build(log_posterior: LogPosterior, settings: EKFSettings, plan: Plan) -> Sam
     passes = max(1.0, plan.passes)
     inverse_temperature = settings.learning_rate / (settings.temperature * passes)
 
+    cut = rows_within(settings, log_posterior.model.layout.size)
+
     def update(state: Any, batch: Batch, inplace: bool = False) -> tuple[Any, torch.Tensor]:
-        rows, observations = len(batch["labels"]), log_posterior.likelihood.count(batch["labels"])
-        state, _ = posteriors.ekf.diag_fisher.update(
-            state,
-            batch,
-            log_posterior.per_sequence,
-            lr=inverse_temperature * rows,
-            transition_sd=settings.transition_std,
-            per_sample=True,
-            inplace=inplace,
-        )
-        nll = -state.log_likelihood * rows / observations
+        total = torch.zeros((), device=prior.mean.device)
+        for index, piece in enumerate(cut(batch)):
+            rows = len(piece["labels"])
+            state, _ = posteriors.ekf.diag_fisher.update(
+                state,
+                piece,
+                log_posterior.per_sequence,
+                lr=inverse_temperature * rows,
+                # the random walk is between batches, not between the pieces of one
+                transition_sd=settings.transition_std if index == 0 else 0.0,
+                per_sample=True,
+                inplace=inplace,
+            )
+            total = total - state.log_likelihood * rows
+        nll = total / log_posterior.likelihood.count(batch["labels"])
         return state, torch.stack([nll, torch.zeros_like(nll)])
 
     def init(params: Any = None) -> Any:
@@ -61,7 +67,6 @@ def build(log_posterior: LogPosterior, settings: EKFSettings, plan: Plan) -> Sam
         gaussian=lambda state: DiagonalGaussian(
             torch.cat(state.params), torch.cat(state.sd_diag) ** 2
         ),
-        pieces=rows_within(settings, log_posterior.model.layout.size),
     )
 
 

@@ -34,6 +34,17 @@ def build(log_posterior: LogPosterior, settings: LaplaceSettings, plan: Plan) ->
         return values, torch.stack([nll, torch.zeros_like(nll)])
 
     transform = posteriors.laplace.diag_fisher.build(report, per_sample=True)
+    cut = rows_within(settings, log_posterior.model.layout.size)
+
+    def update(state: Any, batch: Batch, inplace: bool = False) -> tuple[Any, torch.Tensor]:
+        pieces = cut(batch)
+        shares = []
+        for piece in pieces:
+            state, terms = transform.update(state, piece, inplace=inplace)
+            shares.append(terms * log_posterior.likelihood.count(piece["labels"]))
+        total = log_posterior.likelihood.count(batch["labels"])
+        return state, torch.stack(shares).sum(0) / total
+
     start = log_posterior.model.theta
 
     def gaussian(state: Any) -> DiagonalGaussian:
@@ -42,9 +53,8 @@ def build(log_posterior: LogPosterior, settings: LaplaceSettings, plan: Plan) ->
         return DiagonalGaussian(torch.cat(state.params), variance)
 
     return Sampler(
-        transform,
+        posteriors.types.Transform(transform.init, update),
         init=lambda: own(transform.init(tuple(c.clone() for c in chunks(start)))),
         theta=lambda state: torch.cat(state.params),
         gaussian=gaussian,
-        pieces=rows_within(settings, log_posterior.model.layout.size),
     )

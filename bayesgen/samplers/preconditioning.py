@@ -74,7 +74,7 @@ def from_second_moments(moments: Tensor, damping: float) -> Tensor:
             " --preconditioner none"
         )
     # a parameter that never gets a gradient must not get an infinite step
-    return (root + max(damping, 1e-6) * mean).rsqrt()
+    return (root.clamp(min=1e-6 * mean) + damping * mean).rsqrt()
 
 
 def from_variances(path: Path, model: FunctionalModel) -> Tensor:

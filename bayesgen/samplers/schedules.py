@@ -18,6 +18,8 @@ from torch import Tensor
 from bayesgen.errors import UserError
 from bayesgen.settings import ChainSettings
 
+MAX_STEPS = 100_000_000
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -68,7 +70,7 @@ def chain_plan(settings: ChainSettings) -> Plan:
     Raises:
         UserError: no step of the plan would ever be collected.
     """
-    steps = settings.warmup_steps + settings.sampling_steps
+    steps = _bounded(settings.warmup_steps + settings.sampling_steps)
     step = torch.arange(steps, dtype=torch.float64)
     temperature = torch.full((steps,), settings.temperature, dtype=torch.float64)
     eligible = step >= settings.warmup_steps
@@ -107,6 +109,13 @@ def chain_plan(settings: ChainSettings) -> Plan:
     return Plan(settings.learning_rate * shape, temperature, collect)
 
 
+def _bounded(steps: int) -> int:
+    """A plan lies in memory, 17 bytes a step."""
+    if steps > MAX_STEPS:
+        raise UserError(f"a run of {steps:,} steps is too long: at most {MAX_STEPS:,}")
+    return steps
+
+
 def pass_plan(
     epochs: float,
     steps_per_epoch: int,
@@ -119,7 +128,7 @@ def pass_plan(
 
     The step size falls along a cosine to `final_fraction` of itself; 1 keeps it constant.
     """
-    steps = max(1, round(epochs * steps_per_epoch))
+    steps = _bounded(max(1, round(epochs * steps_per_epoch)))
     step = torch.arange(steps, dtype=torch.float64)
     cosine = 0.5 * (1 + torch.cos(math.pi * step / max(steps - 1, 1)))
     collect = torch.zeros(steps, dtype=torch.bool)

@@ -106,7 +106,7 @@ def test_quickstart_makes_everything_once(
     first = capsys.readouterr().out
     assert "bma" in first
     assert "target tokens, 2 draws" in first
-    draws = sorted(workspace.path.glob("checkpoints/quickstart/*_sghmc/draws/*"))
+    draws = sorted(workspace.path.glob("checkpoints/quickstart/*_sghmc_*/draws/*"))
     times = [p.stat().st_mtime_ns for p in draws]
     assert len(draws) == 2
     assert door("quickstart", flags) == 0

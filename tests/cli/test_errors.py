@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import pickle
 from pathlib import Path
 
@@ -29,7 +31,7 @@ def refused(code: int, capsys: pytest.CaptureFixture[str]) -> str:
         (["--epochs", "3"], "it belongs to ekf, laplace, vi, map"),
         (["--sampler", "sghcm"], "did you mean sghmc"),
         (["--thinning", "0"], "--thinning must be at least 1"),
-        (["--prior-std", "0"], "--prior-std must be above 0"),
+        (["--prior-std", "0"], "--prior-std must be at least"),
         (["--temperature", "nan"], "--temperature must be a finite number"),
         (["--learning-rate", "fast"], "--learning-rate: invalid float value"),
         (["--schedule", "zigzag"], "--schedule: invalid choice"),
@@ -61,6 +63,11 @@ def refused(code: int, capsys: pytest.CaptureFixture[str]) -> str:
         (["--seed", "-1"], "--seed"),
         (["--device", "toaster"], "--device"),
         (["--device", "mps"], "--device"),
+        (["--cycles", "2"], "needs --schedule cyclical"),
+        (["--schedule", "constant", "--final-fraction", "0.5"], "constant"),
+        (["--preconditioner", "none", "--preconditioner-batches", "2"], "needs --preconditioner"),
+        (["--eval-batch-size", "2"], "needs --eval"),
+        (["--sampling-steps", "1000000000"], "too long"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line(
@@ -102,6 +109,9 @@ def test_an_existing_run_is_not_overwritten(
         ("CONFIG_SGLD = {'wandb': 1}", "must be of type bool"),
         ("CONFIG_SGLD = {'schedule': 'zigzag'}", "must be one of"),
         ("CONFIG_SGLD = {'eval_splits': ['test']}", "must be one of"),
+        ("CONFIG_SGLD = {'eval_splits': 5}", "must be a list"),
+        ("CONFIG_SGLD = {3: 5}", "no setting '3'"),
+        ("CONFIG_SGLD = 5", "must be a dict"),
         ("CONFIG_SGLD = {", "SyntaxError"),
     ],
 )
@@ -117,6 +127,52 @@ def test_a_bad_environment_variable_is_named(
 ) -> None:
     monkeypatch.setenv("WANDB_AVAILABLE", "perhaps")
     assert "WANDB_AVAILABLE must be true or false" in refused(workspace.train("sgld"), capsys)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "flags", "says"),
+    [
+        ("laplace", ["--learning-rate", "0.1"], "no effect on laplace"),
+        ("laplace", ["--chains", "2"], "no effect on laplace"),
+        ("map", ["--temperature", "0.1"], "no effect on map"),
+        ("ekf", ["--gradient-accumulation", "2"], "no effect on ekf"),
+    ],
+)
+def test_a_flag_that_would_do_nothing_is_refused(
+    sampler: str,
+    flags: list[str],
+    says: str,
+    workspace: Workspace,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert says in refused(workspace.train(sampler, *flags), capsys)
+
+
+def test_a_dotenv_that_is_not_text_is_one_line(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (workspace.path / ".env").write_bytes(b"BASE_DIR=\xff\n")
+    assert ".env" in refused(workspace.train("sgld"), capsys)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "{", '{"sampler": "sgld"}'])
+def test_a_damaged_run_is_one_line(
+    content: str, workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert workspace.train("sgld") == 0
+    capsys.readouterr()
+    (workspace.path / "run" / "run.json").write_text(content)
+    assert "damaged" in refused(door("train", ["--resume", "run"]), capsys)
+
+
+def test_a_full_disk_is_one_line(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert "No space left on device" in refused(workspace.train("sgld"), capsys)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -238,11 +239,10 @@ def test_a_failed_write_leaves_the_old_checkpoint(
     write(path, module)
     before = path.read_bytes()
 
-    def full_disk(data: Any, target: Path) -> None:
-        Path(target).write_bytes(b"half")
+    def full_disk(descriptor: int) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr(torch, "save", full_disk)
+    monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(OSError, match="no space left"):
         write(path, module)
     assert path.read_bytes() == before

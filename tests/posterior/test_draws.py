@@ -11,7 +11,7 @@ import bayesgen
 from bayesgen.errors import UserError
 from bayesgen.parameters import Layout
 from bayesgen.posterior import Posterior
-from bayesgen.runs import Run
+from bayesgen.runs import RECORD_KEYS, Run
 
 LAYOUT = Layout.of([("w", torch.zeros(2, 2)), ("b", torch.zeros(1))])
 
@@ -19,7 +19,7 @@ LAYOUT = Layout.of([("w", torch.zeros(2, 2)), ("b", torch.zeros(1))])
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     run = Run.create(tmp_path / "run")
-    run.write_json("run.json", {"parameters": LAYOUT.to_json()})
+    run.write_json("run.json", dict.fromkeys(RECORD_KEYS) | {"parameters": LAYOUT.to_json()})
     for chain in range(2):
         for index in range(12):
             run.write_draw(chain, index, torch.full((5,), 100.0 * chain + index), step=index)

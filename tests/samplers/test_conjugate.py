@@ -242,11 +242,16 @@ def gaussian_of(fitted: tuple[Any, Any], regression: Regression) -> tuple[Array,
 
 
 def filtered(
-    regression: Regression, groups: list[slice], passes: int, rate: float, transition: float
+    regression: Regression,
+    groups: list[slice],
+    passes: int,
+    rate: float,
+    transition: float,
+    temperature: float = 1.0,
 ) -> tuple[Array, Array]:
     """The diagonal filter with the empirical Fisher, group after group of rows: [D] each."""
     design, labels = regression.design, regression.labels[:, 0]
-    mean, variance = regression.prior_mean.copy(), regression.prior_sd**2
+    mean, variance = regression.prior_mean.copy(), temperature * regression.prior_sd**2
     for group in groups * passes:
         residual = labels[group] - design[group] @ mean
         rows = design[group] * residual[:, None] / NOISE**2  # gradient of each row
@@ -273,7 +278,8 @@ def test_ekf_is_the_diagonal_filter(
     fitted = fit("ekf", regression, regression.batches(5), **({"epochs": 1.0} | changes))
     groups = [slice(i, i + 5) for i in range(0, ROWS, 5)]  # the last one is smaller
     passes = int(changes.get("epochs", 1))
-    exact = filtered(regression, groups, passes, rate, transition)
+    temperature = changes.get("temperature", 1.0)
+    exact = filtered(regression, groups, passes, rate, transition, temperature)
     for got, want in zip(gaussian_of(fitted, regression), exact, strict=True):
         np.testing.assert_allclose(got, np.tile(want, (3, 1)), rtol=1e-4, atol=1e-6)
 
@@ -285,6 +291,19 @@ def test_ekf_cuts_a_batch_that_does_not_fit_into_smaller_updates() -> None:
     got = gaussian_of(fitted, regression)
     np.testing.assert_allclose(got[0], np.tile(mean, (4000, 1)), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(got[1], np.tile(variance, (4000, 1)), rtol=1e-4)
+
+
+def test_ekf_walks_between_batches_and_not_between_their_pieces() -> None:
+    """With no information in the data only the random walk is left: the same however it is cut."""
+    sds = []
+    for megabytes in (1, 1024):
+        regression = Regression(copies=4000)
+        fitted = fit(
+            "ekf", regression, regression.batches(6), epochs=1.0, jacobian_memory=megabytes,
+            transition_std=0.5, learning_rate=0.0,
+        )  # fmt: skip
+        sds.append(gaussian_of(fitted, regression)[1])
+    np.testing.assert_allclose(sds[0], sds[1], rtol=1e-6)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.1])
