@@ -1,10 +1,12 @@
-"""Where D of θ = θ₀ + D ⊙ φ comes from.
+"""Where D of θ = θ₀ + D ⊙ φ comes from: an estimate of the posterior's standard deviations.
 
-    D = (√v̂ + ε·mean √v̂)^(−½)
+    D ∝ (v̂ + ε·mean v̂)^(−½),   mean D² = 1
 
-with v̂ the second moment of the minibatch gradient at θ₀: then the step size of SGLD reads like
-Adam's (Li et al. 2016, https://arxiv.org/abs/1512.07666, with D fixed, so that nothing needs
-correcting).
+with v̂ the second moment of the minibatch gradient at θ₀: the diagonal of the empirical Fisher
+information, so that all coordinates of φ have about the same posterior width and mix at the same
+rate (the natural-gradient metric of Girolami and Calderhead 2011,
+https://doi.org/10.1111/j.1467-9868.2010.00765.x, diagonal and fixed at θ₀). With mean D² = 1 a step
+size means the same for every source of D, and for none.
 """
 
 from __future__ import annotations
@@ -66,19 +68,19 @@ def squared_gradients(plain: LogPosterior, theta: Tensor, batches: Batches, coun
 
 def from_second_moments(moments: Tensor, damping: float) -> Tensor:
     """D [P] of v̂ = `moments` [P]; ε = `damping`."""
-    root = moments.sqrt()
-    mean = root.mean()
+    mean = moments.mean()
     if not 0 < mean < float("inf"):
         raise UserError(
             "--preconditioner: the gradients at the start are all zero or not finite; use"
             " --preconditioner none"
         )
     # a parameter that never gets a gradient must not get an infinite step
-    return (root.clamp(min=1e-6 * mean) + damping * mean).rsqrt()
+    relative = (moments / mean).clamp(min=1e-12) + damping
+    return normalised(relative.reciprocal())
 
 
 def from_variances(path: Path, model: FunctionalModel) -> Tensor:
-    """D ∝ posterior sd, from the tensor "variance" [P] of a safetensors file; mean D² is 1."""
+    """D [P] of posterior variances: the tensor "variance" [P] of a safetensors file."""
     try:
         tensors = load_file(path)
         variance = tensors["variance"].float()
@@ -91,4 +93,9 @@ def from_variances(path: Path, model: FunctionalModel) -> Tensor:
         raise UserError(
             f"--preconditioner: 'variance' in '{path}' must be {model.layout.size} positive numbers"
         )
-    return (variance / variance.mean()).sqrt().to(model.device)
+    return normalised(variance).to(model.device)
+
+
+def normalised(variance: Tensor) -> Tensor:
+    """D [P]: the square root of `variance` [P], scaled to mean D² = 1."""
+    return (variance / variance.mean()).sqrt()

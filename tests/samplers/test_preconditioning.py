@@ -59,9 +59,18 @@ def test_none_is_no_map_at_all(tiny: Tiny) -> None:
 # from moments to D
 
 
-def test_the_scale_is_one_over_the_root_of_the_damped_root() -> None:
-    d = from_second_moments(torch.tensor([1.0, 4.0, 9.0]), 0.5)  # roots 1, 2, 3; their mean 2
-    assert (d**-2).tolist() == pytest.approx([2.0, 3.0, 4.0])
+def test_the_scale_is_one_over_the_root_of_the_damped_moment() -> None:
+    d = from_second_moments(torch.tensor([1.0, 2.0, 6.0]), 0.5)  # their mean is 3
+    assert (d**-2 / d[0] ** -2).tolist() == pytest.approx([1.0, 3.5 / 2.5, 7.5 / 2.5])
+    assert float(d.square().mean()) == pytest.approx(1)
+
+
+def test_on_a_quadratic_it_gives_every_coordinate_the_same_posterior_width() -> None:
+    """v̂ proportional to the precision: the posterior of φ is isotropic without damping."""
+    precision = torch.tensor([0.1, 3.0, 50.0])
+    d = from_second_moments(precision, 0.0)
+    posterior_sd_of_phi = precision.rsqrt() / d
+    torch.testing.assert_close(posterior_sd_of_phi, posterior_sd_of_phi[0].expand(3))
 
 
 def test_large_damping_makes_all_scales_equal() -> None:
@@ -71,7 +80,7 @@ def test_large_damping_makes_all_scales_equal() -> None:
 
 def test_without_damping_the_scale_is_that_of_the_gradient() -> None:
     d = from_second_moments(torch.tensor([0.01, 1.0, 100.0]), 0.0)
-    assert (d**-4).tolist() == pytest.approx([0.01, 1.0, 100.0], rel=1e-3)
+    assert (d / d[1]).tolist() == pytest.approx([10.0, 1.0, 0.1], rel=1e-3)
 
 
 def test_a_weight_without_gradient_gets_a_finite_step() -> None:
