@@ -1,8 +1,8 @@
 """How sharp the loss is in the coordinates that a chain moves, for several preconditioners.
 
-The step size of a chain is limited by the largest eigenvalue of D H D (H the Hessian of the mean NLL),
-its progress by the typical one: at mean D² = 1 a smaller number is a better preconditioner. Largest
-eigenvalue by power iteration on finite differences of the gradient, over a few fixed batches.
+The step size of a chain is limited by the largest eigenvalue of D H D, its progress by the typical
+one, with H the Hessian of the mean NLL: at mean D² = 1, a smaller number is a better D. The largest
+eigenvalue is found by power iteration on finite differences of the gradient, over a few batches.
 
     python benchmarks/sharpness.py --model checkpoints/baseline/models/baseline_model_2k.pt
 """
