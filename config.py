@@ -10,25 +10,32 @@ from typing import Any
 Preset = dict[str, Any]
 
 CONFIG_SGLD: Preset = {
-    "learning_rate": 1e-3,
+    "learning_rate": 2.0,
     "temperature": 0.01,
 }
 
 CONFIG_SGHMC: Preset = {
-    "learning_rate": 0.0224,
-    "friction": 22.4,
+    "learning_rate": 1.0,
+    "friction": 1.0,
     "temperature": 0.01,
 }
 
 CONFIG_BAOA: Preset = {
-    "learning_rate": 0.0224,
-    "friction": 22.4,
+    "learning_rate": 1.4,
+    "friction": 0.35,
     "temperature": 0.01,
 }
 
-CONFIG_SGNHT: Preset = {}
+CONFIG_SGNHT: Preset = {
+    "learning_rate": 1.0,
+    "friction": 1.0,
+    "temperature": 0.01,
+}
 
-CONFIG_SGLRW: Preset = {}
+CONFIG_SGLRW: Preset = {
+    "learning_rate": 1.0,
+    "temperature": 0.1,
+}
 
 CONFIG_EKF: Preset = {}
 

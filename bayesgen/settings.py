@@ -139,9 +139,9 @@ class ChainSettings(TrainSettings):
     thinning: Annotated[Count, "steps from one draw to the next"] = 50
     schedule: Annotated[
         Literal["constant", "cosine", "linear", "cyclical"], "of the step size over the run"
-    ] = "cosine"
-    ramp_steps: Annotated[Steps, "linear rise of the step size from 0 at the start"] = 0
-    final_fraction: Annotated[Fraction, "step size at the end, as a fraction of the first"] = 0.1
+    ] = "linear"
+    ramp_steps: Annotated[Steps, "linear rise of the step size from 0 at the start"] = 100
+    final_fraction: Annotated[Fraction, "step size at the end, as a fraction of the first"] = 0.02
     cycles: Annotated[Count, "cycles of the cyclical schedule"] = 4
     cycle_exploration: Annotated[
         Fraction, "noise-free first part of a cycle, as a fraction; draws come from the rest"
@@ -153,34 +153,50 @@ class ChainSettings(TrainSettings):
     preconditioner_batches: Annotated[Count, "batches of the short pass"] = 30
     preconditioner_damping: Annotated[
         NonNegative, "ε: 0 is full preconditioning, large is none"
-    ] = 0.1
+    ] = 0.01
 
 
 @dataclass(frozen=True)
 class SGLDSettings(ChainSettings):
-    learning_rate: Annotated[NonNegative, "step size on the per-datum scale"] = 1e-3
+    learning_rate: Annotated[NonNegative, "step size on the per-datum scale"] = 2.0
 
 
 @dataclass(frozen=True)
-class SGHMCSettings(ChainSettings):
-    learning_rate: Annotated[NonNegative, "time step of the dynamics"] = 0.0224
-    friction: Annotated[NonNegative, "α; the velocity is forgotten after 1/(lr·α) steps"] = 22.4
+class MomentumSettings(ChainSettings):
+    """Samplers whose position has a velocity."""
+
+    friction: Annotated[NonNegative, "α; the velocity is forgotten after 1/(lr·α) steps"] = 1.0
     momentum_std: Annotated[Width, "σ: sd of the momenta's target at T/N = 1"] = 1.0
 
 
 @dataclass(frozen=True)
-class BAOASettings(SGHMCSettings):
-    pass
+class SGHMCSettings(MomentumSettings):
+    """Its explicit Euler steps are stable while lr/α is below 1/h, h the sharpest curvature."""
+
+    learning_rate: Annotated[NonNegative, "time step of the dynamics"] = 1.0
 
 
 @dataclass(frozen=True)
-class SGNHTSettings(SGHMCSettings):
-    pass
+class BAOASettings(MomentumSettings):
+    """Stable while lr²·h is below 4: it takes larger steps, and less friction helps it."""
+
+    learning_rate: Annotated[NonNegative, "time step of the dynamics"] = 1.4
+    friction: Annotated[NonNegative, "α; the velocity is forgotten after 1/(lr·α) steps"] = 0.35
+
+
+@dataclass(frozen=True)
+class SGNHTSettings(MomentumSettings):
+    learning_rate: Annotated[NonNegative, "time step of the dynamics"] = 1.0
 
 
 @dataclass(frozen=True)
 class SGLRWSettings(ChainSettings):
-    pass
+    """It moves by its noise alone, so it needs more of it than the others."""
+
+    learning_rate: Annotated[NonNegative, "step size on the per-datum scale"] = 1.0
+    temperature: Annotated[NonNegative, "T: 1 is Bayes, below 1 a cold posterior (T/N is ours)"] = (
+        0.1
+    )
 
 
 @dataclass(frozen=True)

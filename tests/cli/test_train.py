@@ -50,7 +50,7 @@ def test_every_sampler_leaves_a_finished_run(
         assert 0 <= scores["ece"] <= 1
         assert 0 <= scores["accuracy"] <= 1
         assert 0 <= scores["brier"] <= 2
-    assert val["entropy"]["epistemic"] >= -1e-9
+    assert val["entropy"]["epistemic"] >= -1e-6  # exactly 0 for one draw, up to rounding
     assert val["num_draws"] == expected
     assert "bma" in capsys.readouterr().out
 
@@ -88,7 +88,16 @@ def target_log_likelihoods(state: dict[str, torch.Tensor], tokens: np.ndarray) -
 @pytest.mark.parametrize("parameters", ["all", "transformer.h.0.mlp.*"])
 def test_reported_nll_is_that_of_the_draws_on_disk(parameters: str, workspace: Workspace) -> None:
     assert (
-        workspace.train("sgld", "--eval", "--parameters", parameters, "--learning-rate", "0.05")
+        workspace.train(
+            "sgld",
+            "--eval",
+            "--parameters",
+            parameters,
+            "--learning-rate",
+            "3",
+            "--ramp-steps",
+            "0",
+        )
         == 0
     )
     record = json.loads((workspace.path / "run" / "run.json").read_text())

@@ -144,6 +144,7 @@ def draws_of(
 ) -> Array:
     """[S, R, D]: the draws that the plan collects of a full-batch run."""
     settings = SAMPLERS[name](
+        ramp_steps=0,
         temperature=temperature,
         schedule="constant",
         warmup_steps=500,
