@@ -6,10 +6,16 @@ import argparse
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from bayesgen.cli.options import Chosen, Parser, add_flags, combine, parse
 from bayesgen.settings import BaselineSettings, Count, Seed, SGHMCSettings, Steps, check_ranges
+
+if TYPE_CHECKING:
+    from bayesgen.runs import Run
+
+TEXT_DRAWS = 5
+PROMPT_TOKENS = 32
 
 
 @dataclass(frozen=True)
@@ -46,9 +52,14 @@ def main(argv: list[str]) -> int:
     name = f"{_corpus_name(settings.corpus)}_{settings.baseline_iters}_seed{settings.seed}"
     steps = f"{settings.warmup_steps}+{settings.sampling_steps}by{settings.thinning}"
     checkpoint, out = folder / f"{name}.pt", folder / f"{name}_sghmc_{steps}"
+    from bayesgen.cli.session import show_results
+
     _baseline(settings, checkpoint)
-    evaluation = _posterior(settings, checkpoint, out)
-    _report(settings, checkpoint, out, evaluation)
+    run = _posterior(settings, checkpoint, out)
+    show_results(run)
+    _paragraph(settings, checkpoint, run)
+    print(f"\nbaseline    {checkpoint}\nposterior   {out}")
+    print(f"summary     {out / 'sghmc_summary.txt'}")
     return 0
 
 
@@ -79,60 +90,51 @@ def _baseline(settings: QuickstartSettings, checkpoint: Path) -> None:
     )
 
 
-def _posterior(settings: QuickstartSettings, checkpoint: Path, out: Path) -> Path:
-    """The evaluation file of the run in `out`, which is made, continued or used as it is."""
+def _posterior(settings: QuickstartSettings, checkpoint: Path, out: Path) -> Run:
+    """The run in `out`, which is made, continued or used as it is."""
     from bayesgen.cli.session import train
     from bayesgen.runs import Run
 
     run = Run(out)
     if run.finished:
         print(f"2/4 posterior: {out} is there already\n3/4 scores: there already")
-    else:
-        print("2/4 posterior: SGHMC from the baseline; 3/4 scores: every validation token")
-        chosen = Chosen(
-            SGHMCSettings(
-                model=str(checkpoint),
-                corpus=settings.corpus,
-                data_dir=settings.data_dir,
-                device=settings.device,
-                out=str(out),
-                warmup_steps=settings.warmup_steps,
-                sampling_steps=settings.sampling_steps,
-                thinning=settings.thinning,
-                seed=settings.seed,
-                eval=True,
-            ),
-            {},
-        )
-        train("sghmc", chosen, run if (out / "run.json").is_file() else None)
-    return max(out.glob("bayesian_eval_*.json"))
+        return run
+    print("2/4 posterior: SGHMC from the baseline; 3/4 scores: every validation token")
+    chosen = Chosen(
+        SGHMCSettings(
+            model=str(checkpoint),
+            corpus=settings.corpus,
+            data_dir=settings.data_dir,
+            device=settings.device,
+            out=str(out),
+            warmup_steps=settings.warmup_steps,
+            sampling_steps=settings.sampling_steps,
+            thinning=settings.thinning,
+            seed=settings.seed,
+            eval=True,
+        ),
+        {},
+    )
+    return train("sghmc", chosen, run if (out / "run.json").is_file() else None)
 
 
-def _report(settings: QuickstartSettings, checkpoint: Path, out: Path, evaluation: Path) -> None:
-    import json
-
-    from bayesgen.data.corpora import load_corpus
-    from bayesgen.inference.job import resolve_device
-    from bayesgen.models import load_model
+def _paragraph(settings: QuickstartSettings, checkpoint: Path, run: Run) -> None:
+    from bayesgen.cli.session import load_inputs
     from bayesgen.posterior import Posterior
     from bayesgen.predictive import Predictive
-    from bayesgen.reports.tables import predictor_caption, predictor_table, show
 
-    content = json.loads(evaluation.read_text())
-    show(predictor_table(content))
-    print(predictor_caption(content))
-    print("\n4/4 a paragraph from the mixture of 5 draws\n")
-    model = load_model(checkpoint, device=str(resolve_device(settings.device)))
-    data_dir = Path(settings.data_dir) if settings.data_dir else None
-    corpus = load_corpus(settings.corpus, tokenizer=model.tokenizer, data_dir=data_dir)
-    assert model.tokenizer is not None
-    prompt = model.tokenizer.decode(corpus.val[:32])
-    predictive = Predictive(model, Posterior.load(out).thin(5))
+    print(f"\n4/4 a paragraph from the mixture of {TEXT_DRAWS} draws\n")
+    model, corpus = load_inputs(
+        SGHMCSettings(
+            model=str(checkpoint),
+            corpus=settings.corpus,
+            data_dir=settings.data_dir,
+            device=settings.device,
+        )
+    )
+    prompt = corpus.tokenizer.decode(corpus.val[:PROMPT_TOKENS])
+    predictive = Predictive(model, Posterior.load(run.path).thin(TEXT_DRAWS))
     text = predictive.generate(
         prompt, max_new_tokens=settings.text_tokens, temperature=0.8, seed=settings.seed
     )
-    print(text)
-    print(
-        f"\nbaseline    {checkpoint}\ndraws       {out / 'draws'}\nscores      {evaluation}"
-        f"\nsummary     {out / 'sghmc_summary.txt'}"
-    )
+    print(text.strip())

@@ -82,11 +82,17 @@ def train(name: str, chosen: Chosen[TrainSettings], resumed: Run | None = None) 
         text = summary(run.record(), totals, evaluation)
         atomic_write(run.path / f"{name}_summary.txt", text.encode())
         run.write_json(f"{name}_metrics.json", totals)  # last: the run is finished
-    if evaluation is not None:
-        show(predictor_table(evaluation))
-        print(predictor_caption(evaluation))
-    print(f"{totals['draws']} draws in {run.path}")
     return run
+
+
+def show_results(run: Run) -> None:
+    """Print what a finished run found: its newest evaluation, if it has one, and where it lies."""
+    evaluations = sorted(run.path.glob("bayesian_eval_*.json"))
+    if evaluations:
+        content = run.read_json(evaluations[-1].name)
+        show(predictor_table(content))
+        print(predictor_caption(content))
+    print(f"{len(run.draw_paths())} draws in {run.path}")
 
 
 def _totals(job: Job, chains: list[ChainTotals]) -> dict[str, Any]:

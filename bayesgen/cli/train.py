@@ -125,9 +125,9 @@ def choose(argv: list[str]) -> Command:
 def main(argv: list[str]) -> int:
     command = choose(argv)
 
-    from bayesgen.cli.session import train
+    from bayesgen.cli.session import show_results, train
 
-    train(command.sampler, command.chosen, command.run)
+    show_results(train(command.sampler, command.chosen, command.run))
     return 0
 
 

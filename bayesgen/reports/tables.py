@@ -52,7 +52,7 @@ def _difference(d: Mapping[str, float]) -> str:
     return f"{d['estimate']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}]"
 
 
-WIDTH = 100
+WIDTH = 120
 """Columns that the table takes where the terminal does not say how many it has."""
 
 
