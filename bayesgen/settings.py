@@ -140,7 +140,11 @@ class ChainSettings(TrainSettings):
     schedule: Annotated[
         Literal["constant", "cosine", "linear", "cyclical"], "of the step size over the run"
     ] = "linear"
-    ramp_steps: Annotated[Steps, "linear rise of the step size from 0 at the start"] = 100
+    ramp_steps: Annotated[
+        Steps | None,
+        "linear rise of the step size from 0 at the start, which lets a sharp optimum flatten"
+        " (default: half of --warmup-steps)",
+    ] = None
     final_fraction: Annotated[Fraction, "step size at the end, as a fraction of the first"] = 0.02
     cycles: Annotated[Count, "cycles of the cyclical schedule"] = 4
     cycle_exploration: Annotated[

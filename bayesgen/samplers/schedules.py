@@ -61,8 +61,13 @@ def lookup(values: Tensor) -> Callable[[Any], Tensor]:
 def chain_plan(settings: ChainSettings) -> Plan:
     """The plan of a chain: warm-up, then sampling with a draw every `thinning` steps.
 
+    The step size rises along a line to lr over the first `ramp_steps`. A finished checkpoint lies
+    where the loss is sharper than a full step could bear; a slow rise lets the chain drift to where
+    it is flat enough (training at the edge of stability, Cohen et al. 2021,
+    https://arxiv.org/abs/2103.00065). From there it follows `schedule` to the end of the run:
+
     - `constant`: lr.
-    - `cosine`, `linear`: from lr down to lr·final_fraction over the whole run.
+    - `cosine`, `linear`: from lr down to lr·final_fraction.
     - `cyclical`: cosine restarts (Zhang et al. 2020, https://arxiv.org/abs/1902.03932, eq. 1). The
       first part of each cycle, `cycle_exploration`, explores without noise; draws are collected in
       the rest of it, where the step size is small and the noise is on.
@@ -75,13 +80,16 @@ def chain_plan(settings: ChainSettings) -> Plan:
     temperature = torch.full((steps,), settings.temperature, dtype=torch.float64)
     eligible = step >= settings.warmup_steps
     last = settings.final_fraction
+    ramp = settings.warmup_steps // 2 if settings.ramp_steps is None else settings.ramp_steps
+    ramp = min(ramp, steps)
+    done = ((step - ramp) / max(steps - 1 - ramp, 1)).clamp(min=0)
     cycle = torch.zeros(steps, dtype=torch.long)
     if settings.schedule == "constant":
         shape = torch.ones_like(step)
     elif settings.schedule == "linear":
-        shape = 1 + (last - 1) * step / max(steps - 1, 1)
+        shape = 1 + (last - 1) * done
     elif settings.schedule == "cosine":
-        shape = last + (1 - last) * 0.5 * (1 + torch.cos(math.pi * step / max(steps - 1, 1)))
+        shape = last + (1 - last) * 0.5 * (1 + torch.cos(math.pi * done))
     else:
         length = math.ceil(steps / settings.cycles)
         position = (step % length) / length
@@ -90,8 +98,8 @@ def chain_plan(settings: ChainSettings) -> Plan:
         temperature = torch.where(sampling, temperature, 0.0)
         eligible &= sampling
         cycle = (step // length).long()
-    if settings.ramp_steps:
-        shape = shape * ((step + 1) / settings.ramp_steps).clamp(max=1)
+    if ramp:
+        shape = shape * ((step + 1) / ramp).clamp(max=1)
     if settings.temperature_ramp_steps:
         temperature = temperature * ((step + 1) / settings.temperature_ramp_steps).clamp(max=1)
     # the thinning-th eligible step of a cycle, the 2·thinning-th, ...: never the first, unmixed one
