@@ -50,8 +50,9 @@ class Affine:
         for origin, scale, piece, target in pieces:
             torch.addcmul(origin, scale, piece, out=target)
 
-    def pull_back(self, grad: Tensor) -> Chunks:
-        """∇_φ from ∇_θ = `grad` [P]: new tensors, one per chunk."""
-        if self.scale is None:
-            return tuple(piece.clone() for piece in chunks(grad))
-        return tuple(g * d for g, d in zip(chunks(grad), chunks(self.scale), strict=True))
+    def pull_back_(self, grad: Tensor) -> Chunks:
+        """∇_φ from ∇_θ = `grad` [P], in place: the chunks are views of `grad`."""
+        if self.scale is not None:
+            for g, d in zip(chunks(grad), chunks(self.scale), strict=True):
+                g.mul_(d)
+        return chunks(grad)

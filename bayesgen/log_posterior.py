@@ -107,7 +107,6 @@ class LogPosterior:
 
     def _accumulate(self, batch: Batch) -> Tensor:
         """Gradient of the mean log-likelihood into `flat.grad`; returns the mean."""
-        self.flat.grad.zero_()
         observations = self.likelihood.count(batch["labels"])
         mean = torch.zeros((), device=self.flat.theta.device)
         with torch.enable_grad():
@@ -115,6 +114,7 @@ class LogPosterior:
                 share = self.likelihood.total(self._logits(micro), micro["labels"]) / observations
                 share.backward()
                 mean += share.detach()
+        self.flat.gradient()
         return mean
 
     def _value_and_grad(self, phi: Sequence[Tensor], batch: Batch) -> tuple[Tensor, ...]:
@@ -123,21 +123,22 @@ class LogPosterior:
         weight = 1.0 / self.num_observations
         log_prior = weight * self.prior.accumulate(self.flat.theta, self.flat.grad, weight)
         terms = torch.stack([-mean, log_prior])
-        return (mean + log_prior, terms, *self.affine.pull_back(self.flat.grad))
+        # views of the gradient's buffer: backward comes before the next call and makes new tensors
+        return (mean + log_prior, terms, *self.affine.pull_back_(self.flat.grad))
 
     def _rows_and_jacobian(self, phi: Sequence[Tensor], batch: Batch) -> tuple[Tensor, ...]:
         self.affine.load(phi, self.flat.theta)
         values, rows = [], []
         for row in split(batch, len(batch["labels"])):
-            self.flat.grad.zero_()
             with torch.enable_grad():
                 value = self.likelihood.total(self._logits(row), row["labels"])
                 value.backward()
             values.append(value.detach())
-            rows.append(self.affine.pull_back(self.flat.grad))
-        jacobian = (torch.stack(pieces) for pieces in zip(*rows, strict=True))
-        stacked = torch.stack(values)
-        return (stacked, stacked.new_empty(0), *jacobian)
+            gradient = self.flat.gradient()
+            self.affine.pull_back_(gradient)
+            rows.append(gradient.clone())
+        stacked, jacobian = torch.stack(values), torch.stack(rows)
+        return (stacked, stacked.new_empty(0), *jacobian.split([len(p) for p in phi], dim=1))
 
 
 class _Ordinary(torch.autograd.Function):

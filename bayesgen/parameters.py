@@ -128,16 +128,16 @@ def chunks(theta: Tensor, size: int = CHUNK) -> tuple[Tensor, ...]:
 
 
 class FlatModule:
-    """A module whose Bayesian parameters are views into one vector, and so are their gradients.
+    """A module whose Bayesian parameters are views into one vector.
 
-    Loading a new θ is one copy into `theta`; after a backward pass the whole gradient lies in
-    `grad`. The module is put in evaluation mode (a log posterior has no dropout) and all its other
-    parameters are frozen. The module's own parameter tensors are re-pointed: it is owned by this
-    object from here on.
+    Loading a new θ is one copy into `theta`; after backward passes, `gradient` gathers what they
+    accumulated. The module is put in evaluation mode (a log posterior has no dropout) and all its
+    other parameters are frozen. The module's own parameter tensors are re-pointed: it is owned by
+    this object from here on.
 
     Attributes:
         theta: the current value, float32 [P].
-        grad: the gradient that backward passes accumulate into, float32 [P].
+        grad: what `gradient` gathered last, float32 [P].
     """
 
     def __init__(self, module: nn.Module, names: Sequence[str]) -> None:
@@ -145,13 +145,29 @@ class FlatModule:
         named = dict(module.named_parameters())
         self.layout = Layout.of((name, named[name]) for name in names)
         self.theta = self.layout.ravel(named)
-        self.grad = torch.zeros_like(self.theta)
+        self.grad = torch.empty(0)
         for parameter in named.values():
             parameter.requires_grad_(False)
             parameter.grad = None
-        theta, grad = self.layout.views(self.theta), self.layout.views(self.grad)
-        for name in names:
-            parameter = named[name]
+        theta = self.layout.views(self.theta)
+        self._parameters = [named[name] for name in names]
+        for name, parameter in zip(names, self._parameters, strict=True):
             parameter.data = theta[name]
             parameter.requires_grad_(True)
-            parameter.grad = grad[name]
+
+    def gradient(self) -> Tensor:
+        """The gradient [P] of the backward passes since the last call: `grad`, overwritten.
+
+        Autograd leaves a buffer of its own at each parameter without a copy; one concatenation is
+        cheaper than having it add to views of a vector that must be zeroed first.
+        """
+        if not len(self.grad):
+            self.grad = torch.empty_like(self.theta)  # a module that only predicts never has one
+        pieces = [
+            torch.zeros_like(p).view(-1) if p.grad is None else p.grad.reshape(-1)
+            for p in self._parameters
+        ]
+        torch.cat(pieces, out=self.grad)
+        for parameter in self._parameters:
+            parameter.grad = None
+        return self.grad

@@ -67,16 +67,8 @@ def test_pull_back_is_the_transposed_jacobian(affine: Affine, phi: Chunks, size:
     cotangent = random(size, 3)
     _, transposed = torch.func.vjp(affine.theta, phi)
     (expected,) = transposed(cotangent)
-    for piece, truth in zip(affine.pull_back(cotangent), expected, strict=True):
+    for piece, truth in zip(affine.pull_back_(cotangent.clone()), expected, strict=True):
         torch.testing.assert_close(piece, truth)
-
-
-def test_what_is_pulled_back_does_not_share_the_gradients_memory(affine: Affine, size: int) -> None:
-    grad = random(size, 3)
-    pieces = affine.pull_back(grad)
-    kept = [piece.clone() for piece in pieces]
-    grad.zero_()
-    assert all(torch.equal(a, b) for a, b in zip(pieces, kept, strict=True))
 
 
 @pytest.mark.parametrize("scaled", [False, True])
