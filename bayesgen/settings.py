@@ -140,11 +140,9 @@ class ChainSettings(TrainSettings):
     schedule: Annotated[
         Literal["constant", "cosine", "linear", "cyclical"], "of the step size over the run"
     ] = "linear"
-    ramp_steps: Annotated[
-        Steps | None,
-        "linear rise of the step size from 0 at the start, which lets a sharp optimum flatten"
-        " (default: half of --warmup-steps)",
-    ] = None
+    ramp_fraction: Annotated[
+        Fraction, "part of the warm-up in which the step size rises from 0 to its peak"
+    ] = 0.25
     final_fraction: Annotated[Fraction, "step size at the end, as a fraction of the first"] = 0.02
     cycles: Annotated[Count, "cycles of the cyclical schedule"] = 4
     cycle_exploration: Annotated[
@@ -169,6 +167,9 @@ class SGLDSettings(ChainSettings):
 class MomentumSettings(ChainSettings):
     """Samplers whose position has a velocity."""
 
+    ramp_fraction: Annotated[
+        Fraction, "part of the warm-up in which the step size rises from 0 to its peak"
+    ] = 0.5
     friction: Annotated[NonNegative, "α; the velocity is forgotten after 1/(lr·α) steps"] = 1.0
     momentum_std: Annotated[Width, "σ: sd of the momenta's target at T/N = 1"] = 1.0
 
@@ -184,6 +185,9 @@ class SGHMCSettings(MomentumSettings):
 class BAOASettings(MomentumSettings):
     """Stable while lr²·h is below 4: it takes larger steps, and less friction helps it."""
 
+    ramp_fraction: Annotated[
+        Fraction, "part of the warm-up in which the step size rises from 0 to its peak"
+    ] = 0.25
     learning_rate: Annotated[NonNegative, "time step of the dynamics"] = 1.4
     friction: Annotated[NonNegative, "α; the velocity is forgotten after 1/(lr·α) steps"] = 0.35
 

@@ -61,7 +61,7 @@ def lookup(values: Tensor) -> Callable[[Any], Tensor]:
 def chain_plan(settings: ChainSettings) -> Plan:
     """The plan of a chain: warm-up, then sampling with a draw every `thinning` steps.
 
-    The step size rises along a line to lr over the first `ramp_steps`. A finished checkpoint lies
+    The step size rises along a line to lr over `ramp_fraction` of the warm-up. A finished checkpoint lies
     where the loss is sharper than a full step could bear; a slow rise lets the chain drift to where
     it is flat enough (training at the edge of stability, Cohen et al. 2021,
     https://arxiv.org/abs/2103.00065). From there it follows `schedule` to the end of the run:
@@ -80,8 +80,7 @@ def chain_plan(settings: ChainSettings) -> Plan:
     temperature = torch.full((steps,), settings.temperature, dtype=torch.float64)
     eligible = step >= settings.warmup_steps
     last = settings.final_fraction
-    ramp = settings.warmup_steps // 2 if settings.ramp_steps is None else settings.ramp_steps
-    ramp = min(ramp, steps)
+    ramp = round(settings.ramp_fraction * settings.warmup_steps)
     done = ((step - ramp) / max(steps - 1 - ramp, 1)).clamp(min=0)
     cycle = torch.zeros(steps, dtype=torch.long)
     if settings.schedule == "constant":

@@ -76,7 +76,7 @@ class Tiny:
     def settings(self, name: str, **changes: Any) -> TrainSettings:
         short = {
             "warmup_steps": 0, "sampling_steps": 20, "thinning": 1, "schedule": "constant",
-            "ramp_steps": 0,
+            "ramp_fraction": 0.0,
         }  # fmt: skip
         passes = {"epochs": 3.0}
         return SAMPLERS[name](**((short if name in CHAINS else passes) | changes))

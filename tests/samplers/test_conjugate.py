@@ -144,7 +144,7 @@ def draws_of(
 ) -> Array:
     """[S, R, D]: the draws that the plan collects of a full-batch run."""
     settings = SAMPLERS[name](
-        ramp_steps=0,
+        ramp_fraction=0.0,
         temperature=temperature,
         schedule="constant",
         warmup_steps=500,

@@ -19,7 +19,7 @@ from bayesgen.settings import SAMPLERS, ChainSettings, EKFSettings, MAPSettings,
 def plan_of(**changes: Any) -> Plan:
     short = {
         "learning_rate": 2.0, "temperature": 0.5, "warmup_steps": 10, "sampling_steps": 30,
-        "thinning": 5, "final_fraction": 0.1, "schedule": "cosine", "ramp_steps": 0,
+        "thinning": 5, "final_fraction": 0.1, "schedule": "cosine", "ramp_fraction": 0.0,
     }  # fmt: skip
     return chain_plan(ChainSettings(**(short | changes)))
 
@@ -62,7 +62,7 @@ def test_a_cycle_starts_again_at_the_first_step_size() -> None:
 
 
 def test_the_step_size_rises_over_the_ramp() -> None:
-    rate = plan_of(schedule="constant", ramp_steps=4).learning_rate
+    rate = plan_of(schedule="constant", ramp_fraction=0.4).learning_rate
     assert rate[:5].tolist() == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.0])
 
 
