@@ -61,9 +61,9 @@ def lookup(values: Tensor) -> Callable[[Any], Tensor]:
 def chain_plan(settings: ChainSettings) -> Plan:
     """The plan of a chain: warm-up, then sampling with a draw every `thinning` steps.
 
-    The step size rises along a line to lr over `ramp_fraction` of the warm-up. A finished checkpoint lies
-    where the loss is sharper than a full step could bear; a slow rise lets the chain drift to where
-    it is flat enough (training at the edge of stability, Cohen et al. 2021,
+    The step size rises along a line to lr over `ramp_fraction` of the warm-up. A finished
+    checkpoint lies where the loss is sharper than a full step could bear; a slow rise lets the
+    chain drift to where it is flat enough (training at the edge of stability, Cohen et al. 2021,
     https://arxiv.org/abs/2103.00065). From there it follows `schedule` to the end of the run:
 
     - `constant`: lr.
