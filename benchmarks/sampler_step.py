@@ -29,7 +29,7 @@ from bayesgen.models.nanogpt import GPT, GPTConfig
 from bayesgen.parameters import chunks
 from bayesgen.priors import normal
 from bayesgen.samplers import REGISTRY, build_sampler, make_plan
-from bayesgen.samplers.library import posteriors
+from bayesgen.samplers.quiet import posteriors
 from bayesgen.settings import SAMPLERS, ChainSettings
 
 SIZES = {

@@ -16,7 +16,7 @@ from bayesgen.log_posterior import LogPosterior, split
 from bayesgen.models.functional import FunctionalModel
 from bayesgen.parameters import FlatModule
 from bayesgen.priors import Prior, normal, pretrained
-from bayesgen.samplers.library import posteriors
+from bayesgen.samplers.quiet import posteriors
 
 N = 5_000
 Batch = dict[str, Tensor]

@@ -10,30 +10,11 @@ step. Transform: `posteriors.sgmcmc.baoa`.
 from __future__ import annotations
 
 from bayesgen.log_posterior import LogPosterior
-from bayesgen.samplers.base import Sampler, own, stationary_momenta, underdamped
-from bayesgen.samplers.library import posteriors
-from bayesgen.samplers.schedules import Plan, lookup
+from bayesgen.samplers.base import Sampler, momentum_sampler
+from bayesgen.samplers.quiet import posteriors
+from bayesgen.samplers.schedules import Plan
 from bayesgen.settings import BAOASettings
 
 
 def build(log_posterior: LogPosterior, settings: BAOASettings, plan: Plan) -> Sampler:
-    module = posteriors.sgmcmc.baoa
-    transform = module.build(
-        log_posterior,
-        lr=lookup(plan.learning_rate),
-        alpha=settings.friction,
-        sigma=settings.momentum_std,
-        temperature=lookup(plan.temperature / log_posterior.num_observations),
-    )
-    affine = log_posterior.affine
-
-    def init() -> object:
-        momenta = stationary_momenta(log_posterior, settings.momentum_std, plan)
-        return own(module.init(affine.start(), momenta))
-
-    return Sampler(
-        transform,
-        init,
-        theta=lambda state: affine.theta(state.params),
-        langevin=underdamped(settings.friction, settings.momentum_std),
-    )
+    return momentum_sampler(posteriors.sgmcmc.baoa, log_posterior, settings, plan)

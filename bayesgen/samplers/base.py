@@ -20,9 +20,9 @@ from bayesgen.errors import UserError
 from bayesgen.log_posterior import LogPosterior, split
 from bayesgen.models.functional import Batch
 from bayesgen.priors import DiagonalGaussian
-from bayesgen.samplers.library import posteriors
-from bayesgen.samplers.schedules import Plan
-from bayesgen.settings import PerExampleSettings
+from bayesgen.samplers.quiet import posteriors
+from bayesgen.samplers.schedules import Plan, lookup
+from bayesgen.settings import MomentumSettings, PerExampleSettings
 
 State = Any
 """A `posteriors` state: a tensorclass whose fields are trees of tensors."""
@@ -149,6 +149,47 @@ def rows_within(settings: PerExampleSettings, size: int) -> Callable[[Batch], li
         return list(split(batch, -(-len(batch["labels"]) // rows)))
 
     return cut
+
+
+def position_sampler(transform: posteriors.types.Transform, target: LogPosterior) -> Sampler:
+    """A chain whose state is a position: it starts at the loaded weights."""
+    affine = target.affine
+    return Sampler(
+        transform,
+        init=lambda: own(transform.init(affine.start())),
+        theta=lambda state: affine.theta(state.params),
+        langevin=overdamped,
+    )
+
+
+def momentum_sampler(
+    module: Any, target: LogPosterior, settings: MomentumSettings, plan: Plan, *init_with: float
+) -> Sampler:
+    """A chain with momenta: it starts at the loaded weights, its momenta at their stationary law.
+
+    Args:
+        module: the algorithm in `posteriors.sgmcmc`.
+        init_with: what its `init` takes after parameters and momenta.
+    """
+    transform = module.build(
+        target,
+        lr=lookup(plan.learning_rate),
+        alpha=settings.friction,
+        sigma=settings.momentum_std,
+        temperature=lookup(plan.temperature / target.num_observations),
+    )
+    affine = target.affine
+
+    def init() -> State:
+        momenta = stationary_momenta(target, settings.momentum_std, plan)
+        return own(module.init(affine.start(), momenta, *init_with))
+
+    return Sampler(
+        transform,
+        init,
+        theta=lambda state: affine.theta(state.params),
+        langevin=underdamped(settings.friction, settings.momentum_std),
+    )
 
 
 def overdamped(learning_rate: float, temperature: float) -> Langevin:

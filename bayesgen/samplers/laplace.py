@@ -19,7 +19,7 @@ from bayesgen.models.functional import Batch
 from bayesgen.parameters import chunks
 from bayesgen.priors import DiagonalGaussian
 from bayesgen.samplers.base import Sampler, diagonal_prior, own, rows_within
-from bayesgen.samplers.library import posteriors
+from bayesgen.samplers.quiet import posteriors
 from bayesgen.samplers.schedules import Plan
 from bayesgen.settings import LaplaceSettings
 

@@ -16,7 +16,7 @@ from bayesgen.log_posterior import LogPosterior
 from bayesgen.models.functional import Batch
 from bayesgen.parameters import chunks
 from bayesgen.samplers.base import Sampler, own
-from bayesgen.samplers.library import posteriors, torchopt
+from bayesgen.samplers.quiet import posteriors, torchopt
 from bayesgen.samplers.schedules import Plan, lookup
 from bayesgen.settings import MAPSettings
 

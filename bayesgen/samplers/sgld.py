@@ -9,8 +9,8 @@ the per-datum scale: their ε is 2 lr/N. Transform: `posteriors.sgmcmc.sgld`.
 from __future__ import annotations
 
 from bayesgen.log_posterior import LogPosterior
-from bayesgen.samplers.base import Sampler, overdamped, own
-from bayesgen.samplers.library import posteriors
+from bayesgen.samplers.base import Sampler, position_sampler
+from bayesgen.samplers.quiet import posteriors
 from bayesgen.samplers.schedules import Plan, lookup
 from bayesgen.settings import SGLDSettings
 
@@ -21,10 +21,4 @@ def build(log_posterior: LogPosterior, settings: SGLDSettings, plan: Plan) -> Sa
         lr=lookup(plan.learning_rate),
         temperature=lookup(plan.temperature / log_posterior.num_observations),
     )
-    affine = log_posterior.affine
-    return Sampler(
-        transform,
-        init=lambda: own(transform.init(affine.start())),
-        theta=lambda state: affine.theta(state.params),
-        langevin=overdamped,
-    )
+    return position_sampler(transform, log_posterior)

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from bayesgen.errors import UserError
 from bayesgen.log_posterior import LogPosterior
-from bayesgen.samplers.base import Sampler, overdamped, own
-from bayesgen.samplers.library import posteriors
+from bayesgen.samplers.base import Sampler, position_sampler
+from bayesgen.samplers.quiet import posteriors
 from bayesgen.samplers.schedules import Plan, lookup
 from bayesgen.settings import SGLRWSettings
 
@@ -28,10 +28,4 @@ def build(log_posterior: LogPosterior, settings: SGLRWSettings, plan: Plan) -> S
         lr=lookup(plan.learning_rate),
         temperature=lookup(plan.temperature / log_posterior.num_observations),
     )
-    affine = log_posterior.affine
-    return Sampler(
-        transform,
-        init=lambda: own(transform.init(affine.start())),
-        theta=lambda state: affine.theta(state.params),
-        langevin=overdamped,
-    )
+    return position_sampler(transform, log_posterior)

@@ -12,30 +12,14 @@ over a short run on a large data set it stays there, and SGNHT is SGHMC.
 from __future__ import annotations
 
 from bayesgen.log_posterior import LogPosterior
-from bayesgen.samplers.base import Sampler, own, stationary_momenta, underdamped
-from bayesgen.samplers.library import posteriors
-from bayesgen.samplers.schedules import Plan, lookup
+from bayesgen.samplers.base import Sampler, momentum_sampler
+from bayesgen.samplers.quiet import posteriors
+from bayesgen.samplers.schedules import Plan
 from bayesgen.settings import SGNHTSettings
 
 
 def build(log_posterior: LogPosterior, settings: SGNHTSettings, plan: Plan) -> Sampler:
-    module = posteriors.sgmcmc.sgnht
-    transform = module.build(
-        log_posterior,
-        lr=lookup(plan.learning_rate),
-        alpha=settings.friction,
-        sigma=settings.momentum_std,
-        temperature=lookup(plan.temperature / log_posterior.num_observations),
-    )
-    affine = log_posterior.affine
-
-    def init() -> object:
-        momenta = stationary_momenta(log_posterior, settings.momentum_std, plan)
-        return own(module.init(affine.start(), momenta, settings.friction))
-
-    return Sampler(
-        transform,
-        init,
-        theta=lambda state: affine.theta(state.params),
-        langevin=underdamped(settings.friction, settings.momentum_std),
+    # the third argument of init is the first ξ
+    return momentum_sampler(
+        posteriors.sgmcmc.sgnht, log_posterior, settings, plan, settings.friction
     )

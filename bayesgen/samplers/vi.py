@@ -17,7 +17,7 @@ from bayesgen.log_posterior import LogPosterior
 from bayesgen.parameters import chunks
 from bayesgen.priors import DiagonalGaussian
 from bayesgen.samplers.base import Sampler, own
-from bayesgen.samplers.library import posteriors, torchopt
+from bayesgen.samplers.quiet import posteriors, torchopt
 from bayesgen.samplers.schedules import Plan, lookup
 from bayesgen.settings import VISettings
 

@@ -13,7 +13,7 @@ from bayesgen.errors import UserError
 from bayesgen.log_posterior import LogPosterior
 from bayesgen.samplers import leaves, restore
 from bayesgen.samplers.base import own, rows_within
-from bayesgen.samplers.library import posteriors
+from bayesgen.samplers.quiet import posteriors
 from bayesgen.settings import SAMPLERS, ChainSettings, LaplaceSettings
 
 Tiny = Any  # the fixture of conftest.py
