@@ -66,6 +66,7 @@ lock: $(VENV)/pyvenv.cfg ## Pin every package again (UPGRADE=1: to the newest ve
 
 benchmark: $(RUNTIME) ## Time a step of each sampler and measure the memory it needs
 	$(BIN)/python benchmarks/sampler_step.py
+	$(BIN)/python benchmarks/sampler_step.py --size 10.65M --rounds 10 --steps 1 --samplers sgld sghmc baoa
 	$(BIN)/python benchmarks/memory.py
 
 results: ## Say which command makes each table under results/ again
