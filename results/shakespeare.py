@@ -72,7 +72,10 @@ STARTS = (
 def baseline(settings: BaselineSettings, seed: int, path: Path) -> Path:
     """Train a network, or take the one that is there."""
     if not path.is_file():
-        run_baseline(replace(settings, seed=seed, out=str(path)))
+        # training keeps its best so far under the name it is given: only a finished one counts
+        unfinished = path.with_suffix(".unfinished.pt")
+        run_baseline(replace(settings, seed=seed, out=str(unfinished)))
+        unfinished.replace(path)
     return path
 
 

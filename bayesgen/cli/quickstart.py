@@ -78,6 +78,8 @@ def _baseline(settings: QuickstartSettings, checkpoint: Path) -> None:
     print("1/4 baseline: nanoGPT's CPU recipe")
     from bayesgen.cli.baseline import run_baseline
 
+    # training keeps its best so far under the name it is given: only a finished one counts
+    unfinished = checkpoint.with_suffix(".unfinished.pt")
     run_baseline(
         BaselineSettings(
             corpus=settings.corpus,
@@ -85,9 +87,10 @@ def _baseline(settings: QuickstartSettings, checkpoint: Path) -> None:
             device=settings.device,
             max_iters=settings.baseline_iters,
             seed=settings.seed,
-            out=str(checkpoint),
+            out=str(unfinished),
         )
     )
+    unfinished.replace(checkpoint)
 
 
 def _posterior(settings: QuickstartSettings, checkpoint: Path, out: Path) -> Run:
