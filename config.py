@@ -15,7 +15,7 @@ CONFIG_SGLD: Preset = {
 }
 
 CONFIG_SGHMC: Preset = {
-    "learning_rate": 1.0,
+    "learning_rate": 0.5,
     "friction": 1.0,
     "temperature": 0.01,
 }
@@ -27,7 +27,7 @@ CONFIG_BAOA: Preset = {
 }
 
 CONFIG_SGNHT: Preset = {
-    "learning_rate": 1.0,
+    "learning_rate": 0.5,
     "friction": 1.0,
     "temperature": 0.01,
 }

@@ -176,9 +176,10 @@ class MomentumSettings(ChainSettings):
 
 @dataclass(frozen=True)
 class SGHMCSettings(MomentumSettings):
-    """Its explicit Euler steps are stable while lr/α is below 1/h, h the sharpest curvature."""
+    """Its explicit Euler steps are stable while lr/α is below 1/h, h the sharpest curvature: the
+    default suits networks at the end of their training, where h is about 2."""
 
-    learning_rate: Annotated[NonNegative, "time step of the dynamics"] = 1.0
+    learning_rate: Annotated[NonNegative, "time step of the dynamics"] = 0.5
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,7 @@ class BAOASettings(MomentumSettings):
 
 @dataclass(frozen=True)
 class SGNHTSettings(MomentumSettings):
-    learning_rate: Annotated[NonNegative, "time step of the dynamics"] = 1.0
+    learning_rate: Annotated[NonNegative, "time step of the dynamics"] = 0.5
 
 
 @dataclass(frozen=True)
