@@ -138,6 +138,8 @@ def rows(seeds: list[int], folder: Path) -> Iterator[Row]:
             for seed in seeds:
                 place = folder / f"seed_{seed}"
                 out = place / f"{start.name}_{sampler}"
+                if not Run(out).finished:
+                    continue
                 evaluation = max(out.glob("bayesian_eval_*.json"))
                 val = json.loads(evaluation.read_text())["splits"]["val"]
                 windows = load_file(evaluation.with_suffix(".safetensors"))

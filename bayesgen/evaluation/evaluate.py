@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -111,6 +112,7 @@ def evaluate_split(
         unit_scale=True,
         disable=progress is None,
         dynamic_ncols=True,
+        mininterval=0.5 if sys.stderr.isatty() else 30,
     )
     with bar:
         tau = fit_temperature(forward, held_in, batch_size)
