@@ -228,6 +228,10 @@ class GaussianSettings(PassSettings):
 
 @dataclass(frozen=True)
 class PerExampleSettings(GaussianSettings):
+    """Methods that take a gradient per window. Flat directions keep the width of the prior, so that
+    it has to be narrow beside the weights."""
+
+    prior_std: Annotated[Width, "σ; with --prior-relative the factor s in σᵢ = s·|θᵢ|"] = 0.003
     jacobian_memory: Annotated[
         Count, "MiB that per-example gradients may take; batches are cut to fit"
     ] = 1024
