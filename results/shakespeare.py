@@ -173,6 +173,8 @@ def table(seeds: list[int], folder: Path) -> str:
                 for d in (r.minus["adamw"], r.minus["deterministic"], r.minus["mean_of_draws"])
             )
             lines.append(f"| {start} | {sampler} | {r.seed} | {shown} | {intervals} |")
+        if len(group) < 2:
+            continue
         columns = [[r.adamw for r in group], *([r.scores[n] for r in group] for n in names)]
         columns += [
             [r.minus[n]["estimate"] for r in group]

@@ -95,7 +95,7 @@ def test_reported_nll_is_that_of_the_draws_on_disk(parameters: str, workspace: W
             parameters,
             "--learning-rate",
             "3",
-            "--ramp-steps",
+            "--ramp-fraction",
             "0",
         )
         == 0
