@@ -57,7 +57,6 @@ class Tally:
     log_likelihood: float = 0.0
     brier: float = 0.0
     entropy: float = 0.0
-    bin_count: Tensor = field(default_factory=lambda: torch.zeros(ECE_BINS, dtype=torch.float64))
     bin_correct: Tensor = field(default_factory=lambda: torch.zeros(ECE_BINS, dtype=torch.float64))
     bin_confidence: Tensor = field(
         default_factory=lambda: torch.zeros(ECE_BINS, dtype=torch.float64)
@@ -71,7 +70,6 @@ class Tally:
         confidence = scores.confidence
         edges = torch.linspace(0, 1, ECE_BINS + 1, dtype=torch.float64)[1:-1]
         bins = torch.bucketize(confidence, edges)
-        self.bin_count += torch.bincount(bins, minlength=ECE_BINS)
         self.bin_correct += torch.bincount(bins, scores.correct.double(), ECE_BINS)
         self.bin_confidence += torch.bincount(bins, confidence, ECE_BINS)
 
