@@ -15,8 +15,8 @@ CONFIG_SGLD: Preset = {
 }
 
 CONFIG_SGHMC: Preset = {
-    "learning_rate": 0.5,
-    "friction": 1.0,
+    "learning_rate": 1.4,
+    "friction": 0.35,
     "temperature": 0.01,
 }
 
@@ -27,8 +27,8 @@ CONFIG_BAOA: Preset = {
 }
 
 CONFIG_SGNHT: Preset = {
-    "learning_rate": 0.5,
-    "friction": 1.0,
+    "learning_rate": 1.4,
+    "friction": 0.35,
     "temperature": 0.01,
 }
 

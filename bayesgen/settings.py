@@ -165,37 +165,27 @@ class SGLDSettings(ChainSettings):
 
 @dataclass(frozen=True)
 class MomentumSettings(ChainSettings):
-    """Samplers whose position has a velocity."""
+    """Samplers whose position has a velocity. They are stable while lr²·h is below 4, h the
+    sharpest curvature, and less friction lets them travel farther."""
 
-    ramp_fraction: Annotated[
-        Fraction, "part of the warm-up in which the step size rises from 0 to its peak"
-    ] = 0.5
-    friction: Annotated[NonNegative, "α; the velocity is forgotten after 1/(lr·α) steps"] = 1.0
+    learning_rate: Annotated[NonNegative, "time step of the dynamics"] = 1.4
+    friction: Annotated[NonNegative, "α; the velocity is forgotten after 1/(lr·α) steps"] = 0.35
     momentum_std: Annotated[Width, "σ: sd of the momenta's target at T/N = 1"] = 1.0
 
 
 @dataclass(frozen=True)
 class SGHMCSettings(MomentumSettings):
-    """Its explicit Euler steps are stable while lr/α is below 1/h, h the sharpest curvature: the
-    default suits networks at the end of their training, where h is about 2."""
-
-    learning_rate: Annotated[NonNegative, "time step of the dynamics"] = 0.5
+    pass
 
 
 @dataclass(frozen=True)
 class BAOASettings(MomentumSettings):
-    """Stable while lr²·h is below 4: it takes larger steps, and less friction helps it."""
-
-    ramp_fraction: Annotated[
-        Fraction, "part of the warm-up in which the step size rises from 0 to its peak"
-    ] = 0.25
-    learning_rate: Annotated[NonNegative, "time step of the dynamics"] = 1.4
-    friction: Annotated[NonNegative, "α; the velocity is forgotten after 1/(lr·α) steps"] = 0.35
+    pass
 
 
 @dataclass(frozen=True)
 class SGNHTSettings(MomentumSettings):
-    learning_rate: Annotated[NonNegative, "time step of the dynamics"] = 0.5
+    pass
 
 
 @dataclass(frozen=True)

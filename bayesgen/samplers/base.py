@@ -16,6 +16,7 @@ import optree
 import torch
 from torch import Tensor
 
+from bayesgen.affine import Chunks
 from bayesgen.errors import UserError
 from bayesgen.log_posterior import LogPosterior, split
 from bayesgen.models.functional import Batch
@@ -67,7 +68,8 @@ class Sampler:
     inplace: bool = True
 
     def update(self, state: State, batch: Batch) -> tuple[State, Tensor]:
-        """One step: the new state, and [NLL, log p(θ)/N] of the batch where it began."""
+        """One step: the new state, and [NLL, log p(θ)/N] of the batch where the gradient was
+        taken: where the step began, or where it moved to."""
         state, terms = self.transform.update(state, batch, inplace=self.inplace)
         return state, terms
 
@@ -163,29 +165,48 @@ def position_sampler(transform: posteriors.types.Transform, target: LogPosterior
 
 
 def momentum_sampler(
-    module: Any, target: LogPosterior, settings: MomentumSettings, plan: Plan, *init_with: float
+    module: Any,
+    target: LogPosterior,
+    settings: MomentumSettings,
+    plan: Plan,
+    *init_with: float,
+    look_ahead: bool = False,
 ) -> Sampler:
     """A chain with momenta: it starts at the loaded weights, its momenta at their stationary law.
 
     Args:
         module: the algorithm in `posteriors.sgmcmc`.
         init_with: what its `init` takes after parameters and momenta.
+        look_ahead: take the gradient where the step moves to, θ + lr σ⁻² m, for an algorithm of
+            `posteriors` that takes it where the step begins.
     """
-    transform = module.build(
-        target,
-        lr=lookup(plan.learning_rate),
-        alpha=settings.friction,
-        sigma=settings.momentum_std,
-        temperature=lookup(plan.temperature / target.num_observations),
-    )
     affine = target.affine
+    learning_rate = lookup(plan.learning_rate)
+    temperature = lookup(plan.temperature / target.num_observations)
 
-    def init() -> State:
+    def init(_: Any = None) -> State:
         momenta = stationary_momenta(target, settings.momentum_std, plan)
         return own(module.init(affine.start(), momenta, *init_with))
 
+    def update(state: State, batch: Batch, inplace: bool = False) -> tuple[State, Tensor]:
+        def ahead(phi: Chunks, batch: Batch) -> tuple[Tensor, Tensor]:
+            reach = float(learning_rate(state.step)) / settings.momentum_std**2
+            moved = (p.add(m, alpha=reach) for p, m in zip(phi, state.momenta, strict=True))
+            return target(tuple(moved), batch)
+
+        return module.update(  # type: ignore[no-any-return]
+            state,
+            batch,
+            ahead if look_ahead else target,
+            lr=learning_rate,
+            alpha=settings.friction,
+            sigma=settings.momentum_std,
+            temperature=temperature,
+            inplace=inplace,
+        )
+
     return Sampler(
-        transform,
+        posteriors.types.Transform(init, update),
         init,
         theta=lambda state: affine.theta(state.params),
         langevin=underdamped(settings.friction, settings.momentum_std),

@@ -1,14 +1,15 @@
 """SGHMC: stochastic gradient Hamiltonian Monte Carlo.
 
     θ ← θ + lr σ⁻² m
-    m ← m + lr ∇ℓ − lr σ⁻² α m + N(0, 2 lr α T/N)
+    m ← m + lr ∇ℓ(θ) − lr σ⁻² α m + N(0, 2 lr α T/N)
 
-Chen, Fox and Guestrin 2014, https://arxiv.org/abs/1402.4102, eq. 13. Transform:
-`posteriors.sgmcmc.sghmc`. A step size ε and friction α given for the summed log posterior are
-lr = ε √N and α/√N here.
+Chen, Fox and Guestrin 2014, https://arxiv.org/abs/1402.4102, algorithm 2. A step size ε and
+friction α given for the summed log posterior are lr = ε √N and α/√N here.
 
-Both updates use the old state (explicit Euler), so that a direction of curvature h is stable only
-while lr/α < 1/h, whatever the friction: half of what SGLD bears. BAOA takes larger steps.
+Transform: `posteriors.sgmcmc.sghmc`, given a log density that looks ahead. On its own it takes the
+gradient at the old θ: explicit Euler, which gains energy, so that a direction of curvature h is
+stable only while lr/α < 1/h, whatever the friction, half of what SGLD bears. At the new θ, as in
+the paper, the steps are symplectic but for friction and noise, and stable while lr² h < 4 − 2 lr α.
 """
 
 from __future__ import annotations
@@ -21,4 +22,4 @@ from bayesgen.settings import SGHMCSettings
 
 
 def build(log_posterior: LogPosterior, settings: SGHMCSettings, plan: Plan) -> Sampler:
-    return momentum_sampler(posteriors.sgmcmc.sghmc, log_posterior, settings, plan)
+    return momentum_sampler(posteriors.sgmcmc.sghmc, log_posterior, settings, plan, look_ahead=True)

@@ -195,6 +195,28 @@ def test_a_chain_recovers_the_posterior(
     np.testing.assert_allclose(correlation, exact, atol=0.04)
 
 
+@pytest.mark.parametrize("name", ["sghmc", "sgnht", "baoa"])
+def test_steps_are_stable_up_to_the_limit_of_symplectic_dynamics(name: str) -> None:
+    # explicit Euler would need lr/α below 1/h: its momenta would grow by a third in every step
+    regression = Regression(copies=1)
+    log_posterior = regression.log_posterior()
+    curvature = np.linalg.eigvalsh(regression.precision)[-1] / regression.num_observations
+    learning_rate = (2 / curvature) ** 0.5
+    settings = SAMPLERS[name](
+        learning_rate=learning_rate, friction=0.2 / learning_rate, schedule="constant",
+        ramp_fraction=0.0, warmup_steps=0, sampling_steps=1000, temperature=1.0,
+    )  # fmt: skip
+    sampler = build_sampler(name, log_posterior, settings, make_plan(settings, steps_per_epoch=1))
+    torch.manual_seed(0)
+    state, batch, path = sampler.init(), regression.batch(), []
+    for _ in range(1000):
+        state, _ = sampler.update(state, batch)
+        path.append(sampler.theta(state))
+    away = (regression.unravel(torch.stack(path)) - regression.mean) / regression.sd
+    # the widest that a step of this size makes a direction is √2, and heat adds a little
+    assert np.abs(away[200:]).max() < 8
+
+
 # the gradient that drives them
 
 
