@@ -15,6 +15,7 @@ gradient, and fused attention on the CPU has no double backward.)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -33,8 +34,9 @@ Precision = Literal["fp32", "bf16"]
 class LogPosterior:
     """ℓ of φ and a batch, for `posteriors`.
 
-    Calling it returns `(ℓ, terms)` with `terms` = [NLL, log p(θ)/N], both per observation, in nats:
-    they are logged apart, because the normaliser of a prior over millions of weights drowns a loss.
+    Calling it returns `(ℓ, terms)` with `terms` = [NLL, log p(θ)/N, clipped]. The first two are per
+    observation, in nats: they are logged apart, because the normaliser of a prior over millions of
+    weights drowns a loss. The third is 1 where the gradient was too long and was cut, else 0.
 
     Args:
         model: gives the network and the layout of θ; a private copy of the network is taken.
@@ -42,6 +44,9 @@ class LogPosterior:
         num_observations: N, counted from the data set (not the batch).
         likelihood: log p(labels | outputs); categorical by default.
         affine: θ of φ; the identity from the loaded weights by default.
+        max_norm: length of ∇_φ ℓ beyond which the ordinary way scales it down to that length. One
+            step off a cliff of the loss can throw a chain out of its mode for good (Pascanu et al.
+            2013, https://arxiv.org/abs/1211.5063); ℓ itself is never changed.
         precision: `bf16` runs the network under autocast; θ, the likelihood and the prior stay
             float32.
         accumulation: micro-batches that a batch is split into; the result is the same mean.
@@ -55,6 +60,7 @@ class LogPosterior:
         *,
         likelihood: Likelihood = likelihoods,
         affine: Affine | None = None,
+        max_norm: float = math.inf,
         precision: Precision = "fp32",
         accumulation: int = 1,
     ) -> None:
@@ -63,6 +69,7 @@ class LogPosterior:
         self.num_observations = num_observations
         self.likelihood = likelihood
         self.affine = affine or Affine(model.theta)
+        self.max_norm = max_norm
         self.precision = precision
         self.accumulation = accumulation
         self.flat = model.bind()
@@ -78,7 +85,7 @@ class LogPosterior:
         log_likelihood = self.likelihood.total(self.model(theta, batch), labels)
         mean = log_likelihood / self.likelihood.count(labels)
         log_prior = self.prior.log_prob(theta) / self.num_observations
-        return mean + log_prior, torch.stack([-mean, log_prior])
+        return mean + log_prior, torch.stack([-mean, log_prior, torch.zeros_like(mean)])
 
     def per_sequence(self, phi: Chunks, batch: Batch) -> tuple[Tensor, Tensor]:
         """log p(batch row | θ) for each row: `([B], [])`, in nats; no prior.
@@ -95,18 +102,17 @@ class LogPosterior:
         return values, values.new_empty(0)
 
     def log_likelihood_grad(self, theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Mean log-likelihood of `batch` at `theta` [P], and its gradient [P] (valid until the next
-        call)."""
+        """Mean log-likelihood of `batch` at `theta` [P], and its gradient [P]."""
         self.flat.theta.copy_(theta)
-        return self._accumulate(batch), self.flat.grad
+        return self._accumulate(batch)
 
     def _logits(self, batch: Batch) -> Tensor:
         device = self.flat.theta.device.type
         with torch.autocast(device, torch.bfloat16, enabled=self.precision == "bf16"):
             return self.model.call(self.flat.module, batch)
 
-    def _accumulate(self, batch: Batch) -> Tensor:
-        """Gradient of the mean log-likelihood into `flat.grad`; returns the mean."""
+    def _accumulate(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The mean log-likelihood and its gradient [P], from micro-batches."""
         observations = self.likelihood.count(batch["labels"])
         mean = torch.zeros((), device=self.flat.theta.device)
         with torch.enable_grad():
@@ -114,17 +120,16 @@ class LogPosterior:
                 share = self.likelihood.total(self._logits(micro), micro["labels"]) / observations
                 share.backward()
                 mean += share.detach()
-        self.flat.gradient()
-        return mean
+        return mean, self.flat.gradient()
 
     def _value_and_grad(self, phi: Sequence[Tensor], batch: Batch) -> tuple[Tensor, ...]:
         self.affine.load(phi, self.flat.theta)
-        mean = self._accumulate(batch)
+        mean, gradient = self._accumulate(batch)
         weight = 1.0 / self.num_observations
-        log_prior = weight * self.prior.accumulate(self.flat.theta, self.flat.grad, weight)
-        terms = torch.stack([-mean, log_prior])
-        # views of the gradient's buffer: backward comes before the next call and makes new tensors
-        return (mean + log_prior, terms, *self.affine.pull_back_(self.flat.grad))
+        log_prior = weight * self.prior.accumulate(self.flat.theta, gradient, weight)
+        pieces = self.affine.pull_back_(gradient)
+        clipped = clip_(pieces, self.max_norm)
+        return (mean + log_prior, torch.stack([-mean, log_prior, clipped]), *pieces)
 
     def _rows_and_jacobian(self, phi: Sequence[Tensor], batch: Batch) -> tuple[Tensor, ...]:
         self.affine.load(phi, self.flat.theta)
@@ -136,7 +141,7 @@ class LogPosterior:
             values.append(value.detach())
             gradient = self.flat.gradient()
             self.affine.pull_back_(gradient)
-            rows.append(gradient.clone())
+            rows.append(gradient)
         stacked, jacobian = torch.stack(values), torch.stack(rows)
         return (stacked, stacked.new_empty(0), *jacobian.split([len(p) for p in phi], dim=1))
 
@@ -161,8 +166,28 @@ class _Ordinary(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         if cotangent.dim() == 0:
+            # ℓ itself is differentiated: no pass over memory (where looking makes no one wait)
+            if cotangent.device.type == "cpu" and bool(cotangent == 1):
+                return (None, None, *ctx.saved_tensors)
             return (None, None, *(cotangent * d for d in ctx.saved_tensors))
         return (None, None, *(cotangent @ d for d in ctx.saved_tensors))
+
+
+def clip_(pieces: Chunks, max_norm: float) -> Tensor:
+    """Scale a vector, given in pieces, in place to length `max_norm` where it is longer.
+
+    Returns 1 where it was, else 0.
+    """
+    if max_norm == math.inf:
+        return pieces[0].new_zeros(())
+    norm = sum((torch.dot(p, p) for p in pieces), start=pieces[0].new_zeros(())).sqrt()
+    clipped = norm > max_norm
+    # a look at a number costs nothing on the CPU, and a pass over memory elsewhere little
+    if norm.device.type != "cpu" or bool(clipped):
+        shorter = torch.where(clipped, max_norm / norm, 1.0)
+        for piece in pieces:
+            piece.mul_(shorter)
+    return clipped.to(norm.dtype)
 
 
 def split(batch: Batch, pieces: int) -> list[dict[str, Tensor]]:

@@ -137,7 +137,6 @@ class FlatModule:
 
     Attributes:
         theta: the current value, float32 [P].
-        grad: what `gradient` gathered last, float32 [P].
     """
 
     def __init__(self, module: nn.Module, names: Sequence[str]) -> None:
@@ -145,7 +144,6 @@ class FlatModule:
         named = dict(module.named_parameters())
         self.layout = Layout.of((name, named[name]) for name in names)
         self.theta = self.layout.ravel(named)
-        self.grad = torch.empty(0)
         for parameter in named.values():
             parameter.requires_grad_(False)
             parameter.grad = None
@@ -156,18 +154,15 @@ class FlatModule:
             parameter.requires_grad_(True)
 
     def gradient(self) -> Tensor:
-        """The gradient [P] of the backward passes since the last call: `grad`, overwritten.
+        """The gradient [P] of the backward passes since the last call.
 
         Autograd leaves a buffer of its own at each parameter without a copy; one concatenation is
         cheaper than having it add to views of a vector that must be zeroed first.
         """
-        if not len(self.grad):
-            self.grad = torch.empty_like(self.theta)  # a module that only predicts never has one
         pieces = [
             torch.zeros_like(p).view(-1) if p.grad is None else p.grad.reshape(-1)
             for p in self._parameters
         ]
-        torch.cat(pieces, out=self.grad)
         for parameter in self._parameters:
             parameter.grad = None
-        return self.grad
+        return torch.cat(pieces)

@@ -156,6 +156,10 @@ class ChainSettings(TrainSettings):
     preconditioner_damping: Annotated[
         NonNegative, "ε: 0 is full preconditioning, large is none"
     ] = 0.01
+    gradient_clip: Annotated[
+        NonNegative,
+        "longest gradient of a step, as a multiple of the typical one at the start; 0: no limit",
+    ] = 3.0
 
 
 @dataclass(frozen=True)
@@ -376,7 +380,9 @@ def without_effect(sampler: str, settings: TrainSettings) -> dict[str, str]:
         needs(not constant, "has no effect on a constant schedule", "final_fraction")
         measured = settings.preconditioner == "gradients"
         damped = settings.preconditioner in {"gradients", "adam"}
-        needs(measured, "needs --preconditioner gradients", "preconditioner_batches")
+        measured |= settings.gradient_clip > 0
+        why = "needs --preconditioner gradients or --gradient-clip"
+        needs(measured, why, "preconditioner_batches")
         needs(damped, "needs --preconditioner gradients or adam", "preconditioner_damping")
     why = f"has no effect on {sampler}"
     needs(sampler != "laplace", why, "learning_rate", "chains")

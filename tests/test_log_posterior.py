@@ -87,6 +87,24 @@ def same_gradient(a: Tensor, b: Tensor) -> None:
     torch.testing.assert_close(a, b, rtol=1e-4, atol=float(2e-6 * b.abs().max()))
 
 
+# -- the length of the gradient ------------------------------------------------------------------
+
+
+def test_a_longer_gradient_is_scaled_to_the_limit_and_the_value_is_not(
+    tiny_gpt: FunctionalModel, affine: Affine, tiny_batch: Batch
+) -> None:
+    prior = normal(len(tiny_gpt.theta), 0.3)
+    free = LogPosterior(tiny_gpt, prior, N, affine=affine)
+    g, value, terms = gradient(free, affine.start(), tiny_batch)
+    length = float(g.norm())
+    for limit, clipped in ((0.25 * length, 1.0), (1.01 * length, 0.0)):
+        limited = LogPosterior(tiny_gpt, prior, N, affine=affine, max_norm=limit)
+        g2, value2, terms2 = gradient(limited, affine.start(), tiny_batch)
+        torch.testing.assert_close(g2, 0.25 * g if clipped else g)
+        assert value2 == value
+        assert terms2.tolist() == [*terms[:2].tolist(), clipped]
+
+
 # -- what the number is --------------------------------------------------------------------------
 
 
@@ -104,7 +122,7 @@ def test_the_value_is_the_mean_log_likelihood_plus_the_log_prior_over_n(
     known = labels != IGNORED
     nll = -Categorical(logits=logits[known]).log_prob(labels[known]).mean()
     log_prior = Normal(0.0, 0.3).log_prob(theta).sum() / N
-    torch.testing.assert_close(terms, torch.stack([nll, log_prior]))
+    torch.testing.assert_close(terms, torch.stack([nll, log_prior, torch.zeros(())]))
     torch.testing.assert_close(value, log_prior - nll)
     assert value.shape == ()
 

@@ -30,7 +30,8 @@ from bayesgen.predictive import Predictive
 from bayesgen.reports.summary import summary
 from bayesgen.reports.tables import predictor_caption, predictor_table, show
 from bayesgen.runs import Run, atomic_write, new_run_path
-from bayesgen.settings import TrainSettings
+from bayesgen.samplers.preconditioning import Scales
+from bayesgen.settings import ChainSettings, TrainSettings
 
 PRECONDITIONER = "preconditioner.safetensors"
 DEFAULT_BLOCK = 1024
@@ -67,11 +68,12 @@ def train(name: str, chosen: Chosen[TrainSettings], resumed: Run | None = None) 
         run = resumed
         _same_inputs(run.record(), model, corpus)
         stored = run.read_tensors(PRECONDITIONER) or {}
-        job = make_job(name, settings, model, batches, stored.get("scale"))
+        scales = Scales.of(stored, model.device) if isinstance(settings, ChainSettings) else None
+        job = make_job(name, settings, model, batches, scales)
     with run.locked():
         if resumed is None:
-            if job.log_posterior.affine.scale is not None:
-                run.write_tensors(PRECONDITIONER, {"scale": job.log_posterior.affine.scale})
+            if job.scales is not None:
+                run.write_tensors(PRECONDITIONER, job.scales.tensors())
             run.write_json("run.json", _record(job, chosen, corpus, sizes, block_size))
             _print_opening(name, run, sizes)
         config = run.record()["settings"] if settings.wandb else None
@@ -104,6 +106,7 @@ def _totals(job: Job, chains: list[ChainTotals]) -> dict[str, Any]:
         "steps": steps,
         "gradient_evaluations": job.gradient_evaluations * len(chains),
         "draws": sum(c.draws for c in chains),
+        "clipped_steps": sum(c.clipped for c in chains),
         "nll": sum(c.nll for c in chains) / len(chains),
         "seconds": round(seconds, 3),
         "steps_per_second": round(steps / max(seconds, 1e-9), 3),

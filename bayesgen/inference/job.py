@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from bayesgen.affine import Affine
 from bayesgen.data.windows import Batches, RandomWindows, ShuffledWindows, Windows, subset
@@ -16,7 +16,7 @@ from bayesgen.log_posterior import LogPosterior
 from bayesgen.models import FunctionalModel
 from bayesgen.priors import Prior, build_prior
 from bayesgen.samplers import Plan, Sampler, build_sampler, make_plan
-from bayesgen.samplers.preconditioning import scale
+from bayesgen.samplers.preconditioning import Scales, measure, needs_pass
 from bayesgen.settings import ChainSettings, DataSettings, PerExampleSettings, TrainSettings
 
 
@@ -27,6 +27,7 @@ class Job:
     Attributes:
         batches: the data of chain c.
         log_posterior: ℓ in the coordinates that the sampler moves.
+        scales: what was measured before the start; of a chain only.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Job:
     log_posterior: LogPosterior
     plan: Plan
     sampler: Sampler
+    scales: Scales | None
 
     @property
     def num_observations(self) -> int:
@@ -46,7 +48,7 @@ class Job:
     def gradient_evaluations(self) -> int:
         """Batches whose gradient one chain takes, those of the preconditioner among them."""
         settings, steps = self.settings, self.plan.steps
-        if isinstance(settings, ChainSettings) and settings.preconditioner == "gradients":
+        if isinstance(settings, ChainSettings) and needs_pass(settings):
             steps += settings.preconditioner_batches
         return steps
 
@@ -75,36 +77,37 @@ def make_job(
     settings: TrainSettings,
     model: FunctionalModel,
     batches: Callable[[int], Batches],
-    preconditioner: Tensor | None = None,
+    scales: Scales | None = None,
 ) -> Job:
     """Prior, preconditioner, plan and sampler for `model` on `batches`.
 
     Args:
-        preconditioner: D [P] of a run that is continued; None measures it.
+        scales: of a run that is continued; None measures them.
     """
     first = batches(0)
     plan = make_plan(settings, first.steps_per_epoch)
     plan = replace(plan, passes=first.passes(plan.steps))
     prior = build_prior(settings, model.theta)
 
-    def log_posterior(affine: Affine | None = None) -> LogPosterior:
+    def log_posterior(affine: Affine | None = None, max_norm: float = math.inf) -> LogPosterior:
         return LogPosterior(
             model,
             prior,
             first.num_observations,
             affine=affine,
+            max_norm=max_norm,
             precision=settings.precision,
             accumulation=settings.gradient_accumulation,
         )
 
     target = log_posterior()
     if isinstance(settings, ChainSettings):
-        stored = preconditioner
-        d = scale(settings, model, target, first) if stored is None else stored.to(model.device)
-        if d is not None:
-            target = log_posterior(Affine(model.theta, d))
+        scales = scales or measure(settings, model, target, first)
+        norm = scales.gradient_norm
+        max_norm = math.inf if norm is None else settings.gradient_clip * norm
+        target = log_posterior(Affine(model.theta, scales.d), max_norm)
     sampler = build_sampler(name, target, settings, plan)
-    return Job(name, settings, model, prior, batches, target, plan, sampler)
+    return Job(name, settings, model, prior, batches, target, plan, sampler, scales)
 
 
 def chain_seed(seed: int, chain: int) -> int:

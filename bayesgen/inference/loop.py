@@ -68,6 +68,7 @@ class ChainTotals:
     chain: int
     steps: int
     draws: int
+    clipped: int
     nll: float
     seconds: float
 
@@ -85,7 +86,8 @@ def run_chain(job: Job, run: Run, tracker: Tracker, chain: int, stop: StopReques
     torch.manual_seed(chain_seed(settings.seed, chain))
     state = sampler.init()
     first, draws, before = 0, 0, 0.0
-    total = torch.zeros(2, device=device)  # of the terms since the last line of metrics
+    # NLL and log prior since the last line of metrics, and clipped steps since the start
+    total = torch.zeros(3, device=device)
     snapshot = run.resume_state(chain)
     if snapshot is not None:
         state = restore(state, _state_tensors(snapshot))
@@ -140,7 +142,7 @@ def run_chain(job: Job, run: Run, tracker: Tracker, chain: int, stop: StopReques
                 draws += 1
             if log_now:
                 since = (done - 1) % settings.log_every + 1
-                nll, log_prior = (total / since).tolist()
+                nll, log_prior = (total[:2] / since).tolist()
                 tracker.log(
                     {
                         "chain": chain,
@@ -151,10 +153,11 @@ def run_chain(job: Job, run: Run, tracker: Tracker, chain: int, stop: StopReques
                         "learning_rate": float(plan.learning_rate[step]),
                         "temperature": float(plan.temperature[step]),
                         "draws": draws,
+                        "clipped_steps": int(total[2]),
                         "seconds": round(before + time.monotonic() - began, 3),
                     }
                 )
-                total = torch.zeros_like(total)
+                total[:2] = 0
                 bar.set_description(_phase(job, chain, done), refresh=False)
                 bar.set_postfix(
                     nll=f"{nll:.4f}", log_prior=f"{log_prior:.3g}", draws=draws, refresh=False
@@ -167,7 +170,7 @@ def run_chain(job: Job, run: Run, tracker: Tracker, chain: int, stop: StopReques
     if sampler.gaussian is not None:
         draws = _sample_gaussian(job, run, chain, state)
     seconds = before + time.monotonic() - began
-    return ChainTotals(chain, plan.steps, draws, nll, seconds)
+    return ChainTotals(chain, plan.steps, draws, int(total[2]), nll, seconds)
 
 
 def _state_tensors(snapshot: Snapshot) -> list[Tensor]:

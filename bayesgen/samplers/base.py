@@ -68,8 +68,8 @@ class Sampler:
     inplace: bool = True
 
     def update(self, state: State, batch: Batch) -> tuple[State, Tensor]:
-        """One step: the new state, and [NLL, log p(θ)/N] of the batch where the gradient was
-        taken: where the step began, or where it moved to."""
+        """One step: the new state, and the terms [NLL, log p(θ)/N, clipped] of the batch where the
+        gradient was taken: where the step began, or where it moved to."""
         state, terms = self.transform.update(state, batch, inplace=self.inplace)
         return state, terms
 

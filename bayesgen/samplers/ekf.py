@@ -54,7 +54,7 @@ def build(log_posterior: LogPosterior, settings: EKFSettings, plan: Plan) -> Sam
             )
             total = total - state.log_likelihood * rows
         nll = total / log_posterior.likelihood.count(batch["labels"])
-        return state, torch.stack([nll, torch.zeros_like(nll)])
+        return state, torch.stack([nll, torch.zeros_like(nll), torch.zeros_like(nll)])
 
     def init(params: Any = None) -> Any:
         sd = (settings.temperature * prior.variance).sqrt()

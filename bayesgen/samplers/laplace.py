@@ -31,7 +31,7 @@ def build(log_posterior: LogPosterior, settings: LaplaceSettings, plan: Plan) ->
         # the terms travel as the transform's auxiliary output
         values, _ = log_posterior.per_sequence(phi, batch)
         nll = -values.detach().sum() / log_posterior.likelihood.count(batch["labels"])
-        return values, torch.stack([nll, torch.zeros_like(nll)])
+        return values, torch.stack([nll, torch.zeros_like(nll), torch.zeros_like(nll)])
 
     transform = posteriors.laplace.diag_fisher.build(report, per_sample=True)
     cut = rows_within(settings, log_posterior.model.layout.size)

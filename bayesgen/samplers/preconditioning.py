@@ -7,11 +7,17 @@ information, so that all coordinates of φ have about the same posterior width a
 rate (the natural-gradient metric of Girolami and Calderhead 2011,
 https://doi.org/10.1111/j.1467-9868.2010.00765.x, diagonal and fixed at θ₀). With mean D² = 1 a step
 size means the same for every source of D, and for none.
+
+The same pass measures how large a minibatch's gradient is in φ: the unit of `--gradient-clip`.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import torch
 from safetensors import SafetensorError
@@ -26,10 +32,39 @@ from bayesgen.models.nanogpt import adam_second_moments
 from bayesgen.settings import ChainSettings
 
 
-def scale(
+@dataclass(frozen=True)
+class Scales:
+    """What a chain knows of its target before it starts.
+
+    Attributes:
+        d: D [P], or None for no preconditioning.
+        gradient_norm: root mean square of ‖∇_φ‖ over minibatches at θ₀; None where not measured.
+    """
+
+    d: Tensor | None
+    gradient_norm: float | None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """For a file."""
+        norm = self.gradient_norm
+        stored = {} if self.d is None else {"scale": self.d}
+        return (
+            stored
+            if norm is None
+            else stored | {"gradient_norm": torch.tensor(norm, dtype=torch.float64)}
+        )
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], device: torch.device) -> Self:
+        """What `tensors` wrote."""
+        d, norm = tensors.get("scale"), tensors.get("gradient_norm")
+        return cls(None if d is None else d.to(device), None if norm is None else float(norm))
+
+
+def measure(
     settings: ChainSettings, model: FunctionalModel, plain: LogPosterior, batches: Batches
-) -> Tensor | None:
-    """D [P], or None for no preconditioning.
+) -> Scales:
+    """D and the size of the gradient, by one short pass if either asks for it.
 
     Args:
         plain: a log posterior with the identity map, to measure gradients with.
@@ -38,12 +73,35 @@ def scale(
     Raises:
         UserError: the checkpoint holds no moments, or the variance file does not fit θ.
     """
+    moments = None
+    if needs_pass(settings):
+        moments = squared_gradients(plain, model.theta, batches, settings.preconditioner_batches)
+    d = _scale(settings, model, moments)
+    if moments is None or not settings.gradient_clip:
+        return Scales(d, None)
+    pulled = moments if d is None else d * d * moments
+    norm = float(pulled.sum(dtype=torch.float64).sqrt())
+    if not 0 < norm < math.inf:
+        raise UserError(
+            "--gradient-clip: the gradients at the start are all zero or not finite; use"
+            " --gradient-clip 0"
+        )
+    return Scales(d, norm)
+
+
+def needs_pass(settings: ChainSettings) -> bool:
+    """Whether the run begins with `preconditioner_batches` gradients at θ₀."""
+    return settings.preconditioner == "gradients" or settings.gradient_clip > 0
+
+
+def _scale(
+    settings: ChainSettings, model: FunctionalModel, moments: Tensor | None
+) -> Tensor | None:
     source = settings.preconditioner
     if source == "none":
         return None
     if source == "gradients":
-        count = settings.preconditioner_batches
-        moments = squared_gradients(plain, model.theta, batches, count)
+        assert moments is not None
     elif source == "adam":
         if model.info.family != "nanogpt":
             raise UserError(

@@ -67,7 +67,9 @@ def chain_plan(settings: ChainSettings) -> Plan:
     https://arxiv.org/abs/2103.00065). From there it follows `schedule` to the end of the run:
 
     - `constant`: lr.
-    - `cosine`, `linear`: from lr down to lr·final_fraction.
+    - `cosine`, `linear`: lr to the end of the warm-up, then down to lr·final_fraction while
+      sampling. Warm-up travels as far as it can; the shrinking steps take the heat of the
+      minibatches' noise out of the draws.
     - `cyclical`: cosine restarts (Zhang et al. 2020, https://arxiv.org/abs/1902.03932, eq. 1). The
       first part of each cycle, `cycle_exploration`, explores without noise; draws are collected in
       the rest of it, where the step size is small and the noise is on.
@@ -81,7 +83,7 @@ def chain_plan(settings: ChainSettings) -> Plan:
     eligible = step >= settings.warmup_steps
     last = settings.final_fraction
     ramp = round(settings.ramp_fraction * settings.warmup_steps)
-    done = ((step - ramp) / max(steps - 1 - ramp, 1)).clamp(min=0)
+    done = ((step - settings.warmup_steps) / max(settings.sampling_steps - 1, 1)).clamp(min=0)
     cycle = torch.zeros(steps, dtype=torch.long)
     if settings.schedule == "constant":
         shape = torch.ones_like(step)

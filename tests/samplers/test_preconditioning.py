@@ -18,9 +18,10 @@ from bayesgen.log_posterior import LogPosterior
 from bayesgen.models import load_model
 from bayesgen.models.nanogpt import GPT, GPTConfig, write_checkpoint
 from bayesgen.samplers.preconditioning import (
+    Scales,
     from_second_moments,
     from_variances,
-    scale,
+    measure,
     squared_gradients,
 )
 from bayesgen.settings import ChainSettings
@@ -29,7 +30,7 @@ Tiny = Any  # the fixture of conftest.py
 
 
 def scale_of(tiny: Tiny, **settings: Any) -> Tensor | None:
-    return scale(ChainSettings(**settings), tiny.model, tiny.log_posterior(), tiny.batches)
+    return measure(ChainSettings(**settings), tiny.model, tiny.log_posterior(), tiny.batches).d
 
 
 # measured gradients
@@ -54,6 +55,42 @@ def test_gradients_are_the_default_source(tiny: Tiny) -> None:
 
 def test_none_is_no_map_at_all(tiny: Tiny) -> None:
     assert scale_of(tiny, preconditioner="none") is None
+
+
+# the typical length of a gradient
+
+
+@pytest.mark.parametrize("source", ["gradients", "none"])
+def test_the_gradient_norm_is_the_root_mean_square_of_the_minibatches(
+    source: str, tiny: Tiny
+) -> None:
+    settings = ChainSettings(preconditioner=source, preconditioner_batches=4)
+    scales = measure(settings, tiny.model, tiny.log_posterior(), tiny.batches)
+    target, squares = tiny.log_posterior(), []
+    for step in range(4):
+        _, g = target.log_likelihood_grad(tiny.model.theta, tiny.batches.batch(step))
+        squares.append(float((g if scales.d is None else g * scales.d).square().sum()))
+    assert (scales.d is None) == (source == "none")
+    assert scales.gradient_norm == pytest.approx((sum(squares) / 4) ** 0.5, rel=1e-5)
+
+
+@pytest.mark.parametrize("source", ["gradients", "none"])
+def test_without_a_limit_the_gradient_norm_is_not_measured(source: str, tiny: Tiny) -> None:
+    settings = ChainSettings(preconditioner=source, preconditioner_batches=2, gradient_clip=0)
+    scales = measure(settings, tiny.model, tiny.log_posterior(), tiny.batches)
+    assert scales.gradient_norm is None
+
+
+@pytest.mark.parametrize("source", ["gradients", "none"])
+@pytest.mark.parametrize("clip", [0.0, 3.0])
+def test_scales_come_back_from_their_tensors(source: str, clip: float, tiny: Tiny) -> None:
+    settings = ChainSettings(preconditioner=source, preconditioner_batches=2, gradient_clip=clip)
+    scales = measure(settings, tiny.model, tiny.log_posterior(), tiny.batches)
+    again = Scales.of(scales.tensors(), torch.device("cpu"))
+    assert again.gradient_norm == scales.gradient_norm
+    assert (again.d is None) == (scales.d is None)
+    if again.d is not None:
+        assert torch.equal(again.d, scales.d)
 
 
 # from moments to D
@@ -98,8 +135,11 @@ def test_gradients_that_are_all_zero_or_not_finite_are_refused(value: float) -> 
 def test_a_model_that_gets_no_gradient_is_refused(
     tiny: Tiny, no_information: Callable[..., LogPosterior]
 ) -> None:
+    target = no_information("sgld")
     with pytest.raises(UserError, match="--preconditioner none"):
-        scale(ChainSettings(), tiny.model, no_information("sgld"), tiny.batches)
+        measure(ChainSettings(), tiny.model, target, tiny.batches)
+    with pytest.raises(UserError, match="--gradient-clip 0"):
+        measure(ChainSettings(preconditioner="none"), tiny.model, target, tiny.batches)
 
 
 # a file of variances
@@ -186,8 +226,8 @@ def checkpoint(tmp_path: Path) -> Callable[..., tuple[Path, dict[str, Tensor]]]:
 
 def adam(path: Path, tiny: Tiny, **options: Any) -> Tensor | None:
     model = load_model(path, **options)
-    settings = ChainSettings(preconditioner="adam", preconditioner_damping=0.3)
-    return scale(settings, model, tiny.log_posterior(), tiny.batches)
+    settings = ChainSettings(preconditioner="adam", preconditioner_damping=0.3, gradient_clip=0)
+    return measure(settings, model, tiny.log_posterior(), tiny.batches).d
 
 
 @pytest.mark.parametrize("subset", ["all", "*ln_f*,*wte*"])
