@@ -134,11 +134,12 @@ class ChainSettings(TrainSettings):
     temperature: Annotated[NonNegative, "T: 1 is Bayes, below 1 a cold posterior (T/N is ours)"] = (
         0.01
     )
-    warmup_steps: Annotated[Steps, "steps before the first draw can be collected"] = 1800
-    sampling_steps: Annotated[Count, "steps after warm-up"] = 1200
-    thinning: Annotated[Count, "steps from one draw to the next"] = 50
+    warmup_steps: Annotated[Steps, "steps before the first draw can be collected"] = 2250
+    sampling_steps: Annotated[Count, "steps after warm-up"] = 750
+    thinning: Annotated[Count, "steps from one draw to the next"] = 25
     schedule: Annotated[
-        Literal["constant", "cosine", "linear", "cyclical"], "of the step size over the run"
+        Literal["constant", "cosine", "linear", "cyclical"],
+        "of the step size: cosine and linear stay at the peak in warm-up and fall while sampling",
     ] = "linear"
     ramp_fraction: Annotated[
         Fraction, "part of the warm-up in which the step size rises from 0 to its peak"
@@ -159,7 +160,7 @@ class ChainSettings(TrainSettings):
     gradient_clip: Annotated[
         NonNegative,
         "longest gradient of a step, as a multiple of the typical one at the start; 0: no limit",
-    ] = 3.0
+    ] = 2.0
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ def posterior(start: Start, sampler: str, seed: int, folder: Path, checkpoint: P
     }  # fmt: skip
     if issubclass(cls, ChainSettings):
         steps = start.budget - cls().preconditioner_batches
-        common |= {"warmup_steps": steps * 3 // 5, "sampling_steps": steps - steps * 3 // 5}
+        common |= {"warmup_steps": steps * 3 // 4, "sampling_steps": steps - steps * 3 // 4}
     elif issubclass(cls, GaussianSettings) and sampler == "vi":
         common["epochs"] = 1.53  # 2,000 steps of 12 windows
     run = Run(out)

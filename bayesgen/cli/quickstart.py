@@ -27,9 +27,9 @@ class QuickstartSettings:
     base_dir: Annotated[str, "folder that checkpoints/ lies in"] = "."
     device: Annotated[str, "cpu, cuda, mps, or auto"] = "auto"
     baseline_iters: Annotated[Count, "steps of the baseline"] = 2000
-    warmup_steps: Annotated[Steps, "steps before the first draw can be collected"] = 1200
-    sampling_steps: Annotated[Count, "steps after warm-up"] = 800
-    thinning: Annotated[Count, "steps from one draw to the next"] = 40
+    warmup_steps: Annotated[Steps, "steps before the first draw can be collected"] = 1500
+    sampling_steps: Annotated[Count, "steps after warm-up"] = 500
+    thinning: Annotated[Count, "steps from one draw to the next"] = 25
     text_tokens: Annotated[Count, "length of the generated paragraph"] = 400
     seed: Annotated[Seed, "of everything random"] = 0
 
