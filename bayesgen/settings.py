@@ -41,6 +41,21 @@ NonNegative = Annotated[float, Range(0)]
 Fraction = Annotated[float, Range(0, 1)]
 Splits = Literal["val", "train"]
 
+# what several classes have, with defaults of their own
+Temperature = Annotated[NonNegative, "T: 1 is Bayes, below 1 a cold posterior (T/N is ours)"]
+FinalFraction = Annotated[Fraction, "step size at the end, as a fraction of the first"]
+PriorStd = Annotated[Width, "σ; with --prior-relative the factor s in σᵢ = s·|θᵢ|"]
+PriorName = Annotated[
+    Literal["normal", "pretrained", "swag"],
+    "N(0, σ²), N(loaded weights, σ²), or one learned from pretraining",
+]
+DataDir = Annotated[str | None, "cache and search place for corpora"]
+BaseDir = Annotated[str, "folder that checkpoints/ lies in"]
+Device = Annotated[str, "cpu, cuda, mps, or auto"]
+BatchSize = Annotated[Count, "windows per step"]
+RandomSeed = Annotated[Seed, "of everything random"]
+Corpus = Annotated[str, "python-docs, shakespeare, a UTF-8 text file, or a nanoGPT data folder"]
+
 
 @dataclass(frozen=True)
 class ModelSettings:
@@ -54,7 +69,7 @@ class ModelSettings:
         str, "which parameters are Bayesian: all, last-layer, or shell patterns over their names"
     ] = "all"
     task: Annotated[Literal["causal-lm"], "what the model does"] = "causal-lm"
-    device: Annotated[str, "cpu, cuda, mps, or auto"] = "auto"
+    device: Device = "auto"
     precision: Annotated[
         Literal["fp32", "bf16"], "of the network's arithmetic; θ is always float32"
     ] = "fp32"
@@ -62,28 +77,23 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class DataSettings:
-    corpus: Annotated[
-        str, "python-docs, shakespeare, a UTF-8 text file, or a nanoGPT data folder"
-    ] = "python-docs"
+    corpus: Corpus = "python-docs"
     data: Annotated[str | None, "labelled data, for tasks other than causal-lm"] = None
-    data_dir: Annotated[str | None, "cache and search place for corpora"] = None
+    data_dir: DataDir = None
     train_samples: Annotated[
         Count | None, "training windows that make up the data set, drawn by seed (default: all)"
     ] = None
-    batch_size: Annotated[Count, "windows per step"] = 12
+    batch_size: BatchSize = 12
     block_size: Annotated[
         Count | None, "tokens per window (default: the model's own, at most 1024)"
     ] = None
-    seed: Annotated[Seed, "of everything random"] = 0
+    seed: RandomSeed = 0
 
 
 @dataclass(frozen=True)
 class PriorSettings:
-    prior: Annotated[
-        Literal["normal", "pretrained", "swag"],
-        "N(0, σ²), N(loaded weights, σ²), or one learned from pretraining",
-    ] = "normal"
-    prior_std: Annotated[Width, "σ; with --prior-relative the factor s in σᵢ = s·|θᵢ|"] = 0.2
+    prior: PriorName = "normal"
+    prior_std: PriorStd = 0.2
     prior_relative: Annotated[bool, "width of the pretrained prior relative to each weight"] = False
     prior_scale: Annotated[Positive, "λ, multiplies the prior's covariance"] = 1.0
     prior_path: Annotated[str | None, "file of a learned prior"] = None
@@ -91,7 +101,7 @@ class PriorSettings:
 
 @dataclass(frozen=True)
 class LoopSettings:
-    base_dir: Annotated[str, "folder that checkpoints/ lies in"] = "."
+    base_dir: BaseDir = "."
     out: Annotated[
         str | None,
         "folder for the run (default: checkpoints/samplers/<sampler>_sampler/run_<time>)",
@@ -122,18 +132,14 @@ class TrainSettings(ModelSettings, DataSettings, PriorSettings, LoopSettings, Ev
     """What every sampler has."""
 
     learning_rate: Annotated[NonNegative, "step size; see the sampler's page for its unit"] = 1e-3
-    temperature: Annotated[NonNegative, "T: 1 is Bayes, below 1 a cold posterior (T/N is ours)"] = (
-        1.0
-    )
+    temperature: Temperature = 1.0
 
 
 @dataclass(frozen=True)
 class ChainSettings(TrainSettings):
     """Samplers whose draws are positions of a chain."""
 
-    temperature: Annotated[NonNegative, "T: 1 is Bayes, below 1 a cold posterior (T/N is ours)"] = (
-        0.01
-    )
+    temperature: Temperature = 0.01
     warmup_steps: Annotated[Steps, "steps before the first draw can be collected"] = 2250
     sampling_steps: Annotated[Count, "steps after warm-up"] = 750
     thinning: Annotated[Count, "steps from one draw to the next"] = 25
@@ -144,7 +150,7 @@ class ChainSettings(TrainSettings):
     ramp_fraction: Annotated[
         Fraction, "part of the warm-up in which the step size rises from 0 to its peak"
     ] = 0.25
-    final_fraction: Annotated[Fraction, "step size at the end, as a fraction of the first"] = 0.02
+    final_fraction: FinalFraction = 0.02
     cycles: Annotated[Count, "cycles of the cyclical schedule"] = 4
     cycle_exploration: Annotated[
         Fraction, "noise-free first part of a cycle, as a fraction; draws come from the rest"
@@ -198,9 +204,7 @@ class SGLRWSettings(ChainSettings):
     """It moves by its noise alone, so it needs more of it than the others."""
 
     learning_rate: Annotated[NonNegative, "step size on the per-datum scale"] = 1.0
-    temperature: Annotated[NonNegative, "T: 1 is Bayes, below 1 a cold posterior (T/N is ours)"] = (
-        0.1
-    )
+    temperature: Temperature = 0.1
 
 
 @dataclass(frozen=True)
@@ -214,10 +218,7 @@ class PassSettings(TrainSettings):
 class GaussianSettings(PassSettings):
     """Methods whose result is a Gaussian: draws are taken from it at the end."""
 
-    prior: Annotated[
-        Literal["normal", "pretrained", "swag"],
-        "N(0, σ²), N(loaded weights, σ²), or one learned from pretraining",
-    ] = "pretrained"
+    prior: PriorName = "pretrained"
     num_draws: Annotated[Count, "draws to take from the fitted Gaussian"] = 30
 
 
@@ -226,7 +227,7 @@ class PerExampleSettings(GaussianSettings):
     """Methods that take a gradient per window. Flat directions keep the width of the prior, so that
     it has to be narrow beside the weights."""
 
-    prior_std: Annotated[Width, "σ; with --prior-relative the factor s in σᵢ = s·|θᵢ|"] = 0.003
+    prior_std: PriorStd = 0.003
     jacobian_memory: Annotated[
         Count, "MiB that per-example gradients may take; batches are cut to fit"
     ] = 1024
@@ -246,7 +247,7 @@ class LaplaceSettings(PerExampleSettings):
 @dataclass(frozen=True)
 class VISettings(GaussianSettings):
     learning_rate: Annotated[NonNegative, "Adam's, for means and log standard deviations"] = 1e-3
-    final_fraction: Annotated[Fraction, "step size at the end, as a fraction of the first"] = 0.1
+    final_fraction: FinalFraction = 0.1
     init_std: Annotated[Width, "standard deviation that every weight starts with"] = 1e-3
 
 
@@ -254,7 +255,7 @@ class VISettings(GaussianSettings):
 class MAPSettings(PassSettings):
     learning_rate: Annotated[NonNegative, "AdamW's"] = 1e-3
     weight_decay: Annotated[NonNegative, "AdamW's own; the prior is in the loss already"] = 0.0
-    final_fraction: Annotated[Fraction, "step size at the end, as a fraction of the first"] = 0.1
+    final_fraction: FinalFraction = 0.1
 
 
 @dataclass(frozen=True)
@@ -264,25 +265,23 @@ class BaselineSettings:
     recipe: Annotated[
         Literal["cpu", "gpu"], "nanoGPT's recipe that the other values start from"
     ] = "cpu"
-    corpus: Annotated[
-        str, "python-docs, shakespeare, a UTF-8 text file, or a nanoGPT data folder"
-    ] = "python-docs"
-    data_dir: Annotated[str | None, "cache and search place for corpora"] = None
+    corpus: Corpus = "python-docs"
+    data_dir: DataDir = None
     tokenizer: Annotated[Literal["char", "gpt2"], "characters, or GPT-2's byte pairs"] = "char"
     out: Annotated[
         str | None, "file of the checkpoint (default: checkpoints/baseline/models/...)"
     ] = None
-    base_dir: Annotated[str, "folder that checkpoints/ lies in"] = "."
-    device: Annotated[str, "cpu, cuda, mps, or auto"] = "auto"
+    base_dir: BaseDir = "."
+    device: Device = "auto"
     precision: Annotated[Literal["fp32", "bf16"], "of the network's arithmetic"] = "fp32"
-    seed: Annotated[Seed, "of everything random"] = 1337
+    seed: RandomSeed = 1337
     n_layer: Annotated[Count, "transformer blocks"] = 4
     n_head: Annotated[Count, "attention heads"] = 4
     n_embd: Annotated[Count, "width"] = 128
     block_size: Annotated[Count, "longest context in tokens"] = 64
     bias: Annotated[bool, "biases in linear layers and norms"] = False
     dropout: Annotated[Fraction, "while training"] = 0.0
-    batch_size: Annotated[Count, "windows per step"] = 12
+    batch_size: BatchSize = 12
     max_iters: Annotated[Count, "length of the schedule in steps"] = 2000
     stop_at: Annotated[
         Count | None, "stop after this many steps of the schedule: a warm start for a sampler"
