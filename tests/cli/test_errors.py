@@ -65,7 +65,10 @@ def refused(code: int, capsys: pytest.CaptureFixture[str]) -> str:
         (["--device", "mps"], "--device"),
         (["--cycles", "2"], "needs --schedule cyclical"),
         (["--schedule", "constant", "--final-fraction", "0.5"], "constant"),
-        (["--preconditioner", "none", "--preconditioner-batches", "2"], "needs --preconditioner"),
+        (
+            ["--preconditioner", "none", "--gradient-clip", "0", "--preconditioner-batches", "2"],
+            "needs --preconditioner",
+        ),
         (["--eval-batch-size", "2"], "needs --eval"),
         (["--sampling-steps", "1000000000"], "too long"),
     ],
