@@ -39,6 +39,7 @@ Width = Annotated[float, Range(1e-12, 1e12)]
 Positive = Annotated[float, Range(0, above=True)]
 NonNegative = Annotated[float, Range(0)]
 Fraction = Annotated[float, Range(0, 1)]
+Nucleus = Annotated[float, Range(0, 1, above=True)]
 Splits = Literal["val", "train"]
 
 # what several classes have, with defaults of their own
@@ -293,6 +294,25 @@ class BaselineSettings:
     grad_clip: Annotated[NonNegative, "largest gradient norm; 0 for no clipping"] = 1.0
     eval_interval: Annotated[Count, "steps between evaluations"] = 250
     eval_iters: Annotated[Count, "batches per evaluation"] = 20
+
+
+@dataclass(frozen=True)
+class DecodingSettings:
+    """How text is generated."""
+
+    max_new_tokens: Annotated[Count, "tokens to generate after the prompt"] = 200
+    temperature: Annotated[
+        NonNegative, "of the text: divides the log-probabilities; 0 takes the most probable token"
+    ] = 1.0
+    top_k: Annotated[Count | None, "draw from this many most probable tokens (default: all)"] = None
+    top_p: Annotated[
+        Nucleus | None, "draw from the most probable tokens that hold this much probability"
+    ] = None
+    decode: Annotated[
+        Literal["mixture", "per-draw"],
+        "average the draws' probabilities at every token, or follow one draw in each text",
+    ] = "mixture"
+    seed: RandomSeed = 0
 
 
 GPU_RECIPE: Mapping[str, Any] = {

@@ -140,4 +140,4 @@ def _paragraph(settings: QuickstartSettings, checkpoint: Path, run: Run) -> None
     text = predictive.generate(
         prompt, max_new_tokens=settings.text_tokens, temperature=0.8, seed=settings.seed
     )
-    print(text.strip())
+    print(str(text).strip())

@@ -39,6 +39,7 @@ def load_model(
             tokenizer=checkpoint.tokenizer,
             block_size=config.block_size,
             info=ModelInfo(str(name), "nanogpt", vars(config), checkpoint.sha256),
+            reader=nanogpt.GPTReader(config),
         )
     else:
         from bayesgen.models.huggingface import load_causal_lm

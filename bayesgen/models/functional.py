@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,36 @@ Batch = Mapping[str, Tensor]
 Call = Callable[[Callable[..., Any], Batch], Tensor]
 """How a batch goes through a network: given something that is called like the module, and a batch,
 return the logits. The only thing that differs between one model family and another."""
+
+
+class Reader(Protocol):
+    """How a model family reads texts in pieces and keeps keys and values, to read each token once.
+
+    Texts of different lengths stand side by side in columns ("slots"); the first piece is padded on
+    the right, and a mask says which slots hold a token.
+    """
+
+    stackable: bool
+    """Whether the cache is a tree of tensors, so that `read` can be vmapped over draws."""
+
+    def cache(self, texts: int, slots: int, device: torch.device) -> Any:
+        """An empty cache."""
+
+    def read(
+        self,
+        apply: Callable[..., Any],
+        input_ids: Tensor,
+        positions: Tensor,
+        mask: Tensor,
+        cache: Any,
+    ) -> Tensor:
+        """Logits [B, T, V] of a piece `input_ids` [B, T], which is added to `cache` in place.
+
+        Args:
+            apply: something that is called like the module.
+            positions: [B, T], of the piece's tokens in their texts.
+            mask: [B, slots filled up to and with this piece], bool.
+        """
 
 
 @dataclass(frozen=True)
@@ -45,6 +75,7 @@ class FunctionalModel:
         call: see `Call`; the default hands over `batch["input_ids"]`.
         parameters: which parameters are Bayesian (see `bayesgen.parameters.select`).
         block_size: the longest context in tokens, or None where there is no limit.
+        reader: reads texts in pieces; None for a model that knows no cache.
 
     Attributes:
         layout: names, shapes and offsets of θ.
@@ -60,12 +91,14 @@ class FunctionalModel:
         tokenizer: Tokenizer | None = None,
         block_size: int | None = None,
         info: ModelInfo | None = None,
+        reader: Reader | None = None,
     ) -> None:
         self.module = module.eval().requires_grad_(False)
         self.call: Call = call or (lambda apply, batch: apply(batch["input_ids"]))
         self.tokenizer = tokenizer
         self.block_size = block_size
         self.info = info or ModelInfo()
+        self.reader = reader
         named = dict(module.named_parameters())
         self.layout = Layout.of((name, named[name]) for name in select(module, parameters))
         self.theta = self.layout.ravel(named)
@@ -81,12 +114,16 @@ class FunctionalModel:
 
     def __call__(self, theta: Tensor, batch: Batch) -> Tensor:
         """Logits of `batch` under `theta` [P]; pure, differentiable, and fit for vmap over θ."""
+        return self.call(self.applied(theta), batch)
+
+    def applied(self, theta: Tensor) -> Callable[..., Any]:
+        """The module as a function, its Bayesian parameters taken from `theta` [P]."""
         views = self.layout.views(theta)
 
         def apply(*args: Any, **kwargs: Any) -> Any:
             return functional_call(self.module, views, args, kwargs)
 
-        return self.call(apply, batch)
+        return apply
 
     def bind(self) -> FlatModule:
         """A private copy of the module with its parameters laid into one vector (the hot loop)."""

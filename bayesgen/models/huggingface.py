@@ -6,6 +6,7 @@ Needs the extra `hf` (`pip install 'bayesgen[hf]'`).
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -67,7 +68,39 @@ def load_causal_lm(name: str, parameters: Subset = "all") -> FunctionalModel:
         tokenizer=tokenizer,
         block_size=block_size,
         info=ModelInfo(name, "huggingface", module.config.to_dict(), weights_sha256(module)),
+        reader=CausalReader(module.config),
     )
+
+
+class CausalReader:
+    """Reads texts through transformers' own cache."""
+
+    stackable = False
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    def cache(self, texts: int, slots: int, device: torch.device) -> Any:
+        from transformers import DynamicCache
+
+        return DynamicCache(config=self.config)
+
+    def read(
+        self,
+        apply: Callable[..., Any],
+        input_ids: torch.Tensor,
+        positions: torch.Tensor,
+        mask: torch.Tensor,
+        cache: Any,
+    ) -> torch.Tensor:
+        logits: torch.Tensor = apply(
+            input_ids=input_ids,
+            position_ids=positions,
+            attention_mask=mask.long(),
+            past_key_values=cache,
+            use_cache=True,
+        ).logits
+        return logits
 
 
 def weights_sha256(module: torch.nn.Module) -> str:

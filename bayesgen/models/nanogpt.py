@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,37 @@ class GPTConfig:
     bias: bool = True
 
 
+@dataclass(frozen=True)
+class KeyValues:
+    """Keys and values of all layers, for tokens that are read in pieces.
+
+    Attributes:
+        keys, values: [L, B, H, slots, d], written in place; a piece goes into slots from start on.
+        start: slots that earlier pieces filled; 0 for the first.
+        mask: [B, slots that are filled after this piece], whether a slot holds a token of the row.
+            Beside it a piece after the first is one token long, so that nothing lies ahead of it.
+    """
+
+    keys: Tensor
+    values: Tensor
+    start: int
+    mask: Tensor
+
+    def write(self, layer: int, k: Tensor, v: Tensor) -> None:
+        """Keep `k` and `v` [B, H, T, d]."""
+        slots = slice(self.start, self.start + k.shape[2])
+        self.keys[layer][:, :, slots] = k
+        self.values[layer][:, :, slots] = v
+
+    def attend(self, layer: int, q: Tensor) -> Tensor:
+        """Attention of `q` [B, H, 1, d] over all slots that are filled."""
+        slots = self.mask.shape[1]
+        keys, values = self.keys[layer][:, :, :slots], self.values[layer][:, :, :slots]
+        scores = q @ keys.transpose(-1, -2) / math.sqrt(q.shape[-1])
+        scores = scores.masked_fill(~self.mask[:, None, None, :], -torch.inf)
+        return scores.softmax(-1) @ values
+
+
 class CausalSelfAttention(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -51,14 +82,19 @@ class CausalSelfAttention(nn.Module):
         self.n_head = config.n_head
         self.dropout = config.dropout
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cache: KeyValues | None = None, layer: int = 0) -> Tensor:
         batch, length, width = x.shape
         q, k, v = (
             part.view(batch, length, self.n_head, width // self.n_head).transpose(1, 2)
             for part in self.c_attn(x).split(width, dim=2)
         )
-        dropout = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+        if cache is not None:
+            cache.write(layer, k, v)
+        if cache is None or cache.start == 0:
+            dropout = self.dropout if self.training else 0.0
+            y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+        else:
+            y = cache.attend(layer, q)
         y = y.transpose(1, 2).reshape(batch, length, width)
         out: Tensor = self.resid_dropout(self.c_proj(y))
         return out
@@ -85,8 +121,8 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.ln_1(x))
+    def forward(self, x: Tensor, cache: KeyValues | None = None, layer: int = 0) -> Tensor:
+        x = x + self.attn(self.ln_1(x), cache, layer)
         out: Tensor = x + self.mlp(self.ln_2(x))
         return out
 
@@ -122,17 +158,52 @@ class GPT(nn.Module):
             else:
                 nn.init.normal_(parameter, std=0.02)
 
-    def forward(self, input_ids: Tensor) -> Tensor:
-        """Logits [B, T, V] of the token after each of `input_ids` [B, T]."""
+    def forward(
+        self, input_ids: Tensor, positions: Tensor | None = None, cache: KeyValues | None = None
+    ) -> Tensor:
+        """Logits [B, T, V] of the token after each of `input_ids` [B, T].
+
+        Args:
+            positions: [B, T]; 0, 1, ... by default.
+            cache: what was read before, and where this is kept.
+        """
         length = input_ids.shape[1]
         if length > self.config.block_size:
             raise ValueError(f"{length} tokens exceed the block size {self.config.block_size}")
         net = self.transformer
-        positions = torch.arange(length, device=input_ids.device)
+        if positions is None:
+            positions = torch.arange(length, device=input_ids.device)
         x = net["drop"](net["wte"](input_ids) + net["wpe"](positions))
-        for block in net["h"].children():
-            x = block(x)
+        for layer, block in enumerate(net["h"].children()):
+            x = block(x, cache, layer)
         logits: Tensor = self.lm_head(net["ln_f"](x))
+        return logits
+
+
+class GPTReader:
+    """Reads texts through `KeyValues`; plain tensors, fit for vmap over draws."""
+
+    stackable = True
+
+    def __init__(self, config: GPTConfig) -> None:
+        self.config = config
+
+    def cache(self, texts: int, slots: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        c = self.config
+        shape = (c.n_layer, texts, c.n_head, slots, c.n_embd // c.n_head)
+        return torch.zeros(shape, device=device), torch.zeros(shape, device=device)
+
+    def read(
+        self,
+        apply: Callable[..., Any],
+        input_ids: Tensor,
+        positions: Tensor,
+        mask: Tensor,
+        cache: tuple[Tensor, Tensor],
+    ) -> Tensor:
+        keys, values = cache
+        past = KeyValues(keys, values, mask.shape[1] - input_ids.shape[1], mask)
+        logits: Tensor = apply(input_ids, positions, past)
         return logits
 
 

@@ -1,5 +1,6 @@
-"""What a posterior predicts: a true mixture over its draws."""
+"""What a posterior predicts: a true mixture over its draws, and text from it."""
 
+from bayesgen.predictive.generation import GeneratedText, Token
 from bayesgen.predictive.mixture import Forward, Predictive
 
-__all__ = ["Forward", "Predictive"]
+__all__ = ["Forward", "GeneratedText", "Predictive", "Token"]

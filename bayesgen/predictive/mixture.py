@@ -8,13 +8,18 @@ Logits are never averaged, and the exponential of a mean log-likelihood is never
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bayesgen.models.functional import Batch, FunctionalModel
 from bayesgen.posterior import Posterior
+from bayesgen.predictive import generation
+from bayesgen.predictive.generation import GeneratedText
+from bayesgen.predictive.reading import Strategy
+from bayesgen.settings import DecodingSettings, check_ranges
 
 
 class Forward:
@@ -63,41 +68,33 @@ class Predictive:
             self._forward.load(theta)
             yield self._forward.log_probs(batch)
 
-    def generate(
-        self,
-        prompt: str,
-        *,
-        max_new_tokens: int = 200,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        seed: int = 0,
-    ) -> str:
-        """Text that continues `prompt`, each token drawn from the mixture.
+    def generate(self, prompt: str, strategy: Strategy = "auto", **settings: Any) -> GeneratedText:
+        """Text that continues `prompt`; `str()` of it is the whole.
 
-        `temperature` and `top_k` act on the mixture, not on the draws. The draws are held in memory
-        meanwhile: thin the posterior where there are many.
+        Args:
+            strategy: how the draws read (see `bayesgen.predictive.reading`).
+            settings: fields of `DecodingSettings`: `max_new_tokens`, `temperature`, `top_k`,
+                `top_p`, `decode`, `seed`.
 
         Raises:
             ValueError: the model has no tokenizer, or the prompt is empty.
         """
-        tokenizer = self.model.tokenizer
-        if tokenizer is None:
-            raise ValueError("this model has no tokenizer: it cannot read a prompt")
-        tokens = [int(t) for t in tokenizer.encode(prompt)]
-        if not tokens:
-            raise ValueError("the prompt is empty")
-        draws = [theta.to(self.model.device) for theta in self.posterior]
-        generator = torch.Generator().manual_seed(seed)
-        for _ in range(max_new_tokens):
-            context = torch.tensor([tokens[-(self.model.block_size or len(tokens)) :]])
-            log_probs = mixture(self._last(draws, context), len(draws)).cpu()
-            tokens.append(_sample(log_probs[: tokenizer.vocab_size], temperature, top_k, generator))
-        return tokenizer.decode(tokens)
+        return self.generate_all([prompt], strategy, **settings)[0]
 
-    def _last(self, draws: list[Tensor], context: Tensor) -> Iterable[Tensor]:
-        for theta in draws:
-            self._forward.load(theta)
-            yield self._forward.log_probs({"input_ids": context})[0, -1]
+    def generate_all(
+        self, prompts: Sequence[str], strategy: Strategy = "auto", **settings: Any
+    ) -> list[GeneratedText]:
+        """One text for each of `prompts`, in one batch; see `generate`."""
+        *_, texts = self.stream(prompts, strategy, **settings)
+        return texts
+
+    def stream(
+        self, prompts: Sequence[str], strategy: Strategy = "auto", **settings: Any
+    ) -> Iterator[list[GeneratedText]]:
+        """The texts of `generate_all` while they grow: the list after every token."""
+        decoding = DecodingSettings(**settings)
+        check_ranges(decoding)
+        return generation.generate(self.model, self.posterior, prompts, decoding, strategy)
 
 
 def mixture(log_probs: Iterable[Tensor], count: int) -> Tensor:
@@ -108,14 +105,3 @@ def mixture(log_probs: Iterable[Tensor], count: int) -> Tensor:
     if total is None:
         raise ValueError("a mixture needs at least one draw")
     return total - math.log(count)
-
-
-def _sample(
-    log_probs: Tensor, temperature: float, top_k: int | None, generator: torch.Generator
-) -> int:
-    if temperature == 0:
-        return int(log_probs.argmax())
-    scaled = log_probs / temperature
-    if top_k is not None and top_k < len(scaled):
-        scaled[scaled < scaled.topk(top_k).values[-1]] = -torch.inf
-    return int(torch.multinomial(scaled.softmax(-1), 1, generator=generator))

@@ -1,0 +1,197 @@
+"""Text from a posterior, and how sure it is of every token.
+
+At each token the draws' probabilities are averaged; temperature, top-k and top-p act on the
+mixture. With `per-draw` each text follows one draw instead: it is then a sample of the posterior
+over texts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bayesgen.data.tokenizers import Tokenizer
+from bayesgen.models import FunctionalModel
+from bayesgen.posterior import Posterior
+from bayesgen.predictive.reading import Reading, Strategy
+from bayesgen.predictive.sampling import restricted
+from bayesgen.settings import DecodingSettings
+
+UNFINISHED = "�"
+
+
+@dataclass(frozen=True)
+class Token:
+    """One generated token; entropies of the mixture before temperature, top-k and top-p, in nats.
+
+    Attributes:
+        text: what it adds to the text; empty while a character's bytes are not complete.
+        log_prob: log p(token | text) under the mixture, at temperature 1.
+        total: H[p̄].
+        aleatoric: mean over the draws of H[p_s].
+        epistemic: total − aleatoric, the mutual information of token and weights.
+    """
+
+    id: int
+    text: str
+    log_prob: float
+    total: float
+    aleatoric: float
+    epistemic: float
+
+
+@dataclass
+class GeneratedText:
+    """A prompt and what was generated after it.
+
+    Attributes:
+        draw: the draw that the text follows; None if it follows the mixture.
+        draw_log_probs: log p(generated tokens | prompt, θ_s) of every draw, [S], nats.
+    """
+
+    prompt: str
+    draw: int | None = None
+    tokens: list[Token] = field(default_factory=list)
+    draw_log_probs: Tensor = field(default_factory=lambda: torch.zeros(0))
+
+    @property
+    def continuation(self) -> str:
+        return "".join(token.text for token in self.tokens)
+
+    def __str__(self) -> str:
+        return self.prompt + self.continuation
+
+    @property
+    def epistemic_per_token(self) -> float:
+        """How much the draws disagree on the text as a whole, in nats per token; at least 0.
+
+        [log mean_s p(y | θ_s) − mean_s log p(y | θ_s)] / L: the reverse mutual information at this
+        text (Malinin and Gales 2021, https://arxiv.org/abs/2002.07650, section 3).
+        """
+        each = self.draw_log_probs.double()
+        gap = each.logsumexp(0) - math.log(len(each)) - each.mean()
+        return float(gap.clamp(min=0)) / max(len(self.tokens), 1)
+
+    def mean(self, name: str) -> float:
+        """Mean over the tokens of one of their numbers, such as `epistemic`."""
+        total: float = sum(getattr(token, name) for token in self.tokens)
+        return total / max(len(self.tokens), 1)
+
+    def to_json(self) -> dict[str, Any]:
+        numbers = ("log_prob", "total", "aleatoric", "epistemic")
+        return {
+            "prompt": self.prompt,
+            "continuation": self.continuation,
+            "draw": self.draw,
+            "mean": {name: self.mean(name) for name in numbers},
+            "epistemic_per_token": self.epistemic_per_token,
+            "tokens": [vars(token) for token in self.tokens],
+        }
+
+
+def generate(
+    model: FunctionalModel,
+    posterior: Posterior,
+    prompts: Sequence[str],
+    settings: DecodingSettings,
+    strategy: Strategy = "auto",
+) -> Iterator[list[GeneratedText]]:
+    """Texts that continue `prompts`, all grown by one token at a time.
+
+    Text i depends on its prompt, its place i and the seed, not on the texts beside it.
+
+    Yields:
+        The same list after every token: the last token of each text is new.
+
+    Raises:
+        ValueError: the model has no tokenizer, or a prompt is empty.
+    """
+    tokenizer = model.tokenizer
+    if tokenizer is None:
+        raise ValueError("this model has no tokenizer: it cannot read a prompt")
+    encoded = [[int(t) for t in tokenizer.encode(prompt)] for prompt in prompts]
+    if not prompts or not all(encoded):
+        raise ValueError("the prompt is empty")
+    count = len(posterior)
+    follows = _followed(settings, len(prompts), count)
+    texts = [
+        GeneratedText(prompt, draw, draw_log_probs=torch.zeros(count, dtype=torch.float64))
+        for prompt, draw in zip(prompts, follows, strict=True)
+    ]
+    reading = Reading(model, posterior, encoded, settings.max_new_tokens, strategy)
+    streams = [_stream(settings.seed, i) for i in range(len(prompts))]
+    pieces = [_Pieces(tokenizer, tokens) for tokens in encoded]
+    rows = torch.arange(len(prompts))
+    for _ in range(settings.max_new_tokens):
+        each = reading.log_probs().cpu()
+        mixture = each.logsumexp(0) - math.log(count)
+        total = torch.special.entr(mixture.exp()).sum(-1)
+        aleatoric = torch.special.entr(each.exp()).sum(-1).mean(0)
+        chosen = mixture if settings.decode == "mixture" else each[follows, rows]
+        # ids beyond the tokenizer's pad the vocabulary
+        probs = restricted(
+            chosen[:, : tokenizer.vocab_size],
+            settings.temperature,
+            settings.top_k,
+            settings.top_p,
+        )
+        tokens = torch.cat(
+            [
+                torch.multinomial(p, 1, generator=stream)
+                for p, stream in zip(probs, streams, strict=True)
+            ]
+        )
+        reading.append(tokens)
+        for i, text in enumerate(texts):
+            token = int(tokens[i])
+            text.draw_log_probs += each[:, i, token].double()
+            text.tokens.append(
+                Token(
+                    token,
+                    pieces[i].add(token),
+                    float(mixture[i, token]),
+                    float(total[i]),
+                    float(aleatoric[i]),
+                    max(float(total[i] - aleatoric[i]), 0.0),
+                )
+            )
+        yield texts
+
+
+def _followed(settings: DecodingSettings, texts: int, count: int) -> list[int | None]:
+    """The draw of each text: all draws before any again, in an order of the seed."""
+    if settings.decode == "mixture":
+        return [None] * texts
+    order = np.random.default_rng(settings.seed).permutation(count)
+    return [int(order[i % count]) for i in range(texts)]
+
+
+def _stream(seed: int, index: int) -> torch.Generator:
+    mixed = np.random.SeedSequence(seed, spawn_key=(index,)).generate_state(1)[0]
+    return torch.Generator().manual_seed(int(mixed))
+
+
+class _Pieces:
+    """What each token adds to a text: a token may hold a part of a character's bytes."""
+
+    def __init__(self, tokenizer: Tokenizer, prompt: list[int]) -> None:
+        self._tokenizer = tokenizer
+        # one token of context is enough for tokenizers that join words by it
+        self._ids = prompt[-1:]
+        self._shown = len(tokenizer.decode(self._ids))
+
+    def add(self, token: int) -> str:
+        self._ids.append(token)
+        text = self._tokenizer.decode(self._ids)
+        if text.endswith(UNFINISHED) and len(self._ids) < 8:
+            return ""
+        piece = text[self._shown :]
+        self._ids = [token]
+        self._shown = len(self._tokenizer.decode(self._ids))
+        return piece

@@ -1,0 +1,194 @@
+"""Reading growing texts with every draw: log p(next token | text, θ_s), each token read once.
+
+Keys and values of what was read are kept. Three strategies give the same numbers:
+
+- `stacked`: all draws in memory, one vmapped step for all of them. A step's time is that of reading
+  the weights, S·P numbers.
+- `cached`: one draw after the other, its weights read from disk at every step.
+- `plain`: no cache; every step reads the whole of every text with every draw.
+
+Past the model's block size the oldest token falls out of every window and all positions move, so
+that nothing that was kept is true any more: from there on every step is `plain`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from bayesgen.models import FunctionalModel
+from bayesgen.posterior import Posterior
+
+Strategy = Literal["auto", "stacked", "cached", "plain"]
+MEMORY = 4 * 2**30
+"""Bytes that draws and caches may take under `auto`."""
+
+
+Piece = tuple[Tensor, Tensor, Tensor]
+"""What is read in one step: token ids [B, T], their positions [B, T], and the mask of all slots."""
+
+
+class Reading:
+    """A batch of texts, read by every draw of a posterior.
+
+    Args:
+        texts: token ids of each text, at least one token each.
+        growth: how many tokens will be appended at most.
+        strategy: see the module; `auto` takes the first of the three that fits `memory` bytes.
+    """
+
+    def __init__(
+        self,
+        model: FunctionalModel,
+        posterior: Posterior,
+        texts: list[list[int]],
+        growth: int,
+        strategy: Strategy = "auto",
+        memory: int = MEMORY,
+    ) -> None:
+        if not texts or not all(texts):
+            raise ValueError("every text needs at least one token")
+        self.model = model
+        self.posterior = posterior
+        self.texts = [list(text) for text in texts]
+        slots = max(map(len, texts)) + growth
+        self._slots = slots if model.block_size is None else min(slots, model.block_size)
+        self.strategy = _strategy(model, posterior, len(texts), self._slots, strategy, memory)
+        self._mask = torch.zeros(len(texts), 0, dtype=torch.bool)
+        self._draws: Tensor | None = None
+        self._cache: Any = None
+
+    def append(self, tokens: Tensor) -> None:
+        """Let each text grow by one of `tokens` [B]."""
+        for text, token in zip(self.texts, tokens.tolist(), strict=True):
+            text.append(int(token))
+
+    @torch.no_grad()
+    def log_probs(self) -> Tensor:
+        """log p(next token | text, θ_s) of every draw and text: [S, B, V], float32."""
+        limit = self.model.block_size
+        longest = max(map(len, self.texts))
+        if self.strategy == "plain" or (limit is not None and longest > limit):
+            self._cache = self._draws = None
+            logits = self._plain()
+        else:
+            logits = self._read()
+        return logits.float().log_softmax(-1)
+
+    def _plain(self) -> Tensor:
+        limit = self.model.block_size or max(map(len, self.texts))
+        input_ids, mask = _padded([text[-limit:] for text in self.texts])
+        last = mask.sum(1) - 1
+        batch = {"input_ids": input_ids.to(self.model.device)}
+        rows = torch.arange(len(last))
+        return torch.stack([self.model(self._on(t), batch)[rows, last] for t in self.posterior])
+
+    def _read(self) -> Tensor:
+        """Read what is new: the whole texts first, then one token of each."""
+        first = not self._mask.shape[1]
+        if first:
+            input_ids, new = _padded(self.texts)
+            positions = torch.arange(input_ids.shape[1]).expand_as(input_ids)
+            last = new.sum(1) - 1
+        else:
+            input_ids = torch.tensor([text[-1:] for text in self.texts])
+            positions = torch.tensor([[len(text) - 1] for text in self.texts])
+            new = torch.ones_like(input_ids, dtype=torch.bool)
+            last = torch.zeros(len(self.texts), dtype=torch.long)
+        self._mask = torch.cat([self._mask, new], dim=1)
+        device = self.model.device
+        piece = (input_ids.to(device), positions.to(device), self._mask.to(device))
+        if self.strategy == "stacked":
+            logits = self._stacked(piece)
+        else:
+            logits = self._each(piece, self.posterior, self._own_caches())
+        return logits[:, torch.arange(len(last)), last]
+
+    def _stacked(self, piece: Piece) -> Tensor:
+        count = len(self.posterior)
+        if self._draws is None:
+            self._draws = torch.stack([self._on(theta) for theta in self.posterior])
+            self._cache = pytree.tree_map(
+                lambda t: t.new_zeros(count, *t.shape), self._empty_cache()
+            )
+            # whole texts keep the processor busy with one draw; fused attention has no vmap
+            views = [pytree.tree_map(lambda t, s=s: t[s], self._cache) for s in range(count)]
+            return self._each(piece, self._draws, views)
+        step = torch.vmap(lambda theta, cache: self._one(piece, theta, cache))
+        logits: Tensor = step(self._draws, self._cache)
+        return logits
+
+    def _each(self, piece: Piece, draws: Iterable[Tensor], caches: list[Any]) -> Tensor:
+        pairs = zip(draws, caches, strict=True)
+        return torch.stack([self._one(piece, self._on(theta), cache) for theta, cache in pairs])
+
+    def _one(self, piece: Piece, theta: Tensor, cache: Any) -> Tensor:
+        assert self.model.reader is not None
+        return self.model.reader.read(self.model.applied(theta), *piece, cache)
+
+    def _own_caches(self) -> list[Any]:
+        if self._cache is None:
+            self._cache = [self._empty_cache() for _ in range(len(self.posterior))]
+        return list(self._cache)
+
+    def _empty_cache(self) -> Any:
+        assert self.model.reader is not None
+        return self.model.reader.cache(len(self.texts), self._slots, self.model.device)
+
+    def _on(self, theta: Tensor) -> Tensor:
+        return theta.to(self.model.device)
+
+
+def _padded(texts: list[list[int]]) -> tuple[Tensor, Tensor]:
+    """Token ids [B, T], padded on the right, and where there is a token [B, T]."""
+    longest = max(map(len, texts))
+    mask = torch.tensor([[i < len(text) for i in range(longest)] for text in texts])
+    rows = [text + [0] * (longest - len(text)) for text in texts]
+    return torch.tensor(rows), mask
+
+
+def _strategy(
+    model: FunctionalModel,
+    posterior: Posterior,
+    texts: int,
+    slots: int,
+    wanted: Strategy,
+    memory: int,
+) -> Strategy:
+    """The strategy that is possible and wanted.
+
+    Raises:
+        ValueError: the one that was asked for is not possible with this model.
+    """
+    reader = model.reader
+    possible = {
+        "plain": True,
+        "cached": reader is not None,
+        "stacked": reader is not None and reader.stackable,
+    }
+    if wanted != "auto":
+        if not possible[wanted]:
+            raise ValueError(f"this kind of model cannot read with strategy '{wanted}'")
+        return wanted
+    if reader is None:
+        return "plain"
+    weights = 4 * model.layout.size * len(posterior)
+    caches = _cache_bytes(model, texts, slots) * len(posterior)
+    if reader.stackable and weights + caches <= memory:
+        return "stacked"
+    return "cached" if caches <= memory else "plain"
+
+
+def _cache_bytes(model: FunctionalModel, texts: int, slots: int) -> int:
+    """Size of one draw's cache; the width that all architectures share bounds those that grow."""
+    assert model.reader is not None
+    if not model.reader.stackable:
+        config = model.info.config
+        layers, width = config.get("num_hidden_layers", 0), config.get("hidden_size", 0)
+        return int(2 * 4 * layers * width * texts * slots)
+    leaves = pytree.tree_leaves(model.reader.cache(texts, slots, torch.device("meta")))
+    return sum(leaf.numel() * leaf.element_size() for leaf in leaves)
