@@ -315,6 +315,25 @@ class DecodingSettings:
     seed: RandomSeed = 0
 
 
+@dataclass(frozen=True)
+class GenerateSettings(DecodingSettings):
+    prompt: Annotated[
+        tuple[str, ...] | None, "text to continue, or several (default: a line break)"
+    ] = None
+    prompt_file: Annotated[str | None, "UTF-8 file whose whole text is the prompt"] = None
+    num_texts: Annotated[Count, "texts for each prompt"] = 1
+    num_draws: Annotated[
+        Count | None, "draws to use, evenly spaced (default: 10, or all where there are fewer)"
+    ] = None
+    strategy: Annotated[
+        Literal["auto", "stacked", "cached", "plain"],
+        "all draws in one step, one after the other, or without a cache (auto: by memory)",
+    ] = "auto"
+    json: Annotated[bool, "print one JSON document"] = False
+    model: Annotated[str | None, "the run's model, where it does not lie where it did"] = None
+    device: Device = "auto"
+
+
 GPU_RECIPE: Mapping[str, Any] = {
     "n_layer": 6, "n_head": 6, "n_embd": 384, "block_size": 256, "batch_size": 64, "dropout": 0.2,
     "max_iters": 5000, "eval_iters": 200, "precision": "bf16",

@@ -68,7 +68,9 @@ def add_flags(parser: argparse.ArgumentParser, cls: type) -> None:
         elif get_origin(setting.kind) is Literal:
             options["choices"] = get_args(setting.kind)
         elif get_origin(setting.kind) is tuple:
-            options |= {"nargs": "+", "choices": get_args(get_args(setting.kind)[0])}
+            each = get_args(setting.kind)[0]
+            choices = get_args(each) or None
+            options |= {"nargs": "+", "choices": choices, "metavar": None if choices else "TEXT"}
         else:
             options |= {"type": setting.kind, "metavar": setting.kind.__name__.upper()}
         parser.add_argument(flag(name), default=argparse.SUPPRESS, **options)

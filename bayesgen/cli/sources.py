@@ -1,0 +1,73 @@
+"""What a command is pointed at: a run, or a checkpoint that stands for a posterior of one draw."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bayesgen.errors import UserError
+from bayesgen.inference.job import resolve_device
+from bayesgen.models import FunctionalModel, load_model
+from bayesgen.posterior import Posterior
+from bayesgen.runs import Run
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model and draws of its weights.
+
+    Attributes:
+        name: the path that was given.
+        run: None for a checkpoint.
+    """
+
+    name: str
+    model: FunctionalModel
+    posterior: Posterior
+    run: Run | None
+
+
+def open_source(name: str, *, model: str | None = None, device: str = "auto") -> Source:
+    """Open a run's folder with the model that it started from, or a model alone.
+
+    Args:
+        model: where a run's model lies now, if not where it was.
+
+    Raises:
+        UserError: neither a run nor a model is there, or the model is not the run's.
+    """
+    on = str(resolve_device(device))
+    if not (Path(name) / "run.json").is_file():
+        if model is not None:
+            raise UserError(f"--model goes with a run, and '{name}' is none")
+        alone = load_model(name, device=on)
+        return Source(name, alone, Posterior.from_draws(alone.theta[None], alone.layout), None)
+    run = Run.open(name, flag="RUN")
+    posterior = Posterior.load(name)
+    record = run.record()
+    settings, stored = record["settings"], record["model"]
+    loaded = load_model(
+        model or stored["name"],
+        parameters=settings["parameters"],
+        meta_path=settings["meta_path"],
+        device=on,
+    )
+    if loaded.info.sha256 != stored["sha256"]:
+        raise UserError(
+            f"'{loaded.info.name}' is not the model that the run '{name}' started from (its sha256"
+            " differs); name that one with --model"
+        )
+    return Source(name, loaded, posterior, run)
+
+
+def chosen_draws(
+    posterior: Posterior, count: int | None, default: int | None, flag: str
+) -> Posterior:
+    """`count` draws, evenly spaced; by default at most `default` of them.
+
+    Raises:
+        UserError: there are not so many.
+    """
+    if count is not None and count > len(posterior):
+        raise UserError(f"{flag} {count}: there are only {len(posterior)} draws")
+    return posterior.thin(count or default)

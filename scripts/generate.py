@@ -1,0 +1,8 @@
+"""Write text from a posterior. See --help."""
+
+import sys
+
+from bayesgen.cli.main import door
+
+if __name__ == "__main__":
+    sys.exit(door("generate"))
