@@ -115,17 +115,30 @@ class LoopSettings:
 
 
 @dataclass(frozen=True)
-class EvalSettings:
-    eval: Annotated[bool, "score the splits after the run"] = False
+class ScoringSettings:
+    """How a run's draws are scored."""
+
     eval_splits: Annotated[tuple[Splits, ...], "splits to score"] = ("val",)
     eval_num_posterior_samples: Annotated[Count | None, "draws to use (default: all)"] = None
     eval_max_samples: Annotated[Count | None, "windows to score of each split (default: all)"] = (
         None
     )
     eval_num_text_samples: Annotated[
-        Steps, "generated continuations for BLEU and ROUGE (not in this version)"
+        Steps, "texts to continue from each split, for BLEU, ROUGE and diversity (0: none)"
     ] = 0
     eval_batch_size: Annotated[Count, "windows per forward pass when scoring"] = 64
+    eval_precision: Annotated[
+        Literal["fp32", "bf16"],
+        "of the network's arithmetic when scoring; bf16 is used only where the processor has it",
+    ] = "fp32"
+    ood_corpus: Annotated[
+        str | None, "a far text (a name or path): how well uncertainty tells it from the split"
+    ] = None
+
+
+@dataclass(frozen=True)
+class EvalSettings(ScoringSettings):
+    eval: Annotated[bool, "score the splits after the run"] = False
 
 
 @dataclass(frozen=True)
@@ -316,6 +329,14 @@ class DecodingSettings:
 
 
 @dataclass(frozen=True)
+class EvaluateSettings(ScoringSettings):
+    text: Annotated[str | None, "score this whole text too (a name or path)"] = None
+    model: Annotated[str | None, "the runs' model, where it does not lie where it did"] = None
+    data_dir: DataDir = None
+    device: Device = "auto"
+
+
+@dataclass(frozen=True)
 class GenerateSettings(DecodingSettings):
     prompt: Annotated[
         tuple[str, ...] | None, "text to continue, or several (default: a line break)"
@@ -437,11 +458,6 @@ def validate(settings: TrainSettings) -> None:
         UserError: see the messages.
     """
     check_ranges(settings)
-    if settings.eval_num_text_samples:
-        raise UserError(
-            "--eval-num-text-samples: BLEU and ROUGE on generated text are not in this version;"
-            " leave it at 0"
-        )
     if settings.data is not None:
         raise UserError(
             "--data is for labelled tasks, which are not in this version; a causal-lm takes"

@@ -17,7 +17,13 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bayesgen.data.tokenizers import TiktokenTokenizer, Tokenizer, make_tokenizer, read_meta
+from bayesgen.data.tokenizers import (
+    CharTokenizer,
+    TiktokenTokenizer,
+    Tokenizer,
+    make_tokenizer,
+    read_meta,
+)
 from bayesgen.errors import UserError
 
 NAMES = ("python-docs", "shakespeare")
@@ -72,21 +78,66 @@ def load_corpus(
     taken for `tokenizer`'s or else for GPT-2's, as nanoGPT does. `data_dir` keeps downloads
     (default: ~/.cache/bayesgen). Raises UserError for whatever is missing or damaged.
     """
-    if name_or_path == "python-docs":
-        return _text_corpus(name_or_path, python_docs_text(), tokenizer, tokenizer_kind)
-    if name_or_path == "shakespeare":
-        text = _read_text(shakespeare_path(data_dir, download))
-        return _text_corpus(name_or_path, text, tokenizer, tokenizer_kind)
     path = Path(name_or_path).expanduser()
-    if path.is_dir():
+    if name_or_path not in NAMES and path.is_dir():
         return _folder_corpus(path, tokenizer)
+    name, text = corpus_text(name_or_path, data_dir, download)
+    return _text_corpus(name, text, tokenizer, tokenizer_kind)
+
+
+def corpus_text(
+    name_or_path: str,
+    data_dir: Path | None = None,
+    download: Opener = open_url,
+    flag: str = "--corpus",
+) -> tuple[str, str]:
+    """Name and whole text of a built-in corpus or a UTF-8 file. Raises as `load_corpus`."""
+    if name_or_path == "python-docs":
+        return name_or_path, python_docs_text()
+    if name_or_path == "shakespeare":
+        return name_or_path, _read_text(shakespeare_path(data_dir, download))
+    path = Path(name_or_path).expanduser()
     if path.exists():
-        return _text_corpus(path.name, _read_text(path), tokenizer, tokenizer_kind)
+        return path.name, _read_text(path)
     near = difflib.get_close_matches(name_or_path.lower(), NAMES, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else "pass one of these names or an existing path"
     raise UserError(
-        f"--corpus {name_or_path}: neither a path nor a built-in corpus ({', '.join(NAMES)}); "
-        f"{hint}"
+        f"{flag} {name_or_path}: neither a path nor a built-in corpus ({', '.join(NAMES)}); {hint}"
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class FarText:
+    """A text from elsewhere, in a model's own tokens.
+
+    Attributes:
+        tokens: 1-D token ids.
+        kept: share of its characters that the tokenizer knows; the others were left out.
+    """
+
+    name: str
+    tokens: NDArray[Any]
+    kept: float
+    sha256: str
+
+
+def load_far_text(
+    name_or_path: str, tokenizer: Tokenizer, data_dir: Path | None = None, flag: str = "--corpus"
+) -> FarText:
+    """The whole text of a corpus, restricted to the characters that `tokenizer` knows.
+
+    Raises UserError for a text that is missing or damaged, or of which nothing is left.
+    """
+    name, text = corpus_text(name_or_path, data_dir, flag=flag)
+    known = text
+    if isinstance(tokenizer, CharTokenizer):
+        others = dict.fromkeys(set(map(ord, text)) - set(map(ord, tokenizer.characters)))
+        known = text.translate(others)
+    if not known:
+        raise UserError(f"{flag} {name}: the tokenizer knows none of its characters")
+    sha256 = hashlib.sha256(text.encode("utf-8")).hexdigest()
+    return FarText(
+        name, _encode(tokenizer, known, f"{flag} {name}"), len(known) / len(text), sha256
     )
 
 

@@ -9,10 +9,10 @@
 
 from __future__ import annotations
 
-import math
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -20,18 +20,22 @@ from torch import Tensor
 from tqdm import tqdm
 
 from bayesgen.data.windows import Windows
-from bayesgen.evaluation.intervals import Difference, paired_difference
+from bayesgen.evaluation.cache import Passes, TokenCache
+from bayesgen.evaluation.intervals import Interval, paired_difference
+from bayesgen.evaluation.passes import Advance, Scored, Split, max_batch, mixture, single
 from bayesgen.evaluation.scaling import fit_temperature
-from bayesgen.evaluation.tokens import Scores, Tally, TokenScores
-from bayesgen.likelihoods import IGNORED
+from bayesgen.evaluation.selective import (
+    RiskCoverage,
+    aurc_difference,
+    aurc_interval,
+    risk_coverage,
+)
+from bayesgen.evaluation.tokens import Scores
 from bayesgen.models import FunctionalModel
-from bayesgen.posterior import Posterior
 from bayesgen.predictive import Forward, Predictive
 
 PREDICTORS = ("deterministic", "temperature_scaled", "posterior_mean", "mean_of_draws", "bma")
-MAX_ELEMENTS = 2**26
-"""Mixture probabilities that are held at once (256 MiB of float32): a draw is loaded once for all
-the windows whose [tokens, V] fit, so that memory does not grow with the draws or the split."""
+CURVE_POINTS = 21
 
 
 @dataclass(frozen=True)
@@ -45,11 +49,20 @@ class Entropy:
 
 
 @dataclass(frozen=True)
-class Scored:
-    """One predictor on one split: headline numbers, and the summed NLL of each window [windows]."""
+class Selective:
+    """Token errors of a predictor, ranked by one of its uncertainties.
 
-    scores: Scores
-    window_nll: Tensor
+    Attributes:
+        predictor: whose errors.
+        curve: risk against coverage.
+        aurc: with its interval over windows.
+        minus_deterministic: AURC minus that of the deterministic predictor by its entropy.
+    """
+
+    predictor: str
+    curve: RiskCoverage
+    aurc: Interval | None
+    minus_deterministic: Interval | None
 
 
 @dataclass(frozen=True)
@@ -58,6 +71,9 @@ class SplitReport:
 
     Attributes:
         temperature: τ of `temperature_scaled`.
+        reliability: predictor -> the bins of its reliability diagram.
+        by_draws: number of draws -> scores of their mixture.
+        selective: uncertainty -> how well it ranks the token errors.
         window_nll: predictor -> summed NLL of each window [windows], float64, in nats.
         window_tokens: targets of each window [windows].
         differences: predictor -> the mixture's NLL minus the predictor's.
@@ -67,10 +83,13 @@ class SplitReport:
     num_draws: int
     temperature: float
     predictors: dict[str, Scores]
+    reliability: dict[str, dict[str, list[float | None]]]
     entropy: Entropy
+    by_draws: dict[int, Scores]
+    selective: dict[str, Selective]
     window_nll: dict[str, Tensor]
     window_tokens: Tensor
-    differences: dict[str, Difference]
+    differences: dict[str, Interval]
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -79,7 +98,10 @@ class SplitReport:
             "num_windows": len(self.window_tokens),
             "fitted_temperature": self.temperature,
             "predictors": {name: vars(s) for name, s in self.predictors.items()},
+            "reliability": self.reliability,
             "entropy": vars(self.entropy),
+            "by_num_draws": [{"draws": k, **vars(s)} for k, s in sorted(self.by_draws.items())],
+            "selective": {name: asdict(s) for name, s in self.selective.items()},
             "bma_minus": {name: vars(d) for name, d in self.differences.items()},
         }
 
@@ -91,6 +113,7 @@ def evaluate_split(
     *,
     batch_size: int = 64,
     max_windows: int | None = None,
+    cache: TokenCache | None = None,
     progress: str | None = None,
 ) -> SplitReport:
     """Score all five predictors on `windows`.
@@ -98,47 +121,69 @@ def evaluate_split(
     Args:
         held_in: training text, to fit a temperature on.
         max_windows: score this many windows, evenly spaced, instead of all.
+        cache: where what the networks said is kept and looked for.
         progress: title of a progress bar, or None for none.
     """
-    posterior, model = predictive.posterior, predictive.model
-    forward = Forward(model)
-    forward.load(model.theta)
-    batch_size = min(batch_size, max_batch(forward, windows))
-    split = _Split.of(windows, batch_size, max_windows, model.device)
-    bar = tqdm(
-        total=(len(posterior) + 3) * len(split.indices),
-        desc=progress,
-        unit="window",
-        unit_scale=True,
-        disable=progress is None,
-        dynamic_ncols=True,
-        mininterval=0.5 if sys.stderr.isatty() else 30,
-    )
-    with bar:
-        tau = fit_temperature(forward, held_in, batch_size)
-        mean = posterior.mean().to(model.device)
-        scored = {
-            "deterministic": _single(forward, split, model.theta, 1.0, bar.update),
-            "temperature_scaled": _single(forward, split, model.theta, tau, bar.update),
-            "posterior_mean": _single(forward, split, mean, 1.0, bar.update),
-        }
-        mixed = _mixture(forward, split, posterior, bar.update)
-    scored |= {"mean_of_draws": mixed.draws, "bma": mixed.bma}
-    bma = mixed.bma.window_nll
+    passes, split = run_passes(
+        predictive, windows, held_in,
+        batch_size=batch_size, max_windows=max_windows, cache=cache, progress=progress,
+    )  # fmt: skip
+    mixed, singles = passes.mixed, passes.singles
+    scored = {**singles, "bma": mixed.bma}
+    scores = {name: s.scores for name, s in scored.items()} | {"mean_of_draws": mixed.draws}
+    window_nll = {name: s.window_nll for name, s in scored.items()}
+    window_nll["mean_of_draws"] = mixed.draws_window_nll
+    total = mixed.bma.tally.mean_entropy
+    aleatoric = float(mixed.aleatoric.mean())
     return SplitReport(
-        num_tokens=mixed.num_tokens,
-        num_draws=len(posterior),
-        temperature=tau,
-        predictors={name: scored[name].scores for name in PREDICTORS},
-        entropy=mixed.entropy,
-        window_nll={name: scored[name].window_nll for name in PREDICTORS},
+        num_tokens=mixed.bma.tally.tokens,
+        num_draws=len(predictive.posterior),
+        temperature=passes.temperature,
+        predictors={name: scores[name] for name in PREDICTORS},
+        reliability={name: s.tally.reliability() for name, s in scored.items()},
+        entropy=Entropy(total, aleatoric, total - aleatoric),
+        by_draws=mixed.by_draws,
+        selective=_selective(passes, split.tokens),
+        window_nll={name: window_nll[name] for name in PREDICTORS},
         window_tokens=split.tokens,
         differences={
-            name: paired_difference(bma, scored[name].window_nll, split.tokens)
+            name: paired_difference(window_nll["bma"], window_nll[name], split.tokens)
             for name in PREDICTORS
             if name != "bma"
         },
     )
+
+
+def run_passes(
+    predictive: Predictive,
+    windows: Windows,
+    held_in: Windows,
+    *,
+    batch_size: int = 64,
+    max_windows: int | None = None,
+    cache: TokenCache | None = None,
+    progress: str | None = None,
+) -> tuple[Passes, Split]:
+    """What the checkpoint and all draws say of `windows`; see `evaluate_split`."""
+    posterior, forward = predictive.posterior, predictive.forward
+    forward.load(predictive.model.theta)
+    batch_size = min(batch_size, max_batch(forward, windows))
+    split = Split.of(windows, batch_size, max_windows, forward.device)
+    if cache is None:
+        with _bar(progress, (len(posterior) + 3) * len(split.indices)) as advance:
+            return _passes(predictive, split, held_in, None, advance), split
+    fitted_on = Split.of(held_in, batch_size, None, forward.device)
+    key = cache.key(split, fitted_on, posterior.names, forward.precision)
+    kept = cache.read(key)
+    if kept is not None:
+        return kept, split
+    try:
+        with _bar(progress, (len(posterior) + 3) * len(split.indices)) as advance:
+            passes = _passes(predictive, split, held_in, cache, advance)
+        cache.write(key, passes)
+    finally:
+        cache.drop_unfinished()
+    return passes, split
 
 
 def score_checkpoint(model: FunctionalModel, windows: Windows, *, batch_size: int = 64) -> Scored:
@@ -146,113 +191,70 @@ def score_checkpoint(model: FunctionalModel, windows: Windows, *, batch_size: in
     forward = Forward(model)
     forward.load(model.theta)
     batch_size = min(batch_size, max_batch(forward, windows))
-    split = _Split.of(windows, batch_size, None, model.device)
-    return _single(forward, split, model.theta, 1.0, lambda _: None)
+    split = Split.of(windows, batch_size, None, model.device)
+    return single(forward, split, model.theta, 1.0, lambda _: None)
 
 
-def max_batch(forward: Forward, windows: Windows) -> int:
-    """Windows whose log-probabilities, [tokens, V] each, may be held at once: at least one."""
-    one_window = forward.log_probs(windows.batch(torch.arange(1))).numel()
-    return max(1, MAX_ELEMENTS // one_window)
+def _passes(
+    predictive: Predictive,
+    split: Split,
+    held_in: Windows,
+    cache: TokenCache | None,
+    advance: Advance,
+) -> Passes:
+    model, posterior, forward = predictive.model, predictive.posterior, predictive.forward
+    forward.load(model.theta)
+    tau = fit_temperature(forward, held_in, split.batch_size)
+    mean = posterior.mean().to(model.device)
+    weights = {
+        "deterministic": (model.theta, 1.0),
+        "temperature_scaled": (model.theta, tau),
+        "posterior_mean": (mean, 1.0),
+    }
+    singles = {
+        name: single(forward, split, theta, t, advance) for name, (theta, t) in weights.items()
+    }
+    tokens = int(split.tokens.sum())
+    each = None if cache is None else cache.new_log_likelihoods(len(posterior), tokens)
+    return Passes(tau, singles, mixture(forward, split, posterior, advance, each))
 
 
-@dataclass(frozen=True)
-class _Split:
-    """The windows that are scored, and how they are cut into batches."""
-
-    windows: Windows
-    indices: Tensor
-    tokens: Tensor
-    batch_size: int
-    device: torch.device
-
-    @classmethod
-    def of(
-        cls, windows: Windows, batch_size: int, max_windows: int | None, device: torch.device
-    ) -> _Split:
-        indices = torch.arange(len(windows))
-        if max_windows is not None and max_windows < len(windows):
-            indices = torch.linspace(0, len(windows) - 1, max_windows).round().long()
-        counts = [(windows.batch(part)["labels"] != IGNORED).sum(1) for part in indices.split(1024)]
-        return cls(windows, indices, torch.cat(counts), batch_size, device)
-
-    def batches(self, indices: Tensor) -> Iterator[dict[str, Tensor]]:
-        for part in indices.split(self.batch_size):
-            yield {k: v.to(self.device) for k, v in self.windows.batch(part).items()}
-
-
-@dataclass(frozen=True)
-class _Mixed:
-    num_tokens: int
-    bma: Scored
-    draws: Scored
-    entropy: Entropy
+def _selective(passes: Passes, window_tokens: Tensor) -> dict[str, Selective]:
+    """How well each uncertainty ranks the errors of its predictor's tokens."""
+    windows = torch.arange(len(window_tokens)).repeat_interleave(window_tokens)
+    deterministic, bma = passes.singles["deterministic"].tokens, passes.mixed.bma.tokens
+    total = bma.entropy.double()
+    reference = (~deterministic.correct, deterministic.entropy.double())
+    ranked = {
+        "deterministic_entropy": ("deterministic", *reference),
+        "deterministic_max_probability": (
+            "deterministic", ~deterministic.correct, -deterministic.confidence.double(),
+        ),
+        "bma_total": ("bma", ~bma.correct, total),
+        "bma_epistemic": ("bma", ~bma.correct, total - passes.mixed.aleatoric),
+    }  # fmt: skip
+    several = len(window_tokens) > 1
+    return {
+        name: Selective(
+            predictor,
+            risk_coverage(errors, uncertainty, CURVE_POINTS),
+            aurc_interval(errors, uncertainty, windows) if several else None,
+            aurc_difference((errors, uncertainty), reference, windows) if several else None,
+        )
+        for name, (predictor, errors, uncertainty) in ranked.items()
+    }
 
 
-def _single(
-    forward: Forward, split: _Split, theta: Tensor, tau: float, advance: Callable[[int], Any]
-) -> Scored:
-    forward.load(theta)
-    tally, window_nll = Tally(), []
-    for batch in split.batches(split.indices):
-        log_probs = forward.log_probs(batch)
-        if tau != 1.0:
-            log_probs = (log_probs / tau).log_softmax(-1)
-        scores = TokenScores.of(log_probs, batch["labels"])
-        tally.add(scores)
-        window_nll.append(_by_window(scores, batch["labels"]))
-        advance(len(batch["labels"]))
-    return Scored(tally.scores(), torch.cat(window_nll))
-
-
-def _mixture(
-    forward: Forward,
-    split: _Split,
-    posterior: Posterior,
-    advance: Callable[[int], Any],
-) -> _Mixed:
-    """The mixture, and the average of its draws.
-
-    Windows are taken in blocks whose mixture fits in memory; within a block each draw is loaded
-    once.
-    """
-    count = len(posterior)
-    mixed, each = Tally(), [Tally() for _ in range(count)]
-    mixed_nll: list[Tensor] = []
-    draws_nll: list[Tensor] = []
-    for block in split.indices.split(max_batch(forward, split.windows)):
-        sums: list[Tensor] = []
-        nll = torch.zeros(len(block), dtype=torch.float64)
-        for s, theta in enumerate(posterior):
-            forward.load(theta)
-            own = []
-            for i, batch in enumerate(split.batches(block)):
-                log_probs = forward.log_probs(batch)
-                scores = TokenScores.of(log_probs, batch["labels"])
-                each[s].add(scores)
-                own.append(_by_window(scores, batch["labels"]))
-                if s == 0:
-                    sums.append(log_probs)
-                else:
-                    torch.logaddexp(sums[i], log_probs, out=sums[i])
-                advance(len(batch["labels"]))
-            nll += torch.cat(own) / count
-        draws_nll.append(nll)
-        for total, batch in zip(sums, split.batches(block), strict=True):
-            scores = TokenScores.of(total - math.log(count), batch["labels"])
-            mixed.add(scores)
-            mixed_nll.append(_by_window(scores, batch["labels"]))
-    aleatoric = sum(tally.mean_entropy for tally in each) / count
-    return _Mixed(
-        mixed.tokens,
-        Scored(mixed.scores(), torch.cat(mixed_nll)),
-        Scored(Scores.mean([tally.scores() for tally in each]), torch.cat(draws_nll)),
-        Entropy(mixed.mean_entropy, aleatoric, mixed.mean_entropy - aleatoric),
+@contextmanager
+def _bar(title: str | None, total: int) -> Iterator[Advance]:
+    bar = tqdm(
+        total=total,
+        desc=title,
+        unit="window",
+        unit_scale=True,
+        disable=title is None,
+        dynamic_ncols=True,
+        mininterval=0.5 if sys.stderr.isatty() else 30,
     )
-
-
-def _by_window(scores: TokenScores, labels: Tensor) -> Tensor:
-    """Summed NLL of each window of a batch: [B], float64, on the CPU."""
-    nll = torch.zeros(labels.shape, dtype=torch.float64)
-    nll[labels.cpu() != IGNORED] = -scores.log_likelihood
-    return nll.sum(1)
+    with bar:
+        yield bar.update

@@ -1,7 +1,8 @@
-"""Intervals for differences between two predictors on the same tokens."""
+"""Bootstrap intervals."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,15 +13,42 @@ RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
-class Difference:
-    """A difference of two mean NLLs, in nats per token, with its 95 % interval."""
+class Interval:
+    """A number with its 95 % interval."""
 
     estimate: float
     low: float
     high: float
 
 
-def paired_difference(first: Tensor, second: Tensor, tokens: Tensor, seed: int = 0) -> Difference:
+def percentile_interval(
+    statistic: Callable[..., np.ndarray],
+    samples: tuple[np.ndarray, ...],
+    *,
+    resamples: int,
+    batch: int,
+    seed: int,
+) -> Interval:
+    """`statistic(*samples, axis=-1)` with its 95 % percentile bootstrap interval.
+
+    Args:
+        statistic: takes [..., n_i] for each sample and returns [...].
+        samples: resampled independently of each other, [n_i] each, n_i of 2 or more.
+        batch: resamples that are handed to `statistic` at once.
+    """
+    interval = bootstrap(
+        samples,
+        statistic,
+        vectorized=True,
+        n_resamples=resamples,
+        method="percentile",
+        batch=batch,
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return Interval(float(statistic(*samples, axis=-1)), float(interval.low), float(interval.high))
+
+
+def paired_difference(first: Tensor, second: Tensor, tokens: Tensor, seed: int = 0) -> Interval:
     """Mean NLL of `first` minus that of `second`, per token.
 
     Tokens of one window share their context, so whole windows are resampled (paired percentile
@@ -37,7 +65,7 @@ def paired_difference(first: Tensor, second: Tensor, tokens: Tensor, seed: int =
 
     estimate = float(per_token(difference, tokens_per_window))
     if len(tokens) < 2:
-        return Difference(estimate, float("nan"), float("nan"))
+        return Interval(estimate, float("nan"), float("nan"))
     interval = bootstrap(
         (difference, tokens_per_window),
         per_token,
@@ -48,4 +76,4 @@ def paired_difference(first: Tensor, second: Tensor, tokens: Tensor, seed: int =
         batch=100,
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return Difference(estimate, float(interval.low), float(interval.high))
+    return Interval(estimate, float(interval.low), float(interval.high))

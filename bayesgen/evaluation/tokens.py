@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
@@ -15,7 +16,9 @@ ECE_BINS = 15
 
 @dataclass(frozen=True)
 class TokenScores:
-    """What one predictor said of each of n target tokens; all [n], float64, on the CPU.
+    """What one predictor said of each of n target tokens; all [n], on the CPU.
+
+    Numbers are float64 where they are to be summed, and float32 where they are only kept.
 
     Attributes:
         log_likelihood: log p(target), nats.
@@ -45,6 +48,16 @@ class TokenScores:
         per_token = (log_likelihood, confidence, guess == targets, brier, entropy)
         return cls(*(t.cpu().double() if t.is_floating_point() else t.cpu() for t in per_token))
 
+    @classmethod
+    def cat(cls, parts: Sequence[TokenScores]) -> TokenScores:
+        """The scores of one text after the other."""
+        return cls(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(cls)))
+
+    def compact(self) -> TokenScores:
+        """The same in float32."""
+        values = (getattr(self, f.name) for f in fields(self))
+        return TokenScores(*(v.float() if v.is_floating_point() else v for v in values))
+
 
 @dataclass
 class Tally:
@@ -57,6 +70,7 @@ class Tally:
     log_likelihood: float = 0.0
     brier: float = 0.0
     entropy: float = 0.0
+    bin_tokens: Tensor = field(default_factory=lambda: torch.zeros(ECE_BINS, dtype=torch.float64))
     bin_correct: Tensor = field(default_factory=lambda: torch.zeros(ECE_BINS, dtype=torch.float64))
     bin_confidence: Tensor = field(
         default_factory=lambda: torch.zeros(ECE_BINS, dtype=torch.float64)
@@ -70,12 +84,27 @@ class Tally:
         confidence = scores.confidence
         edges = torch.linspace(0, 1, ECE_BINS + 1, dtype=torch.float64)[1:-1]
         bins = torch.bucketize(confidence, edges)
+        self.bin_tokens += torch.bincount(bins, minlength=ECE_BINS)
         self.bin_correct += torch.bincount(bins, scores.correct.double(), ECE_BINS)
         self.bin_confidence += torch.bincount(bins, confidence, ECE_BINS)
 
     @property
     def mean_entropy(self) -> float:
         return self.entropy / self.tokens
+
+    def reliability(self) -> dict[str, list[float | None]]:
+        """The reliability diagram: of each bin its tokens, their accuracy and mean confidence."""
+        tokens = self.bin_tokens.tolist()
+
+        def mean(sums: Tensor) -> list[float | None]:
+            return [s / n if n else None for s, n in zip(sums.tolist(), tokens, strict=True)]
+
+        return {
+            "upper": [(i + 1) / ECE_BINS for i in range(ECE_BINS)],
+            "tokens": tokens,
+            "accuracy": mean(self.bin_correct),
+            "confidence": mean(self.bin_confidence),
+        }
 
     def scores(self) -> Scores:
         nll = -self.log_likelihood / self.tokens

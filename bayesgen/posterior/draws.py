@@ -68,6 +68,13 @@ class Posterior:
             theta: Tensor = file.get_slice("draws")[row : row + 1].squeeze(0)
         return theta
 
+    @property
+    def names(self) -> list[str]:
+        """What each draw is called: its shard and row."""
+        if isinstance(self._shards, Tensor):
+            return [f"memory:{row}" for _, row in self._rows]
+        return [f"{self._shards[shard].name}:{row}" for shard, row in self._rows]
+
     def __iter__(self) -> Iterator[Tensor]:
         return (self[i] for i in range(len(self)))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,11 +21,18 @@ from bayesgen.predictive.generation import GeneratedText
 from bayesgen.predictive.reading import Strategy
 from bayesgen.settings import DecodingSettings, check_ranges
 
+Precision = Literal["fp32", "bf16"]
+
 
 class Forward:
-    """A model whose weights are set by a vector: the cheap way through many draws in turn."""
+    """A model whose weights are set by a vector: the cheap way through many draws in turn.
 
-    def __init__(self, model: FunctionalModel) -> None:
+    Args:
+        precision: of the network's arithmetic; probabilities are always float32.
+    """
+
+    def __init__(self, model: FunctionalModel, precision: Precision = "fp32") -> None:
+        self.precision = precision
         self._call = model.call
         self._flat = model.bind()
         self.device = model.device
@@ -38,7 +45,9 @@ class Forward:
     def log_probs(self, batch: Batch) -> Tensor:
         """log p(token | context) [B, T, V], float32, on the model's device."""
         inputs = {k: v.to(self.device) for k, v in batch.items()}
-        return self._call(self._flat.module, inputs).float().log_softmax(-1)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            logits = self._call(self._flat.module, inputs)
+        return logits.float().log_softmax(-1)
 
 
 class Predictive:
@@ -47,9 +56,12 @@ class Predictive:
     Args:
         model: the network, with the layout that the draws have.
         posterior: the draws.
+        precision: of the network's arithmetic when it scores; probabilities are always float32.
     """
 
-    def __init__(self, model: FunctionalModel, posterior: Posterior) -> None:
+    def __init__(
+        self, model: FunctionalModel, posterior: Posterior, precision: Precision = "fp32"
+    ) -> None:
         if model.layout != posterior.layout:
             raise ValueError(
                 "the posterior's parameters are not the model's: load the model with the run's own"
@@ -57,7 +69,7 @@ class Predictive:
             )
         self.model = model
         self.posterior = posterior
-        self._forward = Forward(model)
+        self.forward = Forward(model, precision)
 
     def log_probs(self, batch: Batch) -> Tensor:
         """log of the mixture's probabilities, [B, T, V], float32."""
@@ -65,8 +77,8 @@ class Predictive:
 
     def _each(self, batch: Batch) -> Iterable[Tensor]:
         for theta in self.posterior:
-            self._forward.load(theta)
-            yield self._forward.log_probs(batch)
+            self.forward.load(theta)
+            yield self.forward.log_probs(batch)
 
     def generate(self, prompt: str, strategy: Strategy = "auto", **settings: Any) -> GeneratedText:
         """Text that continues `prompt`; `str()` of it is the whole.

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bayesgen.data.windows import Windows
-from bayesgen.evaluation import evaluate, evaluate_split, score_checkpoint
+from bayesgen.evaluation import evaluate_split, passes, score_checkpoint
 from bayesgen.evaluation.scaling import fit_temperature
 from bayesgen.models import FunctionalModel
 from bayesgen.posterior import Posterior
@@ -41,7 +41,7 @@ def dense(model: FunctionalModel, theta: torch.Tensor) -> tuple[torch.Tensor, to
 def test_report_equals_the_dense_computation(
     predictive: Predictive, batch_size: int, max_elements: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluate, "MAX_ELEMENTS", max_elements)  # several blocks of windows
+    monkeypatch.setattr(passes, "MAX_ELEMENTS", max_elements)  # several blocks of windows
     windows = Windows.tiled(TOKENS, 8)
     report = evaluate_split(predictive, windows, windows, batch_size=batch_size)
     model = predictive.model

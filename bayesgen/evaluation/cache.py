@@ -1,0 +1,128 @@
+"""What passes over a split found, kept beside the draws: a second look needs no forward pass."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from bayesgen.evaluation.passes import Mixed, Scored, Split
+from bayesgen.evaluation.tokens import Scores, Tally, TokenScores
+from bayesgen.runs import atomic_save
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Everything that is computed from a network's probabilities on one split.
+
+    Attributes:
+        temperature: τ of `temperature_scaled`.
+        singles: predictor of one set of weights -> what it said.
+    """
+
+    temperature: float
+    singles: dict[str, Scored]
+    mixed: Mixed
+
+
+class TokenCache:
+    """The passes of one run, in a folder of their own.
+
+    `<key>.safetensors` holds the numbers of every token and predictor, `<key>.npy` the
+    log-likelihood of every token under every draw, [draws, tokens] float32, in the order of the
+    run. A file is complete or not there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def key(self, split: Split, held_in: Split, draws: list[str], precision: str) -> str:
+        """Name of the passes of these draws over this text."""
+        digest = hashlib.sha256(json.dumps([VERSION, draws, precision]).encode())
+        for part in (split, held_in):
+            windows = part.windows
+            digest.update(str(windows.block_size).encode())
+            digest.update(np.ascontiguousarray(windows.starts[part.indices.numpy()]).tobytes())
+            digest.update(np.ascontiguousarray(windows.tokens).tobytes())
+        return digest.hexdigest()[:16]
+
+    def new_log_likelihoods(self, draws: int, tokens: int) -> np.ndarray:
+        """A file-backed array [draws, tokens], which `write` puts in its place."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return np.lib.format.open_memmap(
+            self._unfinished(), mode="w+", dtype=np.float32, shape=(draws, tokens)
+        )
+
+    def write(self, key: str, passes: Passes) -> None:
+        self._unfinished().replace(self.folder / f"{key}.npy")
+        mixed = passes.mixed
+        tensors: dict[str, Tensor] = {
+            "aleatoric": mixed.aleatoric,
+            "draws.window_nll": mixed.draws_window_nll,
+        }
+        scalars: dict[str, Any] = {
+            "temperature": passes.temperature,
+            "draws": asdict(mixed.draws),
+            "by_draws": {str(k): asdict(s) for k, s in mixed.by_draws.items()},
+        }
+        for name, scored in {**passes.singles, "bma": mixed.bma}.items():
+            tensors |= {f"{name}.window_nll": scored.window_nll}
+            tensors |= {f"{name}.tokens.{k}": v for k, v in vars(scored.tokens).items()}
+            for field, value in vars(scored.tally).items():
+                if isinstance(value, Tensor):
+                    tensors[f"{name}.tally.{field}"] = value
+                else:
+                    scalars[f"{name}.tally.{field}"] = value
+        metadata = {"scalars": json.dumps(scalars), "singles": json.dumps(list(passes.singles))}
+        contiguous = {k: v.contiguous() for k, v in tensors.items()}
+        atomic_save(self.folder / f"{key}.safetensors", contiguous, metadata)
+
+    def read(self, key: str) -> Passes | None:
+        """The passes, or None where they were not kept, or not by this version."""
+        path = self.folder / f"{key}.safetensors"
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata()
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            scalars = json.loads(metadata["scalars"])
+            singles = json.loads(metadata["singles"])
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+            return None
+
+        def scored(name: str) -> Scored:
+            tally = {f.name: f"{name}.tally.{f.name}" for f in fields(Tally)}
+            return Scored(
+                Tally(**{f: tensors[k] if k in tensors else scalars[k] for f, k in tally.items()}),
+                TokenScores(
+                    **{f.name: tensors[f"{name}.tokens.{f.name}"] for f in fields(TokenScores)}
+                ),
+                tensors[f"{name}.window_nll"],
+            )
+
+        return Passes(
+            scalars["temperature"],
+            {name: scored(name) for name in singles},
+            Mixed(
+                scored("bma"),
+                tensors["aleatoric"],
+                Scores(**scalars["draws"]),
+                tensors["draws.window_nll"],
+                {int(k): Scores(**s) for k, s in scalars["by_draws"].items()},
+            ),
+        )
+
+    def drop_unfinished(self) -> None:
+        """Forget what an interrupted pass left."""
+        self._unfinished().unlink(missing_ok=True)
+
+    def _unfinished(self) -> Path:
+        return self.folder / f".unfinished-{os.getpid()}.npy"

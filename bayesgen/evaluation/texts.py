@@ -1,0 +1,116 @@
+"""Generated continuations of a split's own text, beside what really follows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from bayesgen.data.windows import Windows
+from bayesgen.evaluation.overlap import diversity, overlap, paired_overlap
+from bayesgen.likelihoods import IGNORED
+from bayesgen.posterior import Posterior
+from bayesgen.predictive import Predictive
+
+TEXTS_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class TextSamples:
+    """Prompts from a split, what follows them there, and what each predictor makes of them.
+
+    Attributes:
+        continuations: `deterministic` and `bma` -> one text for each prompt.
+        settings: how they were decoded.
+    """
+
+    prompts: list[str]
+    references: list[str]
+    continuations: dict[str, list[str]]
+    settings: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        return vars(self)
+
+    def scores(self) -> dict[str, Any]:
+        """BLEU, ROUGE and diversity, for a split's report."""
+        each = {name: overlap(texts, self.references) for name, texts in self.continuations.items()}
+        paired = paired_overlap(
+            self.continuations["bma"], self.continuations["deterministic"], self.references
+        ).to_json()
+        content = {name: scored.to_json() for name, scored in each.items()}
+        return {
+            "num_texts": len(self.prompts),
+            "decoding": self.settings,
+            "bleu": {name: c["bleu"] for name, c in content.items()}
+            | {"bma_minus_deterministic": paired["bleu"]},
+            "rouge": {name: c["rouge"] for name, c in content.items()}
+            | {"bma_minus_deterministic": paired["rouge"]},
+            "diversity": {
+                name: diversity(texts).to_json() for name, texts in self.continuations.items()
+            }
+            | {"reference": diversity(self.references).to_json()},
+        }
+
+
+def sample_texts(
+    predictive: Predictive,
+    windows: Windows,
+    count: int,
+    *,
+    seed: int = 0,
+    progress: str | None = None,
+) -> TextSamples:
+    """Continue the first halves of `count` windows, drawn by `seed`; the second are the references.
+
+    Both predictors decode with the same settings and the same random streams.
+
+    Raises:
+        ValueError: the model has no tokenizer, or there are not so many whole windows.
+    """
+    tokenizer = predictive.model.tokenizer
+    if tokenizer is None:
+        raise ValueError("this model has no tokenizer: its texts cannot be compared")
+    prompts, references = [], []
+    half = max(1, windows.block_size // 2)
+    for ids in _whole(windows, count, seed):
+        prompts.append(tokenizer.decode(ids[:half]))
+        references.append(tokenizer.decode(ids[half:]))
+    model = predictive.model
+    alone = Predictive(model, Posterior.from_draws(model.theta[None], model.layout))
+    decoding: dict[str, Any] = {
+        "max_new_tokens": windows.block_size + 1 - half,
+        "temperature": 1.0,
+        "seed": seed,
+    }
+    bar = tqdm(
+        total=2 * count, desc=progress, unit="text", disable=progress is None, dynamic_ncols=True
+    )
+    continuations: dict[str, list[str]] = {}
+    with bar:
+        for name, who in {"deterministic": alone, "bma": predictive}.items():
+            continuations[name] = []
+            for start in range(0, count, TEXTS_AT_ONCE):
+                part = prompts[start : start + TEXTS_AT_ONCE]
+                # places in a batch have streams of their own, batches seeds of their own
+                texts = who.generate_all(part, **(decoding | {"seed": seed + start}))
+                continuations[name] += [text.continuation for text in texts]
+                bar.update(len(part))
+    return TextSamples(prompts, references, continuations, decoding)
+
+
+def _whole(windows: Windows, count: int, seed: int) -> Sequence[list[int]]:
+    """Token ids of `count` windows without padding, each with its last target: block + 1 ids."""
+    order = torch.randperm(len(windows), generator=torch.Generator().manual_seed(seed))
+    chosen: list[list[int]] = []
+    for index in order:
+        batch = windows.batch(index[None])
+        labels = batch["labels"][0]
+        if bool((labels != IGNORED).all()):
+            chosen.append([*batch["input_ids"][0].tolist(), int(labels[-1])])
+        if len(chosen) == count:
+            return chosen
+    raise ValueError(f"the split has only {len(chosen)} whole windows, not {count}")

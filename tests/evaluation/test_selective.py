@@ -1,0 +1,273 @@
+"""Risk and coverage against hand-made curves, every order of the ties, and a naive bootstrap."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from itertools import permutations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import bootstrap
+
+from bayesgen.evaluation.selective import (
+    Interval,
+    aurc_difference,
+    aurc_interval,
+    risk_coverage,
+)
+
+Tokens = tuple[np.ndarray, np.ndarray]
+
+
+def tokens(max_size: int, levels: int) -> st.SearchStrategy[Tokens]:
+    """Errors and uncertainty of a few tokens, with many ties."""
+    token = st.tuples(st.booleans(), st.integers(0, levels - 1))
+    return st.lists(token, min_size=1, max_size=max_size).map(
+        lambda each: (np.array([e for e, _ in each]), np.array([float(u) for _, u in each]))
+    )
+
+
+def risks_in_order(errors: np.ndarray) -> np.ndarray:
+    return np.array([errors[:k].mean() for k in range(1, len(errors) + 1)])
+
+
+def risks_over_orders(errors: np.ndarray, uncertainty: np.ndarray) -> np.ndarray:
+    """Risk at k = 1..n, averaged over all orders of the tokens, each sorted stably."""
+    orders = [list(order) for order in permutations(range(len(errors)))]
+    return np.mean(
+        [risks_in_order(errors[o][np.argsort(uncertainty[o], kind="stable")]) for o in orders], 0
+    )
+
+
+def simulated(
+    seed: int, windows: int, length: int = 16
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Windows whose tokens are wrong together: errors, uncertainty, groups."""
+    rng = np.random.default_rng(seed)
+    groups = np.repeat(np.arange(windows), length)
+    shared = rng.normal(size=windows)[groups]
+    uncertainty = shared + rng.normal(size=len(groups))
+    errors = rng.random(len(groups)) < 1 / (1 + np.exp(1 - uncertainty))
+    return errors, uncertainty, groups
+
+
+# -- the curve -----------------------------------------------------------------------------------
+
+
+def test_curve_and_areas_of_four_tokens() -> None:
+    curve = risk_coverage(np.array([False, True, False, True]), np.array([1, 2, 3, 4]), points=5)
+    assert curve.num_tokens == 4
+    assert curve.coverages == [0, 0.25, 0.5, 0.75, 1]
+    assert curve.risks == pytest.approx([0, 0, 1 / 2, 1 / 3, 1 / 2])
+    assert curve.aurc == pytest.approx((0 + 1 / 2 + 1 / 3 + 1 / 2) / 4)
+    assert curve.excess_aurc == pytest.approx(curve.aurc - (0 + 0 + 1 / 3 + 1 / 2) / 4)
+    assert curve.aurc_random == 0.5
+
+
+def test_a_token_on_the_edge_counts_with_its_covered_part() -> None:
+    curve = risk_coverage(np.array([False, True]), np.array([1, 2]), points=5)
+    assert curve.risks == pytest.approx([0, 0, 0, 0.5 / 1.5, 1 / 2])
+
+
+def test_a_tie_is_taken_in_random_order() -> None:
+    curve = risk_coverage(np.array([True, False, False]), np.array([7, 7, 8]), points=4)
+    assert curve.risks == pytest.approx([1 / 2, 1 / 2, 1 / 2, 1 / 3])
+    assert curve.aurc == pytest.approx((1 / 2 + 1 / 2 + 1 / 3) / 3)
+
+
+@settings(max_examples=40, deadline=None)
+@given(tokens(max_size=6, levels=3))
+def test_risks_and_area_are_the_average_over_all_orders_of_the_ties(each: Tokens) -> None:
+    expected = risks_over_orders(*each)
+    curve = risk_coverage(*each, points=len(expected) + 1)
+    assert curve.risks[1:] == pytest.approx(expected)
+    assert curve.risks[0] == pytest.approx(expected[0])
+    assert curve.aurc == pytest.approx(expected.mean())
+    best = risks_in_order(np.sort(each[0])).mean()
+    assert curve.excess_aurc == pytest.approx(expected.mean() - best)
+
+
+@settings(deadline=None)
+@given(tokens(max_size=30, levels=5), st.integers(0, 99))
+def test_the_order_of_the_tokens_does_not_matter(each: Tokens, seed: int) -> None:
+    errors, uncertainty = each
+    order = np.random.default_rng(seed).permutation(len(errors))
+    assert risk_coverage(errors[order], uncertainty[order]) == risk_coverage(errors, uncertainty)
+
+
+@settings(deadline=None)
+@given(tokens(max_size=30, levels=5))
+def test_only_the_ranks_of_the_uncertainty_matter(each: Tokens) -> None:
+    errors, uncertainty = each
+    assert risk_coverage(errors, np.exp(uncertainty) - 9) == risk_coverage(errors, uncertainty)
+
+
+@settings(deadline=None)
+@given(tokens(max_size=30, levels=5))
+def test_areas_lie_between_the_best_and_the_worst_order(each: Tokens) -> None:
+    errors, uncertainty = each
+    curve = risk_coverage(errors, uncertainty)
+    worst = risks_in_order(np.sort(errors)[::-1]).mean()
+    assert curve.excess_aurc >= -1e-12
+    assert curve.aurc <= worst + 1e-12
+    assert curve.risks[-1] == pytest.approx(curve.aurc_random)
+
+
+def test_one_uncertainty_for_all_is_no_better_than_chance() -> None:
+    errors = np.random.default_rng(0).random(1000) < 0.3
+    curve = risk_coverage(errors, np.zeros(1000))
+    assert curve.risks == pytest.approx([errors.mean()] * 101)
+    assert curve.aurc == pytest.approx(curve.aurc_random)
+
+
+def test_uncertainty_that_knows_the_errors_has_no_excess() -> None:
+    errors = np.random.default_rng(0).random(1000) < 0.3
+    curve = risk_coverage(errors, errors + np.random.default_rng(1).random(1000))
+    assert curve.excess_aurc == pytest.approx(0, abs=1e-12)
+    r = curve.aurc_random
+    # Geifman et al. 2019: the limit of many tokens.
+    assert curve.aurc == pytest.approx(r + (1 - r) * np.log(1 - r), abs=1e-3)
+
+
+def test_infinite_uncertainty_ranks_last() -> None:
+    errors = np.array([True, False, True])
+    assert risk_coverage(errors, np.array([np.inf, 0, np.inf])) == risk_coverage(
+        errors, np.array([1, 0, 1])
+    )
+
+
+def test_tensors_and_arrays_give_the_same_and_json_holds_it() -> None:
+    errors, uncertainty, groups = simulated(0, windows=20)
+    tensors = torch.tensor(errors), torch.tensor(uncertainty), torch.tensor(groups)
+    curve = risk_coverage(errors, uncertainty)
+    assert risk_coverage(*tensors[:2]) == curve
+    interval = aurc_interval(errors, uncertainty, groups, resamples=20)
+    assert aurc_interval(*tensors, resamples=20) == interval
+    content = [asdict(curve), asdict(interval)]
+    assert json.loads(json.dumps(content, allow_nan=False)) == content
+
+
+# -- intervals -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("decimals", [0, 9])
+def test_interval_is_that_of_resampled_windows_written_out(decimals: int) -> None:
+    errors, uncertainty, groups = simulated(0, windows=12, length=5)
+    uncertainty = uncertainty.round(decimals)
+    keep = np.random.default_rng(1).permutation(len(errors))[:50]  # windows of unequal length
+    errors, uncertainty, groups = errors[keep], uncertainty[keep], groups[keep]
+
+    def naive(chosen: np.ndarray) -> float:
+        rows = np.concatenate([np.flatnonzero(groups == w) for w in chosen])
+        return risk_coverage(errors[rows], uncertainty[rows]).aurc
+
+    expected = bootstrap(
+        (np.arange(12),),
+        naive,
+        vectorized=False,
+        n_resamples=200,
+        method="percentile",
+        rng=np.random.default_rng(3),
+    ).confidence_interval
+    interval = aurc_interval(errors, uncertainty, groups, resamples=200, seed=3)
+    assert interval.estimate == pytest.approx(risk_coverage(errors, uncertainty).aurc)
+    assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    truth = risk_coverage(*simulated(0, windows=50_000)[:2]).aurc
+    covered = 0
+    for seed in range(1, 101):
+        interval = aurc_interval(*simulated(seed, windows=60), resamples=200)
+        covered += interval.low <= truth <= interval.high
+    assert 87 <= covered <= 100
+
+
+def test_interval_is_wider_where_tokens_of_a_window_are_wrong_together() -> None:
+    errors, uncertainty, groups = simulated(0, windows=200)
+    together = aurc_interval(errors, uncertainty, groups)
+    alone = aurc_interval(errors, uncertainty, np.arange(len(errors)))
+    assert together.estimate == alone.estimate
+    assert together.high - together.low > 1.3 * (alone.high - alone.low)
+
+
+def test_chunks_do_not_change_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    sample = simulated(0, windows=30)
+    intervals = []
+    for elements in (1, 2000, 10**6):
+        monkeypatch.setattr("bayesgen.evaluation.selective.CHUNK_ELEMENTS", elements)
+        intervals.append(aurc_interval(*sample, resamples=50))
+    assert intervals[0] == intervals[1] == intervals[2]
+
+
+def test_labels_of_the_windows_may_be_any_integers() -> None:
+    errors, uncertainty, groups = simulated(0, windows=30)
+    expected = aurc_interval(errors, uncertainty, groups, resamples=50)
+    assert aurc_interval(errors, uncertainty, 7 * groups - 100, resamples=50) == expected
+
+
+def test_difference_to_itself_is_exactly_nothing() -> None:
+    errors, uncertainty, groups = simulated(0, windows=30)
+    one = errors, uncertainty
+    assert aurc_difference(one, one, groups, resamples=100) == Interval(0, 0, 0)
+
+
+def test_difference_is_of_the_two_areas_and_changes_sign_with_their_order() -> None:
+    errors, uncertainty, groups = simulated(0, windows=100)
+    blurred = uncertainty + np.random.default_rng(1).normal(size=len(errors))
+    better, worse = (errors, uncertainty), (errors, blurred)
+    d = aurc_difference(better, worse, groups)
+    assert d.estimate == pytest.approx(risk_coverage(*better).aurc - risk_coverage(*worse).aurc)
+    assert d.low < d.estimate < d.high < 0
+    reverse = aurc_difference(worse, better, groups)
+    assert (reverse.low, reverse.high) == pytest.approx((-d.high, -d.low))
+
+
+def test_pairing_makes_the_difference_sharper_than_its_parts() -> None:
+    errors, uncertainty, groups = simulated(0, windows=100)
+    blurred = uncertainty + 0.1 * np.random.default_rng(1).normal(size=len(errors))
+    d = aurc_difference((errors, uncertainty), (errors, blurred), groups)
+    alone = aurc_interval(errors, uncertainty, groups)
+    assert d.high - d.low < 0.2 * (alone.high - alone.low)
+
+
+def test_a_seed_gives_the_same_interval_and_another_seed_another() -> None:
+    sample = simulated(0, windows=30)
+    one = aurc_interval(*sample, seed=1)
+    assert aurc_interval(*sample, seed=1) == one
+    other = aurc_interval(*sample, seed=2)
+    assert other.estimate == one.estimate
+    assert (other.low, other.high) != (one.low, one.high)
+
+
+# -- refusals ------------------------------------------------------------------------------------
+
+ERRORS, UNSURE, GROUPS = np.array([True, False]), np.array([1.0, 2.0]), np.array([0, 1])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: risk_coverage(ERRORS[:0], UNSURE[:0]), "no tokens"),
+        (lambda: risk_coverage(ERRORS, UNSURE[:1]), r"must both be \[n\]"),
+        (lambda: risk_coverage(ERRORS[None], UNSURE[None]), r"must both be \[n\]"),
+        (lambda: risk_coverage(ERRORS.astype(float), UNSURE), "must be bool, not float64"),
+        (lambda: risk_coverage(ERRORS, np.array([0, np.nan])), "1 uncertainties are NaN"),
+        (lambda: risk_coverage(ERRORS, UNSURE, points=1), "2 points or more, not 1"),
+        (lambda: aurc_interval(ERRORS, UNSURE, np.zeros(2, dtype=int)), "two windows or more"),
+        (lambda: aurc_interval(ERRORS, UNSURE, UNSURE), "groups must be integers"),
+        (lambda: aurc_interval(ERRORS, UNSURE, np.arange(3)), "2 tokens, but the windows of 3"),
+        (
+            lambda: aurc_difference((ERRORS, UNSURE), (ERRORS[:1], UNSURE[:1]), GROUPS),
+            "1 tokens, but the windows of 2",
+        ),
+    ],
+)
+def test_what_cannot_be_computed_is_refused(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
