@@ -15,18 +15,16 @@ import torch
 from rich.console import Console
 
 from bayesgen.cli.options import Chosen
+from bayesgen.cli.scoring import score_run, windows_of
 from bayesgen.cli.train import DEFAULT_MODEL
 from bayesgen.data.corpora import Corpus, load_corpus
-from bayesgen.data.windows import Batches, Windows, subset
+from bayesgen.data.windows import Batches
 from bayesgen.errors import UserError
-from bayesgen.evaluation import evaluate_split
 from bayesgen.inference.job import Job, make_job, resolve_device, training_batches
 from bayesgen.inference.loop import ChainTotals, graceful_stop, run_chain
 from bayesgen.inference.opening import Opening, opening
 from bayesgen.inference.tracking import Tracker
 from bayesgen.models import FunctionalModel, load_model
-from bayesgen.posterior import Posterior
-from bayesgen.predictive import Predictive
 from bayesgen.reports.summary import summary
 from bayesgen.reports.tables import predictor_caption, predictor_table, show
 from bayesgen.runs import Run, atomic_write, new_run_path
@@ -58,7 +56,11 @@ def train(name: str, chosen: Chosen[TrainSettings], resumed: Run | None = None) 
         return training_batches(settings, corpus.train, block_size, chain)
 
     # whatever cannot work is refused before a folder is made
-    scored = _splits(settings, corpus, block_size) if settings.eval else {}
+    scored = (
+        windows_of(corpus, block_size, settings.train_samples, settings.seed)
+        if settings.eval
+        else {}
+    )
     if resumed is None:
         job = make_job(name, settings, model, batches)
         sizes = opening(job)
@@ -80,7 +82,11 @@ def train(name: str, chosen: Chosen[TrainSettings], resumed: Run | None = None) 
         with graceful_stop() as stop, Tracker(run, config) as tracker:
             chains = [run_chain(job, run, tracker, c, stop) for c in range(settings.chains)]
         totals = _totals(job, chains)
-        evaluation = evaluate_run(run, model, corpus, settings, scored) if settings.eval else None
+        evaluation = (
+            score_run(run, model, corpus, settings, scored, data_dir=settings.data_dir)
+            if settings.eval
+            else None
+        )
         text = summary(run.record(), totals, evaluation)
         atomic_write(run.path / f"{name}_summary.txt", text.encode())
         run.write_json(f"{name}_metrics.json", totals)  # last: the run is finished
@@ -92,7 +98,7 @@ def show_results(run: Run) -> None:
     evaluations = sorted(run.path.glob("bayesian_eval_*.json"))
     if evaluations:
         content = run.read_json(evaluations[-1].name)
-        show(predictor_table(content))
+        show(predictor_table({"": content}))
         print(predictor_caption(content))
     print(f"{len(run.draw_paths())} draws in {run.path}")
 
@@ -129,51 +135,6 @@ def load_inputs(settings: TrainSettings) -> tuple[FunctionalModel, Corpus]:
         )
     data_dir = Path(settings.data_dir) if settings.data_dir else None
     return model, load_corpus(settings.corpus, tokenizer=model.tokenizer, data_dir=data_dir)
-
-
-def _splits(settings: TrainSettings, corpus: Corpus, block_size: int) -> dict[str, Windows]:
-    """The windows of each split that can be asked for; `train` is the data that was fitted."""
-    train = (
-        Windows.tiled(corpus.train, block_size, split="train")
-        if settings.train_samples is None
-        else subset(corpus.train, block_size, settings.train_samples, settings.seed)
-    )
-    return {"train": train, "val": Windows.tiled(corpus.val, block_size, split="val")}
-
-
-def evaluate_run(
-    run: Run,
-    model: FunctionalModel,
-    corpus: Corpus,
-    settings: TrainSettings,
-    splits: dict[str, Windows],
-) -> dict[str, Any]:
-    """Score the run's draws on the splits that were asked for; writes the evaluation file."""
-    posterior = Posterior.load(run.path).thin(settings.eval_num_posterior_samples)
-    predictive = Predictive(model, posterior)
-    reports: dict[str, Any] = {}
-    window_nll: dict[str, torch.Tensor] = {}
-    for split in settings.eval_splits:
-        report = evaluate_split(
-            predictive,
-            splits[split],
-            splits["train"],
-            batch_size=settings.eval_batch_size,
-            max_windows=settings.eval_max_samples,
-            progress=f"scoring {split}",
-        )
-        reports[split] = report.to_json()
-        window_nll |= {f"{split}.{name}": nll for name, nll in report.window_nll.items()}
-        window_nll[f"{split}.tokens"] = report.window_tokens
-    content = {
-        "run": str(run.path),
-        "corpus": {"name": corpus.name, **corpus.fingerprint},
-        "splits": reports,
-    }
-    name = f"bayesian_eval_{datetime.now():%Y%m%d-%H%M%S}"
-    run.write_tensors(f"{name}.safetensors", window_nll)
-    run.write_json(f"{name}.json", content)
-    return content
 
 
 def _same_inputs(record: dict[str, Any], model: FunctionalModel, corpus: Corpus) -> None:

@@ -1,5 +1,10 @@
 """Scores of a predictive on a split of the data."""
 
-from bayesgen.evaluation.evaluate import SplitReport, evaluate_split, score_checkpoint
+from bayesgen.evaluation.evaluate import (
+    SplitReport,
+    evaluate_split,
+    run_passes,
+    score_checkpoint,
+)
 
-__all__ = ["SplitReport", "evaluate_split", "score_checkpoint"]
+__all__ = ["SplitReport", "evaluate_split", "run_passes", "score_checkpoint"]

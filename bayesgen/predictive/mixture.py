@@ -109,6 +109,16 @@ class Predictive:
         return generation.generate(self.model, self.posterior, prompts, decoding, strategy)
 
 
+def scoring_precision(wanted: Precision, model: FunctionalModel) -> Precision:
+    """`wanted`, but float32 where the processor has no bfloat16 of its own and would be slower."""
+    if wanted == "bf16" and model.device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    if wanted == "bf16" and model.device.type == "cpu":
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return "bf16" if native else "fp32"
+    return wanted
+
+
 def mixture(log_probs: Iterable[Tensor], count: int) -> Tensor:
     """log of the mean of `count` probability tensors that come one at a time."""
     total: Tensor | None = None

@@ -42,5 +42,5 @@ def summary(
         ),
     ]
     if evaluation is not None:
-        lines += ["", plain(predictor_table(evaluation)), "", predictor_caption(evaluation)]
+        lines += ["", plain(predictor_table({"": evaluation})), "", predictor_caption(evaluation)]
     return "\n".join(lines) + "\n"

@@ -3,39 +3,152 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+Evaluations = Mapping[str, Mapping[str, Any]]
+"""Label of a run -> content of its evaluation file."""
 
-def predictor_table(evaluation: Mapping[str, Any]) -> Table:
-    """Predictor x headline numbers, for every split of an evaluation file's content."""
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in ("split", "predictor"):
-        table.add_column(name, no_wrap=True)
-    for name in ("perplexity", "NLL", "accuracy", "ECE", "Brier"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("bma's NLL minus it, 95 %", justify="right", no_wrap=True)
-    for split, report in evaluation["splits"].items():
+
+def predictor_table(evaluations: Evaluations) -> Table:
+    """Predictor x headline numbers, for every run and split."""
+    columns = ("perplexity", "NLL", "accuracy", "ECE", "Brier", "bma's NLL minus it, 95 %")
+    table = _table(evaluations, ("split", "predictor"), columns)
+    for label, split, report in _splits(evaluations):
         best = min(report["predictors"].values(), key=lambda s: float(s["nll"]))
         for name, s in report["predictors"].items():
             difference = report["bma_minus"].get(name)
             table.add_row(
+                *label,
                 split,
                 name,
-                f"{s['perplexity']:.3f}",
-                f"{s['nll']:.4f}",
-                f"{s['accuracy']:.4f}",
-                f"{s['ece']:.4f}",
-                f"{s['brier']:.4f}",
-                _difference(difference) if difference else "",
+                *_headline(s),
+                _interval(difference) if difference else "",
                 style="bold" if s is best else "",
             )
         table.add_section()
     return table
+
+
+def draws_table(evaluations: Evaluations) -> Table:
+    """How much each draw buys: the mixture of the first k."""
+    table = _table(
+        evaluations, ("split",), ("draws", "perplexity", "NLL", "accuracy", "ECE", "Brier")
+    )
+    for label, split, report in _splits(evaluations):
+        for row in report["by_num_draws"]:
+            table.add_row(*label, split, str(row["draws"]), *_headline(row))
+        table.add_section()
+    return table
+
+
+def selective_table(evaluations: Evaluations) -> Table:
+    """How well each uncertainty ranks the tokens by whether they are predicted wrongly."""
+    columns = ("errors at 50 %", "at 80 %", "at 100 %", "AURC, 95 %", "minus the first, 95 %")
+    table = _table(evaluations, ("split", "tokens ranked by"), columns)
+    for label, split, report in _splits(evaluations):
+        for name, ranked in report["selective"].items():
+            curve = ranked["curve"]
+            table.add_row(
+                *label,
+                split,
+                name.replace("_", " "),
+                *(f"{_risk_at(curve, coverage):.4f}" for coverage in (0.5, 0.8, 1.0)),
+                *(_interval(ranked[k]) for k in ("aurc", "minus_deterministic")),
+            )
+        table.add_section()
+    return table
+
+
+def ood_table(evaluations: Evaluations) -> Table | None:
+    """How well each score tells a far text's windows from the split's; None if none was scored."""
+    columns = ("AUROC, 95 %", "FPR at 95 % TPR", "far / near", "bma epistemic minus it, 95 %")
+    table = _table(evaluations, ("split", "score of a window"), columns)
+    for label, split, report in _splits(evaluations):
+        for name, d in report.get("ood", {}).get("scores", {}).items():
+            minus = report["ood"]["epistemic_minus"].get(name)
+            table.add_row(
+                *label,
+                split,
+                name.replace("_", " "),
+                _interval(d["auroc"], sign=""),
+                f"{d['fpr95']['estimate']:.3f}",
+                f"{d['ratio']['estimate']:.3f}" if d["ratio"] else "undefined",
+                _interval(minus) if minus else "",
+            )
+        table.add_section()
+    return table if table.row_count else None
+
+
+def text_table(evaluations: Evaluations) -> Table | None:
+    """Continuations beside what really follows; None if none were generated."""
+    columns = ("BLEU, characters", "BLEU, words", "ROUGE-1", "ROUGE-2", "ROUGE-L", "distinct-1/2")
+    table = _table(evaluations, ("split", "predictor"), (*columns, "self-BLEU"))
+    for label, split, report in _splits(evaluations):
+        for name, bleu in report.get("bleu", {}).items():
+            rouge = report["rouge"][name]["f_measure"]
+            varied = report["diversity"].get(name)
+            table.add_row(
+                *label,
+                split,
+                name.replace("_", " "),
+                *(_estimate(bleu[t]["score"], 2) if t in bleu else "" for t in ("char", "13a")),
+                *(
+                    _estimate(rouge[k], 3) if k in rouge else ""
+                    for k in ("rouge1", "rouge2", "rougeL")
+                ),
+                "" if varied is None else _distinct(varied),
+                "" if varied is None else _number(varied["self_bleu"]["score"], 1),
+            )
+        table.add_section()
+    return table if table.row_count else None
+
+
+def _table(evaluations: Evaluations, words: Sequence[str], numbers: Sequence[str]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("run", *words) if len(evaluations) > 1 else words:
+        table.add_column(name, no_wrap=True)
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _splits(
+    evaluations: Evaluations,
+) -> Iterator[tuple[tuple[str, ...], str, Mapping[str, Any]]]:
+    """(label of the run, if there are several), split, report."""
+    for label, evaluation in evaluations.items():
+        for split, report in evaluation["splits"].items():
+            yield ((label,) if len(evaluations) > 1 else ()), split, report
+
+
+def _headline(s: Mapping[str, float]) -> tuple[str, ...]:
+    return (f"{s['perplexity']:.3f}", *(f"{s[k]:.4f}" for k in ("nll", "accuracy", "ece", "brier")))
+
+
+def _risk_at(curve: Mapping[str, list[float]], coverage: float) -> float:
+    nearest = min(
+        range(len(curve["coverages"])), key=lambda i: abs(curve["coverages"][i] - coverage)
+    )
+    return curve["risks"][nearest]
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _estimate(e: Mapping[str, float | None], digits: int) -> str:
+    if e["low"] is None:
+        return _number(e["estimate"], digits)
+    return f"{e['estimate']:.{digits}f} [{e['low']:.{digits}f}, {e['high']:.{digits}f}]"
+
+
+def _distinct(varied: Mapping[str, Any]) -> str:
+    return " / ".join(_number(varied[k]["ratio"], 3) for k in ("distinct_1", "distinct_2"))
 
 
 def predictor_caption(evaluation: Mapping[str, Any]) -> str:
@@ -48,11 +161,13 @@ def predictor_caption(evaluation: Mapping[str, Any]) -> str:
     )
 
 
-def _difference(d: Mapping[str, float]) -> str:
-    return f"{d['estimate']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}]"
+def _interval(d: Mapping[str, float] | None, sign: str = "+") -> str:
+    if d is None:
+        return "-"
+    return f"{d['estimate']:{sign}.4f} [{d['low']:{sign}.4f}, {d['high']:{sign}.4f}]"
 
 
-WIDTH = 120
+WIDTH = 200
 """Columns that the table takes where the terminal does not say how many it has."""
 
 

@@ -1,0 +1,106 @@
+"""`bayesgen evaluate`: score finished runs again, without sampling, and set them side by side."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from bayesgen.cli.options import Parser, add_flags, combine, parse
+from bayesgen.errors import UserError
+from bayesgen.settings import EvaluateSettings, check_ranges
+
+EXAMPLES = """
+examples:
+  a run on the validation split, every token once:
+    python scripts/evaluate.py checkpoints/samplers/sghmc_sampler/run_20260101-120000
+  two runs side by side, with BLEU and ROUGE of 100 continuations each:
+    python scripts/evaluate.py RUN RUN --eval-num-text-samples 100
+  does the posterior know what it does not know?
+    python scripts/evaluate.py RUN --ood-corpus python-docs
+  both splits, ten draws, and a text of your own:
+    python scripts/evaluate.py RUN --eval-splits val train --eval-num-posterior-samples 10 \\
+        --text my.txt
+"""
+
+
+def choose(argv: list[str]) -> tuple[list[str], EvaluateSettings]:
+    """The runs that were named, and the settings."""
+    parser = Parser(
+        prog="evaluate.py",
+        usage="evaluate.py RUN [RUN ...] [flags]",
+        description="Score the draws of finished runs. What the networks said of every token is"
+        " kept in the run: a second look is cheap.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="folders of runs")
+    add_flags(parser, EvaluateSettings)
+    flags = parse(parser, argv, {})
+    runs = list(flags.pop("runs"))
+    settings = combine(EvaluateSettings, flags, {}, "").settings
+    check_ranges(settings)
+    return runs, settings
+
+
+def main(argv: list[str]) -> int:
+    names, settings = choose(argv)
+    for name in names:
+        if not (Path(name) / "run.json").is_file():
+            raise UserError(f"'{name}' is not the folder of a run (it holds no run.json)")
+
+    from bayesgen.cli.scoring import score_run, windows_of
+    from bayesgen.cli.sources import open_source
+    from bayesgen.data.corpora import load_corpus
+    from bayesgen.reports.tables import (
+        draws_table,
+        ood_table,
+        predictor_caption,
+        predictor_table,
+        selective_table,
+        show,
+        text_table,
+    )
+
+    contents = {}
+    for name in names:
+        source = open_source(name, model=settings.model, device=settings.device)
+        assert source.run is not None
+        record = source.run.record()
+        stored = record["settings"]
+        data_dir = settings.data_dir or stored["data_dir"]
+        corpus = load_corpus(
+            stored["corpus"],
+            tokenizer=source.model.tokenizer,
+            data_dir=Path(data_dir) if data_dir else None,
+        )
+        if corpus.fingerprint["sha256"] != record["data"]["sha256"]:
+            raise UserError(
+                f"'{name}': the corpus '{stored['corpus']}' is not the one that the run was made"
+                " on (its sha256 differs)"
+            )
+        splits = windows_of(corpus, record["block_size"], stored["train_samples"], stored["seed"])
+        contents[name] = score_run(
+            source.run, source.model, corpus, settings, splits,
+            text=settings.text, data_dir=data_dir,
+        )  # fmt: skip
+    labels = _labels(names)
+    shown = {labels[name]: content for name, content in contents.items()}
+    show(predictor_table(shown))
+    for label, content in shown.items():
+        print(f"{label}: {predictor_caption(content)}")
+    for table in (draws_table, selective_table, ood_table, text_table):
+        made = table(shown)
+        if made is not None:
+            print()
+            show(made)
+    return 0
+
+
+def _labels(names: list[str]) -> dict[str, str]:
+    """The shortest ends of the paths that tell the runs apart."""
+    for parts in range(1, 20):
+        short = {name: "/".join(Path(name).parts[-parts:]) for name in names}
+        if len(set(short.values())) == len(set(names)):
+            return short
+    return {name: name for name in names}
