@@ -112,13 +112,15 @@ class Reading:
         count = len(self.posterior)
         if self._draws is None:
             self._draws = torch.stack([self._on(theta) for theta in self.posterior])
+            # draws after the first dimension (layers): one layer of all draws is then one matrix
+            # product over a view, without a copy
             self._cache = pytree.tree_map(
-                lambda t: t.new_zeros(count, *t.shape), self._empty_cache()
+                lambda t: t.new_zeros(t.shape[0], count, *t.shape[1:]), self._empty_cache()
             )
             # whole texts keep the processor busy with one draw; fused attention has no vmap
-            views = [pytree.tree_map(lambda t, s=s: t[s], self._cache) for s in range(count)]
+            views = [pytree.tree_map(lambda t, s=s: t[:, s], self._cache) for s in range(count)]
             return self._each(piece, self._draws, views)
-        step = torch.vmap(lambda theta, cache: self._one(piece, theta, cache))
+        step = torch.vmap(lambda theta, cache: self._one(piece, theta, cache), in_dims=(0, 1))
         logits: Tensor = step(self._draws, self._cache)
         return logits
 

@@ -1,0 +1,109 @@
+"""Time of a whole split's mixture NLL: bfloat16 arithmetic against a float32 loop over the draws.
+
+Both run through the same evaluation, in turn in every round; the loop in its plainest form (a
+forward pass, a gather, a logsumexp; no other score) stands beside them. |ΔNLL| is what bfloat16
+costs.
+
+    python benchmarks/scoring.py RUN
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from bayesgen.cli.sources import open_source
+from bayesgen.data.corpora import load_corpus
+from bayesgen.data.windows import Windows
+from bayesgen.evaluation.passes import Split, mixture
+from bayesgen.models import FunctionalModel
+from bayesgen.posterior import Posterior
+from bayesgen.predictive import Forward
+from bayesgen.predictive.mixture import Precision, scoring_precision
+
+
+def plain_loop(model: FunctionalModel, posterior: Posterior, split: Split) -> float:
+    """Mixture NLL by the plainest float32 loop."""
+    forward = Forward(model)
+    each = []
+    for theta in posterior:
+        forward.load(theta)
+        own = []
+        for batch in split.batches(split.indices):
+            labels = batch["labels"]
+            kept = labels != -100
+            log_probs = forward.log_probs(batch)[kept]
+            own.append(log_probs.gather(-1, labels[kept][:, None])[:, 0])
+        each.append(torch.cat(own))
+    return -float((torch.stack(each).double().logsumexp(0)).mean()) + float(
+        torch.tensor(float(len(each))).log()
+    )
+
+
+def by_evaluation(
+    model: FunctionalModel, posterior: Posterior, split: Split, precision: Precision
+) -> float:
+    forward = Forward(model, precision)
+    return mixture(forward, split, posterior, lambda _: None).bma.scores.nll
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("--draws", type=int, default=10)
+    parser.add_argument("--windows", type=int, help="windows to score (default: all)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch-size", type=int, default=64)
+    options = parser.parse_args()
+
+    source = open_source(options.run, device="cpu")
+    assert source.run is not None
+    record = source.run.record()
+    settings = record["settings"]
+    corpus = load_corpus(
+        settings["corpus"],
+        tokenizer=source.model.tokenizer,
+        data_dir=Path(settings["data_dir"]) if settings["data_dir"] else None,
+    )
+    model, posterior = source.model, source.posterior.thin(options.draws)
+    windows = Windows.tiled(corpus.val, record["block_size"], split="val")
+    split = Split.of(windows, options.batch_size, options.windows, torch.device("cpu"))
+    fast = scoring_precision("bf16", model)
+    ways: dict[str, Callable[[], float]] = {
+        "plain float32 loop": lambda: plain_loop(model, posterior, split),
+        "evaluation, float32": lambda: by_evaluation(model, posterior, split, "fp32"),
+        f"evaluation, --eval-precision bf16 ({fast} here)": lambda: by_evaluation(
+            model, posterior, split, fast
+        ),
+    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    values: dict[str, float] = {}
+    for _ in range(options.rounds):
+        for name, way in ways.items():
+            began = time.perf_counter()
+            values[name] = way()
+            times[name].append(time.perf_counter() - began)
+    first = next(iter(ways))
+    print(
+        f"{model.layout.size:,} parameters, {len(posterior)} draws, {int(split.tokens.sum()):,}"
+        f" tokens, {torch.get_num_threads()} threads, {options.rounds} rounds\n"
+    )
+    print("| way | seconds | speed against the first | NLL minus the first |")
+    print("| --- | --- | --- | --- |")
+    for name, seconds in times.items():
+        ratios = [p / s for p, s in zip(times[first], seconds, strict=True)]
+        print(
+            f"| {name} | {statistics.median(seconds):.2f} | {statistics.median(ratios):.2f}"
+            f" ({min(ratios):.2f} - {max(ratios):.2f}) | {values[name] - values[first]:+.1e} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
