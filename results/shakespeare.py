@@ -140,7 +140,8 @@ def rows(seeds: list[int], folder: Path) -> Iterator[Row]:
                 out = place / f"{start.name}_{sampler}"
                 if not Run(out).finished:
                     continue
-                evaluation = max(out.glob("bayesian_eval_*.json"))
+                # the run's own; later ones may be of a part of the split
+                evaluation = min(out.glob("bayesian_eval_*[0-9].json"))
                 val = json.loads(evaluation.read_text())["splits"]["val"]
                 windows = load_file(evaluation.with_suffix(".safetensors"))
                 adamw = adamw_nll(place / f"{start.name}_adamw.pt")

@@ -1,0 +1,101 @@
+"""Does uncertainty tell far text? TinyShakespeare's posteriors on Python's documentation.
+
+The networks and runs are those of results/shakespeare.py (the finished start): each sampler's
+posterior, and the deterministic network that it started from. Near: windows of 64 characters of
+TinyShakespeare's validation text. Far: as many of Python's language reference, without the
+characters that are not in the model's vocabulary. A window's score is the mean over its tokens.
+Intervals: percentile bootstrap over windows, 1,000 resamples.
+
+Networks, runs and what they said of every token are kept under --folder and not made again.
+
+    python results/far_text.py --seed 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import shakespeare
+
+from bayesgen.cli.main import door
+
+SAMPLERS = ("sgld", "sghmc", "baoa", "sgnht", "sglrw", "ekf", "laplace", "vi")
+TABLE = Path(__file__).with_suffix(".md")
+
+
+def evaluated(run: Path, windows: int) -> dict[str, Any]:
+    """The newest evaluation of `run` that has a far text, made if there is none."""
+
+    def newest() -> dict[str, Any] | None:
+        for path in sorted(run.glob("bayesian_eval_*[0-9].json"), reverse=True):
+            content: dict[str, Any] = json.loads(path.read_text())
+            if "ood_corpus" in content:
+                return content
+        return None
+
+    content = newest()
+    if content is None:
+        flags = ["--ood-corpus", "python-docs", "--eval-max-samples", str(windows)]
+        if door("evaluate", [str(run), *flags]):
+            raise SystemExit(f"'{run}' could not be scored")
+        content = newest()
+    assert content is not None
+    return content
+
+
+def cell(interval: dict[str, float] | None, sign: str = "") -> str:
+    if interval is None:
+        return "undefined"
+    values = (format(interval[k], f"{sign}.3f") for k in ("estimate", "low", "high"))
+    return "{} [{}, {}]".format(*values)
+
+
+def table(folder: Path, seed: int, windows: int) -> str:
+    lines = [
+        "| sampler | score of a window | AUROC | FPR at 95 % TPR | far / near |"
+        " AUROC of epistemic minus it |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    kept = ""
+    for sampler in SAMPLERS:
+        content = evaluated(folder / f"seed_{seed}" / f"finished_{sampler}", windows)
+        far = content["splits"]["val"]["ood"]
+        kept = f"{content['ood_corpus']['characters_kept']:.1%}"
+        for name, d in far["scores"].items():
+            if name.startswith("deterministic") and sampler != SAMPLERS[0]:
+                continue  # the same network for all
+            who = "(the network)" if name.startswith("deterministic") else sampler
+            minus = far["epistemic_minus"].get(name)
+            lines.append(
+                f"| {who} | {name.removeprefix('bma_').replace('_', ' ')} | {cell(d['auroc'])} |"
+                f" {cell(d['fpr95'])} | {cell(d['ratio'])} | {cell(minus, '+') if minus else ''} |"
+            )
+        text = far["epistemic_minus"]["deterministic_entropy"]
+        lines.append(f"| {sampler} | | | | | {cell(text, '+')} against the network's entropy |")
+    lines.append(f"\n{windows:,} windows of each text; {kept} of the far text's characters kept.")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seed", type=int, default=2)
+    parser.add_argument("--windows", type=int, default=1000)
+    parser.add_argument("--folder", type=Path, default=Path("checkpoints/results/shakespeare"))
+    options = parser.parse_args()
+    start = shakespeare.STARTS[1]
+    place = options.folder / f"seed_{options.seed}"
+    checkpoint = shakespeare.baseline(start.checkpoint, options.seed, place / "finished.pt")
+    for sampler in SAMPLERS:
+        shakespeare.posterior(start, sampler, options.seed, place, checkpoint)
+    text = f"{__doc__}\n{table(options.folder, options.seed, options.windows)}"
+    TABLE.write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
