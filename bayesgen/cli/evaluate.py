@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
         if not (Path(name) / "run.json").is_file():
             raise UserError(f"'{name}' is not the folder of a run (it holds no run.json)")
 
-    from bayesgen.cli.scoring import score_run, windows_of
+    from bayesgen.cli.scoring import check_draws, read_material, score_run
     from bayesgen.cli.sources import open_source
     from bayesgen.data.corpora import load_corpus
     from bayesgen.reports.tables import (
@@ -79,11 +79,13 @@ def main(argv: list[str]) -> int:
                 f"'{name}': the corpus '{stored['corpus']}' is not the one that the run was made"
                 " on (its sha256 differs)"
             )
-        splits = windows_of(corpus, record["block_size"], stored["train_samples"], stored["seed"])
-        contents[name] = score_run(
-            source.run, source.model, corpus, settings, splits,
-            text=settings.text, data_dir=data_dir,
+        check_draws(settings, len(source.posterior))
+        material = read_material(
+            source.model, corpus, settings,
+            block_size=record["block_size"], train_samples=stored["train_samples"],
+            seed=stored["seed"], data_dir=data_dir, text=settings.text,
         )  # fmt: skip
+        contents[name] = score_run(source.run, source.model, settings, material)
     labels = _labels(names)
     shown = {labels[name]: content for name, content in contents.items()}
     show(predictor_table(shown))

@@ -82,11 +82,14 @@ def main(argv: list[str]) -> int:
     name, settings = choose(argv)
     prompts = prompts_of(settings)
 
-    from bayesgen.cli.sources import chosen_draws, open_source
+    from bayesgen.cli.sources import open_source
     from bayesgen.predictive import Predictive
 
     source = open_source(name, model=settings.model, device=settings.device)
-    posterior = chosen_draws(source.posterior, settings.num_draws, DEFAULT_DRAWS, "--num-draws")
+    there = len(source.posterior)
+    if settings.num_draws is not None and settings.num_draws > there:
+        raise UserError(f"--num-draws {settings.num_draws}: '{name}' has only {there} draws")
+    posterior = source.posterior.thin(settings.num_draws or DEFAULT_DRAWS)
     decoding = {f.name: getattr(settings, f.name) for f in fields(DecodingSettings)}
     try:
         stream = Predictive(source.model, posterior).stream(prompts, settings.strategy, **decoding)

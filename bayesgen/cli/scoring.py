@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from bayesgen.cli.sources import chosen_draws
-from bayesgen.data.corpora import Corpus, load_far_text
+from bayesgen.data.corpora import Corpus, FarText, load_far_text
 from bayesgen.data.windows import Windows, subset
 from bayesgen.errors import UserError
 from bayesgen.evaluation import evaluate_split, run_passes
@@ -26,54 +27,53 @@ from bayesgen.settings import ScoringSettings
 CACHE = "token_scores"
 
 
-def windows_of(
-    corpus: Corpus, block_size: int, train_samples: int | None, seed: int
-) -> dict[str, Windows]:
-    """The windows of each split that can be asked for; `train` is the data that was fitted."""
+@dataclass(frozen=True)
+class Material:
+    """What is scored, read before anything is computed.
+
+    Attributes:
+        scored: split -> its windows.
+        held_in: training text, to fit a temperature on.
+        far: windows of the far text, if there is one.
+        texts: what the evaluation file says of the texts.
+    """
+
+    scored: Mapping[str, Windows]
+    held_in: Windows
+    far: Windows | None
+    texts: dict[str, Any]
+
+
+def read_material(
+    model: FunctionalModel,
+    corpus: Corpus,
+    settings: ScoringSettings,
+    *,
+    block_size: int,
+    train_samples: int | None,
+    seed: int,
+    data_dir: str | None,
+    text: str | None = None,
+) -> Material:
+    """The windows that `settings` ask for.
+
+    Args:
+        train_samples, seed: of the run: `train` is the data that it fitted.
+        text: a corpus that is scored whole, as the split `text`.
+
+    Raises:
+        UserError: a text is missing or cannot be scored, or has too few windows.
+    """
+    assert model.tokenizer is not None
+    folder = Path(data_dir) if data_dir else None
     train = (
         Windows.tiled(corpus.train, block_size, split="train")
         if train_samples is None
         else subset(corpus.train, block_size, train_samples, seed)
     )
-    return {"train": train, "val": Windows.tiled(corpus.val, block_size, split="val")}
-
-
-def score_run(
-    run: Run,
-    model: FunctionalModel,
-    corpus: Corpus,
-    settings: ScoringSettings,
-    splits: dict[str, Windows],
-    *,
-    text: str | None = None,
-    data_dir: str | None = None,
-) -> dict[str, Any]:
-    """Score the run's draws; writes and returns the content of the evaluation file.
-
-    Args:
-        splits: `val` and `train`, of which `eval_splits` are scored.
-        text: a corpus that is scored whole, as the split `text`.
-
-    Raises:
-        UserError: more draws were asked for than there are, or a text cannot be scored.
-    """
-    posterior = chosen_draws(
-        Posterior.load(run.path),
-        settings.eval_num_posterior_samples,
-        None,
-        "--eval-num-posterior-samples",
-    )
-    predictive = Predictive(model, posterior, scoring_precision(settings.eval_precision, model))
-    cache = TokenCache(run.path / CACHE)
-    assert model.tokenizer is not None
-    block_size = splits["val"].block_size
-    folder = Path(data_dir) if data_dir else None
-    scored: dict[str, Windows] = {name: splits[name] for name in settings.eval_splits}
-    content: dict[str, Any] = {
-        "run": str(run.path),
-        "corpus": {"name": corpus.name, **corpus.fingerprint},
-        "precision": predictive.forward.precision,
-    }
+    splits = {"train": train, "val": Windows.tiled(corpus.val, block_size, split="val")}
+    scored = {str(name): splits[name] for name in settings.eval_splits}
+    texts: dict[str, Any] = {"corpus": {"name": corpus.name, **corpus.fingerprint}}
     if text is not None:
         whole = load_far_text(text, model.tokenizer, folder, "--text")
         if whole.kept < 1:
@@ -82,42 +82,68 @@ def score_run(
                 " vocabulary; take a text without them, or give it as --ood-corpus, which leaves"
                 " them out"
             )
-        scored["text"] = Windows.tiled(whole.tokens, block_size, split="text")
-        content["text"] = {"name": whole.name, "sha256": whole.sha256}
+        scored["text"] = Windows.tiled(whole.tokens, block_size, split="--text")
+        texts["text"] = _described(whole)
     far = None
     if settings.ood_corpus is not None:
         elsewhere = load_far_text(settings.ood_corpus, model.tokenizer, folder, "--ood-corpus")
-        far = Windows.tiled(elsewhere.tokens, block_size, split="far text")
-        content["ood_corpus"] = {
-            "name": elsewhere.name,
-            "sha256": elsewhere.sha256,
-            "characters_kept": elsewhere.kept,
-        }
+        far = Windows.tiled(elsewhere.tokens, block_size, split="--ood-corpus")
+        texts["ood_corpus"] = _described(elsewhere)
+        few = [name for name, w in {**scored, "--ood-corpus": far}.items() if len(w) < 2]
+        if few or settings.eval_max_samples == 1:
+            which = few[0] if few else "--eval-max-samples 1"
+            raise UserError(f"--ood-corpus needs two windows of each text: not so {which}")
+    for name, windows in scored.items():
+        whole_windows = int((windows.starts + block_size < len(windows.tokens)).sum())
+        if settings.eval_num_text_samples > whole_windows:
+            raise UserError(
+                f"--eval-num-text-samples {settings.eval_num_text_samples}: {name} has only"
+                f" {whole_windows} whole windows of {block_size} tokens"
+            )
+    return Material(scored, train, far, texts)
+
+
+def check_draws(settings: ScoringSettings, there: int) -> None:
+    """Refuse to score more draws than there are, or will be."""
+    wanted = settings.eval_num_posterior_samples
+    if wanted is not None and wanted > there:
+        raise UserError(f"--eval-num-posterior-samples {wanted}: there are only {there} draws")
+
+
+def score_run(
+    run: Run, model: FunctionalModel, settings: ScoringSettings, material: Material
+) -> dict[str, Any]:
+    """Score the run's draws; writes and returns the content of the evaluation file.
+
+    Raises:
+        UserError: more draws were asked for than there are.
+    """
+    every = Posterior.load(run.path)
+    check_draws(settings, len(every))
+    posterior = every.thin(settings.eval_num_posterior_samples)
+    predictive = Predictive(model, posterior, scoring_precision(settings.eval_precision, model))
+    options: dict[str, Any] = {
+        "held_in": material.held_in,
+        "batch_size": settings.eval_batch_size,
+        "max_windows": settings.eval_max_samples,
+        "cache": TokenCache(run.path / CACHE),
+    }
+    far = None
+    if material.far is not None:
+        far = run_passes(predictive, material.far, progress="scoring the far text", **options)
     reports: dict[str, Any] = {}
     texts: dict[str, Any] = {}
     window_nll: dict[str, Tensor] = {}
-    for name, windows in scored.items():
-        options: dict[str, Any] = {
-            "batch_size": settings.eval_batch_size,
-            "max_windows": settings.eval_max_samples,
-            "cache": cache,
-        }
-        report = evaluate_split(
-            predictive, windows, splits["train"], progress=f"scoring {name}", **options
-        )
+    for name, windows in material.scored.items():
+        report = evaluate_split(predictive, windows, progress=f"scoring {name}", **options)
         reports[name] = report.to_json()
         window_nll |= {f"{name}.{who}": nll for who, nll in report.window_nll.items()}
         window_nll[f"{name}.tokens"] = report.window_tokens
         if far is not None:
-            near = run_passes(predictive, windows, splits["train"], **options)
-            outside = run_passes(
-                predictive, far, splits["train"], progress="scoring the far text", **options
-            )
-            reports[name]["ood"] = _said(detect_shift, "--ood-corpus", near, outside).to_json()
+            near = run_passes(predictive, windows, **options)
+            reports[name]["ood"] = detect_shift(near, far).to_json()
         if settings.eval_num_text_samples:
-            samples = _said(
-                sample_texts,
-                "--eval-num-text-samples",
+            samples = sample_texts(
                 predictive,
                 windows,
                 settings.eval_num_text_samples,
@@ -125,7 +151,12 @@ def score_run(
             )
             texts[name] = samples.to_json()
             reports[name] |= samples.scores()
-    content["splits"] = reports
+    content = {
+        "run": str(run.path),
+        **material.texts,
+        "precision": predictive.forward.precision,
+        "splits": reports,
+    }
     file = f"bayesian_eval_{datetime.now():%Y%m%d-%H%M%S}"
     if texts:
         run.write_json(f"{file}_texts.json", texts)
@@ -134,9 +165,5 @@ def score_run(
     return content
 
 
-def _said(function: Any, flag: str, *args: Any, **options: Any) -> Any:
-    """What `function` returns; what it refuses, as an error of the flag that asked for it."""
-    try:
-        return function(*args, **options)
-    except ValueError as error:
-        raise UserError(f"{flag}: {error}") from error
+def _described(text: FarText) -> dict[str, Any]:
+    return {"name": text.name, "sha256": text.sha256, "characters_kept": text.kept}

@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 
 from bayesgen.cli.options import Chosen
-from bayesgen.cli.scoring import score_run, windows_of
+from bayesgen.cli.scoring import check_draws, read_material, score_run
 from bayesgen.cli.train import DEFAULT_MODEL
 from bayesgen.data.corpora import Corpus, load_corpus
 from bayesgen.data.windows import Batches
@@ -56,13 +56,17 @@ def train(name: str, chosen: Chosen[TrainSettings], resumed: Run | None = None) 
         return training_batches(settings, corpus.train, block_size, chain)
 
     # whatever cannot work is refused before a folder is made
-    scored = (
-        windows_of(corpus, block_size, settings.train_samples, settings.seed)
-        if settings.eval
-        else {}
-    )
+    material = None
+    if settings.eval:
+        material = read_material(
+            model, corpus, settings,
+            block_size=block_size, train_samples=settings.train_samples, seed=settings.seed,
+            data_dir=settings.data_dir,
+        )  # fmt: skip
     if resumed is None:
         job = make_job(name, settings, model, batches)
+        if settings.eval:
+            check_draws(settings, job.num_draws)
         sizes = opening(job)
         folder = settings.out or new_run_path(Path(settings.base_dir), name)
         run = Run.create(Path(folder))
@@ -82,11 +86,7 @@ def train(name: str, chosen: Chosen[TrainSettings], resumed: Run | None = None) 
         with graceful_stop() as stop, Tracker(run, config) as tracker:
             chains = [run_chain(job, run, tracker, c, stop) for c in range(settings.chains)]
         totals = _totals(job, chains)
-        evaluation = (
-            score_run(run, model, corpus, settings, scored, data_dir=settings.data_dir)
-            if settings.eval
-            else None
-        )
+        evaluation = None if material is None else score_run(run, model, settings, material)
         text = summary(run.record(), totals, evaluation)
         atomic_write(run.path / f"{name}_summary.txt", text.encode())
         run.write_json(f"{name}_metrics.json", totals)  # last: the run is finished
@@ -95,7 +95,7 @@ def train(name: str, chosen: Chosen[TrainSettings], resumed: Run | None = None) 
 
 def show_results(run: Run) -> None:
     """Print what a finished run found: its newest evaluation, if it has one, and where it lies."""
-    evaluations = sorted(run.path.glob("bayesian_eval_*.json"))
+    evaluations = sorted(run.path.glob("bayesian_eval_*[0-9].json"))
     if evaluations:
         content = run.read_json(evaluations[-1].name)
         show(predictor_table({"": content}))

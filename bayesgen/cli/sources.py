@@ -58,16 +58,3 @@ def open_source(name: str, *, model: str | None = None, device: str = "auto") ->
             " differs); name that one with --model"
         )
     return Source(name, loaded, posterior, run)
-
-
-def chosen_draws(
-    posterior: Posterior, count: int | None, default: int | None, flag: str
-) -> Posterior:
-    """`count` draws, evenly spaced; by default at most `default` of them.
-
-    Raises:
-        UserError: there are not so many.
-    """
-    if count is not None and count > len(posterior):
-        raise UserError(f"{flag} {count}: there are only {len(posterior)} draws")
-    return posterior.thin(count or default)

@@ -17,7 +17,13 @@ from bayesgen.models import FunctionalModel
 from bayesgen.priors import Prior, build_prior
 from bayesgen.samplers import Plan, Sampler, build_sampler, make_plan
 from bayesgen.samplers.preconditioning import Scales, measure, needs_pass
-from bayesgen.settings import ChainSettings, DataSettings, PerExampleSettings, TrainSettings
+from bayesgen.settings import (
+    ChainSettings,
+    DataSettings,
+    GaussianSettings,
+    PerExampleSettings,
+    TrainSettings,
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,14 @@ class Job:
     @property
     def num_observations(self) -> int:
         return self.log_posterior.num_observations
+
+    @property
+    def num_draws(self) -> int:
+        """Draws of all chains together."""
+        each = self.plan.num_draws
+        if isinstance(self.settings, GaussianSettings):
+            each = self.settings.num_draws
+        return each * self.settings.chains
 
     @property
     def gradient_evaluations(self) -> int:
