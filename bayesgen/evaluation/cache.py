@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from bayesgen.evaluation.passes import Mixed, Scored, Split
+from bayesgen.evaluation.passes import Keep, Mixed, Scored, Split
 from bayesgen.evaluation.tokens import Scores, Tally, TokenScores
 from bayesgen.runs import atomic_save
 
@@ -55,12 +57,24 @@ class TokenCache:
             digest.update(np.ascontiguousarray(windows.tokens).tobytes())
         return digest.hexdigest()[:16]
 
-    def new_log_likelihoods(self, draws: int, tokens: int) -> np.ndarray:
-        """A file-backed array [draws, tokens], which `write` puts in its place."""
+    @contextmanager
+    def log_likelihoods(self, draws: int, tokens: int) -> Iterator[Keep]:
+        """A file for an array [draws, tokens], which `write` puts in its place.
+
+        It is written with plain writes: the pages of a memory map would count as memory.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
-        return np.lib.format.open_memmap(
-            self._unfinished(), mode="w+", dtype=np.float32, shape=(draws, tokens)
-        )
+        layout = {"descr": "<f4", "fortran_order": False, "shape": (draws, tokens)}
+        with self._unfinished().open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, layout)
+            begin = file.tell()
+            file.truncate(begin + 4 * draws * tokens)
+
+            def keep(draw: int, first: int, values: Tensor) -> None:
+                file.seek(begin + 4 * (draw * tokens + first))
+                file.write(values.numpy().astype("<f4").tobytes())
+
+            yield keep
 
     def write(self, key: str, passes: Passes) -> None:
         self._unfinished().replace(self.folder / f"{key}.npy")

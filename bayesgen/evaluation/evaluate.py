@@ -215,8 +215,10 @@ def _passes(
         name: single(forward, split, theta, t, advance) for name, (theta, t) in weights.items()
     }
     tokens = int(split.tokens.sum())
-    each = None if cache is None else cache.new_log_likelihoods(len(posterior), tokens)
-    return Passes(tau, singles, mixture(forward, split, posterior, advance, each))
+    if cache is None:
+        return Passes(tau, singles, mixture(forward, split, posterior, advance))
+    with cache.log_likelihoods(len(posterior), tokens) as keep:
+        return Passes(tau, singles, mixture(forward, split, posterior, advance, keep))
 
 
 def _selective(passes: Passes, window_tokens: Tensor) -> dict[str, Selective]:

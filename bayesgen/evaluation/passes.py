@@ -27,6 +27,8 @@ STEPS = (1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 500, 1000)
 """Numbers of draws at which the mixture is scored on the way to all of them."""
 Advance = Callable[[int], Any]
 """Told of every window that was read."""
+Keep = Callable[[int, int, Tensor], None]
+"""Takes a draw, the first of some tokens, and the draw's log-likelihoods of these [n]."""
 
 
 @dataclass(frozen=True)
@@ -121,12 +123,12 @@ def mixture(
     split: Split,
     posterior: Posterior,
     advance: Advance,
-    log_likelihoods: np.ndarray | None = None,
+    keep: Keep | None = None,
 ) -> Mixed:
     """The mixture over the draws, its growth with their number, and the average of the draws.
 
     Args:
-        log_likelihoods: where log p(target | θ_s) [S, n] is written, float32.
+        keep: is handed log p(target | θ_s) of every draw and token.
     """
     order = draw_order(len(posterior))
     count = len(order)
@@ -155,9 +157,8 @@ def mixture(
             scored = own.scored()
             window_nll += scored.window_nll / count
             entropy = entropy + scored.tokens.entropy.double() / count
-            if log_likelihoods is not None:
-                ours = scored.tokens.log_likelihood.numpy()
-                log_likelihoods[s, done : done + len(ours)] = ours
+            if keep is not None:
+                keep(s, done, scored.tokens.log_likelihood)
         assert isinstance(entropy, Tensor)
         done += len(entropy)
         aleatoric.append(entropy)
