@@ -190,8 +190,9 @@ class SGLDSettings(ChainSettings):
 
 @dataclass(frozen=True)
 class MomentumSettings(ChainSettings):
-    """Samplers whose position has a velocity. They are stable while lr²·h is below 4, h the
-    sharpest curvature, and less friction lets them travel farther."""
+    """Samplers whose position has a velocity. With h the sharpest curvature, BAOA is stable while
+    lr²·h is below 4, SGHMC and SGNHT while it is below 4 − 2·lr·α; less friction lets them travel
+    farther."""
 
     learning_rate: Annotated[NonNegative, "time step of the dynamics"] = 1.4
     friction: Annotated[NonNegative, "α; the velocity is forgotten after 1/(lr·α) steps"] = 0.35
@@ -332,6 +333,7 @@ class DecodingSettings:
 class EvaluateSettings(ScoringSettings):
     text: Annotated[str | None, "score this whole text too (a name or path)"] = None
     model: Annotated[str | None, "the runs' model, where it does not lie where it did"] = None
+    corpus: Annotated[str | None, "the runs' corpus, where it does not lie where it did"] = None
     data_dir: DataDir = None
     device: Device = "auto"
 

@@ -27,12 +27,13 @@ TABLE = Path(__file__).with_suffix(".md")
 
 
 def evaluated(run: Path, windows: int) -> dict[str, Any]:
-    """The newest evaluation of `run` that has a far text, made if there is none."""
+    """The newest evaluation of `run` on this far text and so many windows, made if need be."""
 
     def newest() -> dict[str, Any] | None:
         for path in sorted(run.glob("bayesian_eval_*[0-9].json"), reverse=True):
             content: dict[str, Any] = json.loads(path.read_text())
-            if "ood_corpus" in content:
+            far = content.get("ood_corpus", {}).get("name")
+            if far == "python-docs" and content["splits"]["val"]["num_windows"] == windows:
                 return content
         return None
 

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bayesgen.cli.options import Parser, add_flags, combine, parse
 from bayesgen.errors import UserError
 from bayesgen.settings import EvaluateSettings, check_ranges
+
+if TYPE_CHECKING:
+    from bayesgen.cli.scoring import Material
+    from bayesgen.models import FunctionalModel
+    from bayesgen.runs import Run
 
 EXAMPLES = """
 examples:
@@ -49,9 +55,7 @@ def main(argv: list[str]) -> int:
         if not (Path(name) / "run.json").is_file():
             raise UserError(f"'{name}' is not the folder of a run (it holds no run.json)")
 
-    from bayesgen.cli.scoring import check_draws, read_material, score_run
-    from bayesgen.cli.sources import open_source
-    from bayesgen.data.corpora import load_corpus
+    from bayesgen.cli.scoring import score_run
     from bayesgen.reports.tables import (
         draws_table,
         ood_table,
@@ -62,30 +66,12 @@ def main(argv: list[str]) -> int:
         text_table,
     )
 
-    contents = {}
-    for name in names:
-        source = open_source(name, model=settings.model, device=settings.device)
-        assert source.run is not None
-        record = source.run.record()
-        stored = record["settings"]
-        data_dir = settings.data_dir or stored["data_dir"]
-        corpus = load_corpus(
-            stored["corpus"],
-            tokenizer=source.model.tokenizer,
-            data_dir=Path(data_dir) if data_dir else None,
-        )
-        if corpus.fingerprint["sha256"] != record["data"]["sha256"]:
-            raise UserError(
-                f"'{name}': the corpus '{stored['corpus']}' is not the one that the run was made"
-                " on (its sha256 differs)"
-            )
-        check_draws(settings, len(source.posterior))
-        material = read_material(
-            source.model, corpus, settings,
-            block_size=record["block_size"], train_samples=stored["train_samples"],
-            seed=stored["seed"], data_dir=data_dir, text=settings.text,
-        )  # fmt: skip
-        contents[name] = score_run(source.run, source.model, settings, material)
+    # whatever cannot be scored is refused before anything is computed
+    prepared = [_prepare(name, settings) for name in names]
+    contents = {
+        name: score_run(run, model, settings, material)
+        for name, (run, model, material) in zip(names, prepared, strict=True)
+    }
     labels = _labels(names)
     shown = {labels[name]: content for name, content in contents.items()}
     show(predictor_table(shown))
@@ -99,10 +85,44 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def _prepare(name: str, settings: EvaluateSettings) -> tuple[Run, FunctionalModel, Material]:
+    """A run, its model, and what is to be scored.
+
+    Raises:
+        UserError: something is missing, or not what the run was made with.
+    """
+    from bayesgen.cli.scoring import check_draws, read_material
+    from bayesgen.cli.sources import open_source
+    from bayesgen.data.corpora import load_corpus
+
+    source = open_source(name, model=settings.model, device=settings.device)
+    assert source.run is not None
+    record = source.run.record()
+    stored = record["settings"]
+    data_dir = settings.data_dir or stored["data_dir"]
+    corpus = load_corpus(
+        settings.corpus or stored["corpus"],
+        tokenizer=source.model.tokenizer,
+        data_dir=Path(data_dir) if data_dir else None,
+    )
+    if corpus.fingerprint["sha256"] != record["data"]["sha256"]:
+        raise UserError(
+            f"--corpus: '{corpus.name}' is not the corpus that the run '{name}' was made on (its"
+            " sha256 differs)"
+        )
+    check_draws(settings, len(source.posterior))
+    material = read_material(
+        source.model, corpus, settings,
+        block_size=record["block_size"], train_samples=stored["train_samples"],
+        seed=stored["seed"], data_dir=data_dir, text=settings.text,
+    )  # fmt: skip
+    return source.run, source.model, material
+
+
 def _labels(names: list[str]) -> dict[str, str]:
     """The shortest ends of the paths that tell the runs apart."""
     for parts in range(1, 20):
-        short = {name: "/".join(Path(name).parts[-parts:]) for name in names}
+        short = {name: "/".join(Path(name).absolute().parts[-parts:]) for name in names}
         if len(set(short.values())) == len(set(names)):
             return short
     return {name: name for name in names}

@@ -18,6 +18,8 @@ from bayesgen.errors import UserError
 from bayesgen.settings import DecodingSettings, GenerateSettings, check_ranges
 
 if TYPE_CHECKING:
+    from bayesgen.models import FunctionalModel
+    from bayesgen.posterior import Posterior
     from bayesgen.predictive import GeneratedText
 
 EXAMPLES = """
@@ -91,33 +93,51 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--num-draws {settings.num_draws}: '{name}' has only {there} draws")
     posterior = source.posterior.thin(settings.num_draws or DEFAULT_DRAWS)
     decoding = {f.name: getattr(settings, f.name) for f in fields(DecodingSettings)}
+    _check_prompts(source.model, prompts, settings)
     try:
         stream = Predictive(source.model, posterior).stream(prompts, settings.strategy, **decoding)
         if settings.json:
             *_, texts = stream
-            print(json.dumps(document(name, len(posterior), decoding, texts), ensure_ascii=False))
+            print(json.dumps(document(name, posterior, decoding, texts), ensure_ascii=False))
         else:
-            show(stream, len(posterior))
+            show(stream, posterior)
     except ValueError as error:  # what the library says of a model that cannot do this
         raise UserError(f"'{name}': {error}") from error
     return 0
 
 
+def _check_prompts(model: FunctionalModel, prompts: list[str], settings: GenerateSettings) -> None:
+    """Refuse prompts that the model cannot read, naming where they came from."""
+    given = settings.prompt is not None or settings.prompt_file is not None
+    name = "--prompt" if settings.prompt_file is None else "--prompt-file"
+    for prompt in prompts if model.tokenizer is not None else []:
+        try:
+            assert model.tokenizer is not None
+            model.tokenizer.encode(prompt)
+        except UserError as error:
+            why = "" if given else " (the default, a line break; give one)"
+            raise UserError(f"{name}{why}: {error}") from error
+
+
 def document(
-    name: str, draws: int, decoding: dict[str, object], texts: list[GeneratedText]
+    name: str, posterior: Posterior, decoding: dict[str, object], texts: list[GeneratedText]
 ) -> dict[str, object]:
+    """What --json prints; `draw` is the place of a draw in the run."""
     return {
         "source": name,
-        "num_draws": draws,
+        "num_draws": len(posterior),
         "settings": decoding,
-        "texts": [text.to_json() for text in texts],
+        "texts": [
+            text.to_json() | {"draw": None if text.draw is None else posterior.places[text.draw]}
+            for text in texts
+        ],
     }
 
 
-def show(stream: Iterator[list[GeneratedText]], draws: int) -> None:
+def show(stream: Iterator[list[GeneratedText]], posterior: Posterior) -> None:
     """Print the first text while it grows, then the others."""
     console = Console(highlight=False, soft_wrap=True, markup=False)
-    if console.is_terminal and draws > 1:
+    if console.is_terminal and len(posterior) > 1:
         legend = Text("epistemic uncertainty, nats: ")
         lower = 0.0
         for upper, colour in LEVELS:
@@ -129,28 +149,35 @@ def show(stream: Iterator[list[GeneratedText]], draws: int) -> None:
     for texts in stream:
         first = texts[0]
         if len(first.tokens) == 1:
-            heading(console, texts, 0)
-        console.print(piece(first, len(first.tokens) - 1), end="")
+            heading(console, texts, 0, posterior)
+        token(console, first, len(first.tokens) - 1)
     ending(console, texts[0])
     for index, text in enumerate(texts[1:], start=1):
-        heading(console, texts, index)
+        heading(console, texts, index, posterior)
         for position in range(len(text.tokens)):
-            console.print(piece(text, position), end="")
+            token(console, text, position)
         ending(console, text)
 
 
-def heading(console: Console, texts: list[GeneratedText], index: int) -> None:
+def heading(console: Console, texts: list[GeneratedText], index: int, posterior: Posterior) -> None:
     text = texts[index]
     if len(texts) > 1:
-        follows = "" if text.draw is None else f", draw {text.draw}"
+        follows = "" if text.draw is None else f", draw {posterior.places[text.draw]}"
         console.print(Text(f"--- text {index + 1} of {len(texts)}{follows}", style="dim"))
-    console.print(Text(text.prompt, style="bold"), end="")
+    write(console, text.prompt, "bold")
 
 
-def piece(text: GeneratedText, position: int) -> Text:
-    token = text.tokens[position]
-    style = next(colour for upper, colour in LEVELS if token.epistemic < upper)
-    return Text(token.text, style=style)
+def token(console: Console, text: GeneratedText, position: int) -> None:
+    newest = text.tokens[position]
+    write(console, newest.text, next(c for upper, c in LEVELS if newest.epistemic < upper))
+
+
+def write(console: Console, text: str, style: str) -> None:
+    """Coloured in a terminal; elsewhere as it is, where rich would turn tabs into spaces."""
+    if console.is_terminal:
+        console.print(Text(text, style=style), end="")
+    else:
+        console.file.write(text)
 
 
 def ending(console: Console, text: GeneratedText) -> None:

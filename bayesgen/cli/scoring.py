@@ -122,11 +122,23 @@ def score_run(
     check_draws(settings, len(every))
     posterior = every.thin(settings.eval_num_posterior_samples)
     predictive = Predictive(model, posterior, scoring_precision(settings.eval_precision, model))
+    cache = TokenCache(run.path / CACHE)
+    with cache.locked():
+        return _score(run, predictive, settings, material, cache)
+
+
+def _score(
+    run: Run,
+    predictive: Predictive,
+    settings: ScoringSettings,
+    material: Material,
+    cache: TokenCache,
+) -> dict[str, Any]:
     options: dict[str, Any] = {
         "held_in": material.held_in,
         "batch_size": settings.eval_batch_size,
         "max_windows": settings.eval_max_samples,
-        "cache": TokenCache(run.path / CACHE),
+        "cache": cache,
     }
     far = None
     if material.far is not None:
@@ -157,12 +169,22 @@ def score_run(
         "precision": predictive.forward.precision,
         "splits": reports,
     }
-    file = f"bayesian_eval_{datetime.now():%Y%m%d-%H%M%S}"
+    file = _free_name(run)
     if texts:
         run.write_json(f"{file}_texts.json", texts)
     run.write_tensors(f"{file}.safetensors", window_nll)
     run.write_json(f"{file}.json", content)
     return content
+
+
+def _free_name(run: Run) -> str:
+    """Name of a new evaluation: the time, and a number where there is one of that second."""
+    name = stamped = f"bayesian_eval_{datetime.now():%Y%m%d-%H%M%S}"
+    number = 1
+    while (run.path / f"{name}.json").exists():
+        number += 1
+        name = f"{stamped}-{number}"
+    return name
 
 
 def _described(text: FarText) -> dict[str, Any]:

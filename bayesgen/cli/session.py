@@ -32,6 +32,8 @@ from bayesgen.samplers.preconditioning import Scales
 from bayesgen.settings import ChainSettings, TrainSettings
 
 PRECONDITIONER = "preconditioner.safetensors"
+MANY_CLIPPED = 0.01
+"""Share of the steps whose gradient may be cut without a warning."""
 DEFAULT_BLOCK = 1024
 """Tokens per window where the model has no limit of its own, or a longer one."""
 
@@ -73,9 +75,10 @@ def train(name: str, chosen: Chosen[TrainSettings], resumed: Run | None = None) 
     else:
         run = resumed
         _same_inputs(run.record(), model, corpus)
-        stored = run.read_tensors(PRECONDITIONER) or {}
-        scales = Scales.of(stored, model.device) if isinstance(settings, ChainSettings) else None
+        scales = _stored_scales(run, model) if isinstance(settings, ChainSettings) else None
         job = make_job(name, settings, model, batches, scales)
+        if settings.eval:
+            check_draws(settings, job.num_draws)
     with run.locked():
         if resumed is None:
             if job.scales is not None:
@@ -86,6 +89,7 @@ def train(name: str, chosen: Chosen[TrainSettings], resumed: Run | None = None) 
         with graceful_stop() as stop, Tracker(run, config) as tracker:
             chains = [run_chain(job, run, tracker, c, stop) for c in range(settings.chains)]
         totals = _totals(job, chains)
+        _warn_of_clipping(totals)
         evaluation = None if material is None else score_run(run, model, settings, material)
         text = summary(run.record(), totals, evaluation)
         atomic_write(run.path / f"{name}_summary.txt", text.encode())
@@ -135,6 +139,27 @@ def load_inputs(settings: TrainSettings) -> tuple[FunctionalModel, Corpus]:
         )
     data_dir = Path(settings.data_dir) if settings.data_dir else None
     return model, load_corpus(settings.corpus, tokenizer=model.tokenizer, data_dir=data_dir)
+
+
+def _stored_scales(run: Run, model: FunctionalModel) -> Scales:
+    """What was measured before the run's first step: its coordinates φ mean nothing without."""
+    stored = run.read_tensors(PRECONDITIONER)
+    if stored is None:
+        raise UserError(
+            f"--resume: '{run.path / PRECONDITIONER}' is missing; put it back or start a new run"
+        )
+    return Scales.of(stored, model.device)
+
+
+def _warn_of_clipping(totals: dict[str, Any]) -> None:
+    """Say so where cut gradients were not the exception that they are meant to be."""
+    if totals["clipped_steps"] > MANY_CLIPPED * totals["steps"]:
+        print(
+            f"warning: the gradient was cut in {totals['clipped_steps']:,} of"
+            f" {totals['steps']:,} steps: the draws are not those of the posterior; lower"
+            " --learning-rate or raise --gradient-clip",
+            file=sys.stderr,
+        )
 
 
 def _same_inputs(record: dict[str, Any], model: FunctionalModel, corpus: Corpus) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -12,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from bayesgen.errors import UserError
 from bayesgen.evaluation.passes import Keep, Mixed, Scored, Split
 from bayesgen.evaluation.tokens import Scores, Tally, TokenScores
+from bayesgen.predictive import Predictive
 from bayesgen.runs import atomic_save
 
 VERSION = 1
@@ -47,9 +49,14 @@ class TokenCache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def key(self, split: Split, held_in: Split, draws: list[str], precision: str) -> str:
-        """Name of the passes of these draws over this text."""
+    def key(self, split: Split, held_in: Split, predictive: Predictive) -> str:
+        """Name of the passes of these draws, and of the network, over this text."""
+        precision = predictive.forward.precision
+        draws = predictive.posterior.fingerprints()
         digest = hashlib.sha256(json.dumps([VERSION, draws, precision]).encode())
+        model = predictive.model
+        digest.update((model.info.sha256 or "").encode())
+        digest.update(model.theta.cpu().numpy().tobytes())
         for part in (split, held_in):
             windows = part.windows
             digest.update(str(windows.block_size).encode())
@@ -107,36 +114,58 @@ class TokenCache:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata()
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            scalars = json.loads(metadata["scalars"])
-            singles = json.loads(metadata["singles"])
+            return _passes(
+                tensors, json.loads(metadata["scalars"]), json.loads(metadata["singles"])
+            )
         except (OSError, SafetensorError, KeyError, TypeError, ValueError):
             return None
 
-        def scored(name: str) -> Scored:
-            tally = {f.name: f"{name}.tally.{f.name}" for f in fields(Tally)}
-            return Scored(
-                Tally(**{f: tensors[k] if k in tensors else scalars[k] for f, k in tally.items()}),
-                TokenScores(
-                    **{f.name: tensors[f"{name}.tokens.{f.name}"] for f in fields(TokenScores)}
-                ),
-                tensors[f"{name}.window_nll"],
-            )
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder: one process at a time scores a run. What one that was killed left
+        unfinished goes.
 
-        return Passes(
-            scalars["temperature"],
-            {name: scored(name) for name in singles},
-            Mixed(
-                scored("bma"),
-                tensors["aleatoric"],
-                Scores(**scalars["draws"]),
-                tensors["draws.window_nll"],
-                {int(k): Scores(**s) for k, s in scalars["by_draws"].items()},
-            ),
-        )
+        Raises:
+            UserError: another process holds it.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.folder / ".lock").acquire(timeout=0):
+                self.drop_unfinished()
+                yield
+        except Timeout as error:
+            raise UserError(
+                f"'{self.folder.parent}' is being scored by another process; wait for it"
+            ) from error
 
     def drop_unfinished(self) -> None:
         """Forget what an interrupted pass left."""
         self._unfinished().unlink(missing_ok=True)
 
     def _unfinished(self) -> Path:
-        return self.folder / f".unfinished-{os.getpid()}.npy"
+        return self.folder / ".unfinished.npy"
+
+
+def _passes(tensors: dict[str, Tensor], scalars: dict[str, Any], singles: list[str]) -> Passes:
+    values: dict[str, Any] = scalars | tensors
+
+    def scored(name: str) -> Scored:
+        return Scored(
+            Tally(**{f.name: values[f"{name}.tally.{f.name}"] for f in fields(Tally)}),
+            TokenScores(
+                **{f.name: tensors[f"{name}.tokens.{f.name}"] for f in fields(TokenScores)}
+            ),
+            tensors[f"{name}.window_nll"],
+        )
+
+    return Passes(
+        scalars["temperature"],
+        {name: scored(name) for name in singles},
+        Mixed(
+            scored("bma"),
+            tensors["aleatoric"],
+            Scores(**scalars["draws"]),
+            tensors["draws.window_nll"],
+            {int(k): Scores(**s) for k, s in scalars["by_draws"].items()},
+        ),
+    )

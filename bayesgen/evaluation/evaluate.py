@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -166,23 +166,24 @@ def run_passes(
 ) -> tuple[Passes, Split]:
     """What the checkpoint and all draws say of `windows`; see `evaluate_split`."""
     posterior, forward = predictive.posterior, predictive.forward
-    forward.load(predictive.model.theta)
-    batch_size = min(batch_size, max_batch(forward, windows))
     split = Split.of(windows, batch_size, max_windows, forward.device)
-    if cache is None:
-        with _bar(progress, (len(posterior) + 3) * len(split.indices)) as advance:
-            return _passes(predictive, split, held_in, None, advance), split
-    fitted_on = Split.of(held_in, batch_size, None, forward.device)
-    key = cache.key(split, fitted_on, posterior.names, forward.precision)
-    kept = cache.read(key)
-    if kept is not None:
-        return kept, split
+    key = ""
+    if cache is not None:
+        fitted_on = Split.of(held_in, batch_size, None, forward.device)
+        key = cache.key(split, fitted_on, predictive)
+        kept = cache.read(key)
+        if kept is not None:
+            return kept, split
+    forward.load(predictive.model.theta)
+    split = replace(split, batch_size=min(batch_size, max_batch(forward, windows)))
     try:
         with _bar(progress, (len(posterior) + 3) * len(split.indices)) as advance:
             passes = _passes(predictive, split, held_in, cache, advance)
-        cache.write(key, passes)
+        if cache is not None:
+            cache.write(key, passes)
     finally:
-        cache.drop_unfinished()
+        if cache is not None:
+            cache.drop_unfinished()
     return passes, split
 
 

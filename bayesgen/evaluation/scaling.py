@@ -14,6 +14,8 @@ from bayesgen.likelihoods import IGNORED
 from bayesgen.predictive import Forward
 
 MAX_WINDOWS = 512
+MAX_TOKENS = 2**16
+"""Tokens that are read while τ is fitted."""
 MAX_ELEMENTS = 2**26
 """Log-probabilities that are kept while τ is fitted (256 MiB of float32)."""
 
@@ -26,21 +28,17 @@ def fit_temperature(forward: Forward, windows: Windows, batch_size: int) -> floa
     """
     kept_log_probs: list[Tensor] = []
     kept_labels: list[Tensor] = []
-    elements = 0
-    count = min(MAX_WINDOWS, len(windows))
-    indices = torch.linspace(0, len(windows) - 1, count).round().long()
-    # a stride keeps the windows spread over the text even where memory ends the list early
-    for part in indices[torch.randperm(count, generator=torch.Generator().manual_seed(0))].split(
-        batch_size
-    ):
+    count = min(MAX_WINDOWS, len(windows), max(1, MAX_TOKENS // windows.block_size))
+    stride = 1
+    for part in torch.linspace(0, len(windows) - 1, count).round().long().split(batch_size):
         batch = windows.batch(part)
         scored = batch["labels"] != IGNORED
         log_probs = forward.log_probs(batch).cpu()[scored]
-        elements += log_probs.numel()
-        if kept_log_probs and elements > MAX_ELEMENTS:
-            break
-        kept_log_probs.append(log_probs)
-        kept_labels.append(batch["labels"][scored])
+        if not kept_log_probs:  # of a large vocabulary every n-th token must do
+            total = count * windows.block_size * log_probs.shape[-1]
+            stride = math.ceil(total / MAX_ELEMENTS)
+        kept_log_probs.append(log_probs[::stride].clone())
+        kept_labels.append(batch["labels"][scored][::stride])
     log_probs, labels = torch.cat(kept_log_probs), torch.cat(kept_labels)
 
     def nll(log_tau: float) -> float:

@@ -16,6 +16,8 @@ from bayesgen.posterior import Posterior
 from bayesgen.predictive import Predictive
 
 TEXTS_AT_ONCE = 32
+MAX_ELEMENTS = 2**26
+"""Logits of one draw's first reading that are held at once (256 MiB of float32)."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class TextSamples:
 
     Attributes:
         continuations: `deterministic` and `bma` -> one text for each prompt.
-        settings: how they were decoded.
+        settings: how they were decoded; each `texts_at_once` texts have the seed of the first of
+            them, `seed` plus its number.
     """
 
     prompts: list[str]
@@ -74,11 +77,11 @@ def sample_texts(
     tokenizer = predictive.model.tokenizer
     if tokenizer is None:
         raise ValueError("this model has no tokenizer: its texts cannot be compared")
-    prompts, references = [], []
     half = max(1, windows.block_size // 2)
-    for ids in _whole(windows, count, seed):
-        prompts.append(tokenizer.decode(ids[:half]))
-        references.append(tokenizer.decode(ids[half:]))
+    chosen = _whole(windows, count, seed)
+    prompts = [ids[:half] for ids in chosen]
+    references = [tokenizer.decode(ids[half:]) for ids in chosen]
+    at_once = max(1, min(TEXTS_AT_ONCE, MAX_ELEMENTS // (half * tokenizer.vocab_size)))
     model = predictive.model
     alone = Predictive(model, Posterior.from_draws(model.theta[None], model.layout))
     decoding: dict[str, Any] = {
@@ -93,13 +96,18 @@ def sample_texts(
     with bar:
         for name, who in {"deterministic": alone, "bma": predictive}.items():
             continuations[name] = []
-            for start in range(0, count, TEXTS_AT_ONCE):
-                part = prompts[start : start + TEXTS_AT_ONCE]
+            for start in range(0, count, at_once):
+                part = prompts[start : start + at_once]
                 # places in a batch have streams of their own, batches seeds of their own
                 texts = who.generate_all(part, **(decoding | {"seed": seed + start}))
                 continuations[name] += [text.continuation for text in texts]
                 bar.update(len(part))
-    return TextSamples(prompts, references, continuations, decoding)
+    return TextSamples(
+        [tokenizer.decode(ids) for ids in prompts],
+        references,
+        continuations,
+        decoding | {"texts_at_once": at_once},
+    )
 
 
 def _whole(windows: Windows, count: int, seed: int) -> Sequence[list[int]]:

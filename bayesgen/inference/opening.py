@@ -82,7 +82,8 @@ def _chain_rows(
     pulled = gradient if affine.scale is None else gradient * affine.scale
     peak = int(plan.learning_rate.argmax())
     start = job.sampler.langevin(float(plan.learning_rate[peak]), settings.temperature / n)
-    at = int(plan.collect.nonzero()[0])
+    collected = plan.collect.nonzero()[:, 0]
+    at = int(collected[len(collected) // 2])  # the step size may fall from draw to draw
     later = job.sampler.langevin(float(plan.learning_rate[at]), settings.temperature / n)
     gradient_step = start.drift * in_theta(pulled)
     noise_step = start.noise * in_theta(None)

@@ -68,12 +68,17 @@ def load_causal_lm(name: str, parameters: Subset = "all") -> FunctionalModel:
         tokenizer=tokenizer,
         block_size=block_size,
         info=ModelInfo(name, "huggingface", module.config.to_dict(), weights_sha256(module)),
-        reader=CausalReader(module.config),
+        # a stateful model (Mamba, RWKV) keeps something else than keys and values
+        reader=None if module._is_stateful else CausalReader(module.config),
     )
 
 
 class CausalReader:
-    """Reads texts through transformers' own cache."""
+    """Reads texts through transformers' own cache.
+
+    Texts of different lengths have a cache each: where a window or a bias counts slots, a gap
+    between two tokens of a text would count, too.
+    """
 
     stackable = False
 
@@ -81,9 +86,7 @@ class CausalReader:
         self.config = config
 
     def cache(self, texts: int, slots: int, device: torch.device) -> Any:
-        from transformers import DynamicCache
-
-        return DynamicCache(config=self.config)
+        return []
 
     def read(
         self,
@@ -93,14 +96,30 @@ class CausalReader:
         mask: torch.Tensor,
         cache: Any,
     ) -> torch.Tensor:
-        logits: torch.Tensor = apply(
-            input_ids=input_ids,
-            position_ids=positions,
-            attention_mask=mask.long(),
-            past_key_values=cache,
-            use_cache=True,
-        ).logits
-        return logits
+        from transformers import DynamicCache
+
+        rows, length = input_ids.shape
+        if not cache:
+            groups = 1 if bool(mask.all()) else rows
+            cache.extend(DynamicCache(config=self.config) for _ in range(groups))
+        if len(cache) == 1:
+            return _logits(apply, input_ids, positions, cache[0])
+        each = []
+        for row, own in enumerate(cache):
+            new = int(mask[row, -length:].sum())
+            piece = slice(row, row + 1), slice(0, new)
+            logits = _logits(apply, input_ids[piece], positions[piece], own)
+            each.append(torch.nn.functional.pad(logits, (0, 0, 0, length - new)))
+        return torch.cat(each)
+
+
+def _logits(
+    apply: Callable[..., Any], input_ids: torch.Tensor, positions: torch.Tensor, cache: Any
+) -> torch.Tensor:
+    logits: torch.Tensor = apply(
+        input_ids=input_ids, position_ids=positions, past_key_values=cache, use_cache=True
+    ).logits
+    return logits
 
 
 def weights_sha256(module: torch.nn.Module) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ class Posterior:
         else:
             self._rows = [(i, row) for i, path in enumerate(shards) for row in range(_rows(path))]
 
+        self._places = list(range(len(self._rows)))
+
     @classmethod
     def load(cls, run_dir: str | Path) -> Posterior:
         """The draws of a run, all chains, first to last.
@@ -69,11 +72,22 @@ class Posterior:
         return theta
 
     @property
-    def names(self) -> list[str]:
-        """What each draw is called: its shard and row."""
+    def places(self) -> list[int]:
+        """The place of each draw among all draws of the run, from 0."""
+        return self._places
+
+    def fingerprints(self) -> list[str]:
+        """One string for each draw that changes when the draw does: its file, size and time of
+        writing; of a draw in memory, a hash."""
         if isinstance(self._shards, Tensor):
-            return [f"memory:{row}" for _, row in self._rows]
-        return [f"{self._shards[shard].name}:{row}" for shard, row in self._rows]
+            rows = [self._shards[row].cpu().numpy().tobytes() for _, row in self._rows]
+            return [hashlib.sha256(row).hexdigest() for row in rows]
+        found = []
+        for shard, row in self._rows:
+            path = self._shards[shard]
+            stat = path.stat()
+            found.append(f"{path.name}:{row}:{stat.st_size}:{stat.st_mtime_ns}")
+        return found
 
     def __iter__(self) -> Iterator[Tensor]:
         return (self[i] for i in range(len(self)))
@@ -85,6 +99,7 @@ class Posterior:
         kept = np.linspace(len(self) - 1, 0, count).round().astype(int)[::-1]
         thinned = Posterior(self.layout, self._shards, self.info)
         thinned._rows = [self._rows[i] for i in kept]
+        thinned._places = [self._places[i] for i in kept]
         return thinned
 
     def mean(self) -> Tensor:

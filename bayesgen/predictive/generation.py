@@ -98,11 +98,11 @@ class GeneratedText:
 def generate(
     model: FunctionalModel,
     posterior: Posterior,
-    prompts: Sequence[str],
+    prompts: Sequence[str | Sequence[int]],
     settings: DecodingSettings,
     strategy: Strategy = "auto",
 ) -> Iterator[list[GeneratedText]]:
-    """Texts that continue `prompts`, all grown by one token at a time.
+    """Texts that continue `prompts` (or their token ids), all grown by one token at a time.
 
     Text i depends on its prompt, its place i and the seed, not on the texts beside it.
 
@@ -115,20 +115,27 @@ def generate(
     tokenizer = model.tokenizer
     if tokenizer is None:
         raise ValueError("this model has no tokenizer: it cannot read a prompt")
-    encoded = [[int(t) for t in tokenizer.encode(prompt)] for prompt in prompts]
+    encoded = [
+        [int(t) for t in (tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)]
+        for prompt in prompts
+    ]
     if not prompts or not all(encoded):
         raise ValueError("the prompt is empty")
     count = len(posterior)
     follows = _followed(settings, len(prompts), count)
     texts = [
-        GeneratedText(prompt, draw, draw_log_probs=torch.zeros(count, dtype=torch.float64))
-        for prompt, draw in zip(prompts, follows, strict=True)
+        GeneratedText(
+            prompt if isinstance(prompt, str) else tokenizer.decode(tokens),
+            draw,
+            draw_log_probs=torch.zeros(count, dtype=torch.float64),
+        )
+        for prompt, tokens, draw in zip(prompts, encoded, follows, strict=True)
     ]
     reading = Reading(model, posterior, encoded, settings.max_new_tokens, strategy)
     streams = [_stream(settings.seed, i) for i in range(len(prompts))]
     pieces = [_Pieces(tokenizer, tokens) for tokens in encoded]
     rows = torch.arange(len(prompts))
-    for _ in range(settings.max_new_tokens):
+    for step in range(settings.max_new_tokens):
         each = reading.log_probs().cpu()
         mixture = each.logsumexp(0) - math.log(count)
         total = torch.special.entr(mixture.exp()).sum(-1)
@@ -154,7 +161,7 @@ def generate(
             text.tokens.append(
                 Token(
                     token,
-                    pieces[i].add(token),
+                    pieces[i].add(token, last=step == settings.max_new_tokens - 1),
                     float(mixture[i, token]),
                     float(total[i]),
                     float(aleatoric[i]),
@@ -186,10 +193,11 @@ class _Pieces:
         self._ids = prompt[-1:]
         self._shown = len(tokenizer.decode(self._ids))
 
-    def add(self, token: int) -> str:
+    def add(self, token: int, last: bool) -> str:
         self._ids.append(token)
         text = self._tokenizer.decode(self._ids)
-        if text.endswith(UNFINISHED) and len(self._ids) < 8:
+        # no character has more than four bytes: after that many tokens it is none
+        if text.endswith(UNFINISHED) and len(self._ids) <= 4 and not last:
             return ""
         piece = text[self._shown :]
         self._ids = [token]

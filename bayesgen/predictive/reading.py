@@ -60,10 +60,11 @@ class Reading:
         self.strategy = _strategy(model, posterior, len(texts), self._slots, strategy, memory)
         self._mask = torch.zeros(len(texts), 0, dtype=torch.bool)
         self._draws: Tensor | None = None
+        self._read_of_first = 0
         self._cache: Any = None
 
     def append(self, tokens: Tensor) -> None:
-        """Let each text grow by one of `tokens` [B]."""
+        """Let each text grow by one of `tokens` [B]; between two of these it is read once."""
         for text, token in zip(self.texts, tokens.tolist(), strict=True):
             text.append(int(token))
 
@@ -90,6 +91,9 @@ class Reading:
     def _read(self) -> Tensor:
         """Read what is new: the whole texts first, then one token of each."""
         first = not self._mask.shape[1]
+        if not first and len(self.texts[0]) != self._read_of_first + 1:
+            raise ValueError("texts are read once after each token that is appended")
+        self._read_of_first = len(self.texts[0])
         if first:
             input_ids, new = _padded(self.texts)
             positions = torch.arange(input_ids.shape[1]).expand_as(input_ids)
@@ -103,15 +107,15 @@ class Reading:
         device = self.model.device
         piece = (input_ids.to(device), positions.to(device), self._mask.to(device))
         if self.strategy == "stacked":
-            logits = self._stacked(piece)
-        else:
-            logits = self._each(piece, self.posterior, self._own_caches())
-        return logits[:, torch.arange(len(last)), last]
+            return self._stacked(piece, last)
+        return self._each(piece, last, self.posterior, self._own_caches())
 
-    def _stacked(self, piece: Piece) -> Tensor:
+    def _stacked(self, piece: Piece, last: Tensor) -> Tensor:
         count = len(self.posterior)
         if self._draws is None:
-            self._draws = torch.stack([self._on(theta) for theta in self.posterior])
+            self._draws = torch.empty(count, self.model.layout.size, device=self.model.device)
+            for row, theta in zip(self._draws, self.posterior, strict=True):
+                row.copy_(theta)
             # draws after the first dimension (layers): one layer of all draws is then one matrix
             # product over a view, without a copy
             self._cache = pytree.tree_map(
@@ -119,14 +123,21 @@ class Reading:
             )
             # whole texts keep the processor busy with one draw; fused attention has no vmap
             views = [pytree.tree_map(lambda t, s=s: t[:, s], self._cache) for s in range(count)]
-            return self._each(piece, self._draws, views)
+            return self._each(piece, last, self._draws, views)
         step = torch.vmap(lambda theta, cache: self._one(piece, theta, cache), in_dims=(0, 1))
         logits: Tensor = step(self._draws, self._cache)
-        return logits
+        return logits[:, :, 0]
 
-    def _each(self, piece: Piece, draws: Iterable[Tensor], caches: list[Any]) -> Tensor:
-        pairs = zip(draws, caches, strict=True)
-        return torch.stack([self._one(piece, self._on(theta), cache) for theta, cache in pairs])
+    def _each(
+        self, piece: Piece, last: Tensor, draws: Iterable[Tensor], caches: list[Any]
+    ) -> Tensor:
+        rows = torch.arange(len(last))
+        return torch.stack(
+            [
+                self._one(piece, self._on(theta), cache)[rows, last]
+                for theta, cache in zip(draws, caches, strict=True)
+            ]
+        )
 
     def _one(self, piece: Piece, theta: Tensor, cache: Any) -> Tensor:
         assert self.model.reader is not None
@@ -189,8 +200,9 @@ def _cache_bytes(model: FunctionalModel, texts: int, slots: int) -> int:
     """Size of one draw's cache; the width that all architectures share bounds those that grow."""
     assert model.reader is not None
     if not model.reader.stackable:
-        config = model.info.config
-        layers, width = config.get("num_hidden_layers", 0), config.get("hidden_size", 0)
+        # transformers gives every architecture these attributes, whatever its own names for them
+        config = getattr(model.reader, "config", None)
+        layers, width = (getattr(config, k, 0) for k in ("num_hidden_layers", "hidden_size"))
         return int(2 * 4 * layers * width * texts * slots)
     leaves = pytree.tree_leaves(model.reader.cache(texts, slots, torch.device("meta")))
     return sum(leaf.numel() * leaf.element_size() for leaf in leaves)

@@ -17,7 +17,7 @@ def restricted(
     """
     if temperature == 0:
         return torch.nn.functional.one_hot(log_probs.argmax(-1), log_probs.shape[-1]).float()
-    scaled = log_probs / temperature
+    scaled = (log_probs - log_probs.amax(-1, keepdim=True)) / temperature
     if top_k is not None and top_k < scaled.shape[-1]:
         smallest = scaled.topk(top_k).values[..., -1:]
         scaled = scaled.masked_fill(scaled < smallest, -torch.inf)

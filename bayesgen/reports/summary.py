@@ -27,6 +27,7 @@ def summary(
         f"data        {data['name']}, N = {run['num_observations']:,}"
         f" (sha256 {data['sha256'][:12]}...)",
         f"draws       {totals['draws']} from {totals['chains']} chains, {totals['steps']:,} steps",
+        f"clipped     the gradient of {totals['clipped_steps']:,} steps",
         f"training    NLL {totals['nll']:.4f} nats per observation at the end",
         f"time        {totals['seconds']:.0f} s, {totals['steps_per_second']:.1f} steps/s,"
         f" peak memory {totals['peak_memory_mib']:.0f} MiB",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ def predictor_table(evaluations: Evaluations) -> Table:
     columns = ("perplexity", "NLL", "accuracy", "ECE", "Brier", "bma's NLL minus it, 95 %")
     table = _table(evaluations, ("split", "predictor"), columns)
     for label, split, report in _splits(evaluations):
-        best = min(report["predictors"].values(), key=lambda s: float(s["nll"]))
+        best = min(report["predictors"].values(), key=lambda s: _or_infinity(s["nll"]))
         for name, s in report["predictors"].items():
             difference = report["bma_minus"].get(name)
             table.add_row(
@@ -58,7 +59,8 @@ def selective_table(evaluations: Evaluations) -> Table:
                 split,
                 name.replace("_", " "),
                 *(f"{_risk_at(curve, coverage):.4f}" for coverage in (0.5, 0.8, 1.0)),
-                *(_interval(ranked[k]) for k in ("aurc", "minus_deterministic")),
+                _interval(ranked["aurc"], sign=""),
+                _interval(ranked["minus_deterministic"]),
             )
         table.add_section()
     return table
@@ -126,8 +128,14 @@ def _splits(
             yield ((label,) if len(evaluations) > 1 else ()), split, report
 
 
-def _headline(s: Mapping[str, float]) -> tuple[str, ...]:
-    return (f"{s['perplexity']:.3f}", *(f"{s[k]:.4f}" for k in ("nll", "accuracy", "ece", "brier")))
+def _headline(s: Mapping[str, float | None]) -> tuple[str, ...]:
+    digits = {"perplexity": 3, "nll": 4, "accuracy": 4, "ece": 4, "brier": 4}
+    return tuple(_number(s[name], places) for name, places in digits.items())
+
+
+def _or_infinity(value: float | None) -> float:
+    """A file has null for what is infinite or no number."""
+    return math.inf if value is None else value
 
 
 def _risk_at(curve: Mapping[str, list[float]], coverage: float) -> float:
@@ -161,10 +169,14 @@ def predictor_caption(evaluation: Mapping[str, Any]) -> str:
     )
 
 
-def _interval(d: Mapping[str, float] | None, sign: str = "+") -> str:
-    if d is None:
+def _interval(d: Mapping[str, float | None] | None, sign: str = "+") -> str:
+    """A number with its interval, as far as they are there."""
+    if d is None or d["estimate"] is None:
         return "-"
-    return f"{d['estimate']:{sign}.4f} [{d['low']:{sign}.4f}, {d['high']:{sign}.4f}]"
+    estimate = f"{d['estimate']:{sign}.4f}"
+    if not math.isfinite(_or_infinity(d["low"])):
+        return estimate
+    return f"{estimate} [{d['low']:{sign}.4f}, {d['high']:{sign}.4f}]"
 
 
 WIDTH = 200

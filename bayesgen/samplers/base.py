@@ -181,6 +181,12 @@ def momentum_sampler(
             `posteriors` that takes it where the step begins.
     """
     affine = target.affine
+    largest = float(plan.learning_rate.max()) * settings.friction / settings.momentum_std**2
+    if look_ahead and largest >= 2:
+        raise UserError(
+            f"--friction: at lr·α/σ² = {largest:.3g} the momenta turn around and grow in every"
+            " step; keep it below 2 by a lower --friction or --learning-rate"
+        )
     learning_rate = lookup(plan.learning_rate)
     temperature = lookup(plan.temperature / target.num_observations)
 

@@ -38,7 +38,8 @@ class Scales:
 
     Attributes:
         d: D [P], or None for no preconditioning.
-        gradient_norm: root mean square of ‖∇_φ‖ over minibatches at θ₀; None where not measured.
+        gradient_norm: root mean square of ‖∇_φ ℓ‖ over minibatches at θ₀, but for the product of
+            likelihood and prior; None where not measured.
     """
 
     d: Tensor | None
@@ -79,7 +80,10 @@ def measure(
     d = _scale(settings, model, moments)
     if moments is None or not settings.gradient_clip:
         return Scales(d, None)
-    pulled = moments if d is None else d * d * moments
+    prior = torch.zeros_like(model.theta)
+    plain.prior.accumulate(model.theta, prior, 1 / plain.num_observations)
+    squares = moments + prior.square()
+    pulled = squares if d is None else d * d * squares
     norm = float(pulled.sum(dtype=torch.float64).sqrt())
     if not 0 < norm < math.inf:
         raise UserError(

@@ -9,7 +9,9 @@ friction α given for the summed log posterior are lr = ε √N and α/√N here
 Transform: `posteriors.sgmcmc.sghmc`, given a log density that looks ahead. On its own it takes the
 gradient at the old θ: explicit Euler, which gains energy, so that a direction of curvature h is
 stable only while lr/α < 1/h, whatever the friction, half of what SGLD bears. At the new θ, as in
-the paper, the steps are symplectic but for friction and noise, and stable while lr² h < 4 − 2 lr α.
+the paper, the steps are symplectic but for friction and noise, and stable while lr² h / σ² <
+4 − 2 lr α / σ². Their stationary variance is too large by 1 / (1 − lr² h / (4 − 2 lr α)) at σ = 1:
+small only where lr² h is. BAOA has no such error in a quadratic well.
 """
 
 from __future__ import annotations

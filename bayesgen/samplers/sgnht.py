@@ -7,7 +7,7 @@
 Ding et al. 2014, https://proceedings.neurips.cc/paper/2014/hash/21fe5b8ba755eeaece7a450849876228,
 algorithm 1. Transform: `posteriors.sgmcmc.sgnht`. ξ starts at α and moves in proportion to T/N:
 over a short run on a large data set it stays there, and SGNHT is SGHMC. As there, the gradient is
-taken at the new θ.
+taken at the new θ; ξ is moved by the momenta that the step began with.
 """
 
 from __future__ import annotations

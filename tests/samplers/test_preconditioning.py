@@ -67,9 +67,12 @@ def test_the_gradient_norm_is_the_root_mean_square_of_the_minibatches(
     settings = ChainSettings(preconditioner=source, preconditioner_batches=4)
     scales = measure(settings, tiny.model, tiny.log_posterior(), tiny.batches)
     target, squares = tiny.log_posterior(), []
+    d = torch.ones(tiny.model.layout.size) if scales.d is None else scales.d
+    theta = tiny.model.theta.clone().requires_grad_()
+    prior = torch.autograd.grad(tiny.prior.log_prob(theta), theta)[0] / target.num_observations
     for step in range(4):
         _, g = target.log_likelihood_grad(tiny.model.theta, tiny.batches.batch(step))
-        squares.append(float((g if scales.d is None else g * scales.d).square().sum()))
+        squares.append(float((d * g).square().sum() + (d * prior).square().sum()))
     assert (scales.d is None) == (source == "none")
     assert scales.gradient_norm == pytest.approx((sum(squares) / 4) ** 0.5, rel=1e-5)
 
