@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from bayesgen.data.tokenizers import CharTokenizer
 from bayesgen.models.functional import FunctionalModel
-from bayesgen.models.nanogpt import GPT, GPTConfig, write_checkpoint
-from tests.workspace import BLOCK, Workspace
+from bayesgen.models.nanogpt import GPT, GPTConfig
+from tests.workspace import Workspace, furnished
 
 torch.set_num_threads(1)  # the networks are tiny: several threads only wait for each other
 
@@ -39,14 +38,4 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.delenv("WANDB_AVAILABLE", raising=False)
     monkeypatch.chdir(tmp_path)
-    words = "the quick brown fox jumps over the lazy dog and the cat sat on the mat. "
-    text = words * 12
-    (tmp_path / "corpus.txt").write_text(text)
-    tokenizer = CharTokenizer.from_text(text)
-    torch.manual_seed(0)
-    network = GPT(GPTConfig(BLOCK, tokenizer.vocab_size, 1, 2, 16, bias=False))
-    write_checkpoint(
-        tmp_path / "model.pt", network, tokenizer,
-        optimizer={}, iter_num=0, best_val_loss=0.0, config={},
-    )  # fmt: skip
-    return Workspace(tmp_path)
+    return furnished(tmp_path)

@@ -72,7 +72,9 @@ def test_the_package_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> N
     assert all(command in shown for command in COMMANDS)
 
 
-@pytest.mark.parametrize("script", ["bayesian_training_script", "train_baseline", "quickstart"])
+@pytest.mark.parametrize(
+    "script", ["bayesian_training_script", "evaluate", "generate", "train_baseline", "quickstart"]
+)
 def test_scripts_are_doors_to_the_same_commands(script: str, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "scripts" / f"{script}.py"), "--nonsense", "1"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
+from bayesgen.cli.main import door
 from tests.workspace import Workspace
 
 transformers = pytest.importorskip("transformers")
@@ -61,3 +64,53 @@ def test_a_folder_without_a_tokenizer_says_what_to_do(
         path.unlink()
     assert workspace.train("sgld", "--model", folder) == 2
     assert "has no tokenizer" in capsys.readouterr().err
+
+
+def test_its_posterior_is_scored_again_and_writes_text(
+    folder: str,
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert workspace.train("baoa", "--model", folder, "--block-size", "12") == 0
+    flags = ("--eval-num-text-samples", "2", "--ood-corpus", "corpus.txt")
+    assert door("evaluate", ["run", *flags]) == 0
+    val = workspace.json("run/bayesian_eval_*[0-9].json")["splits"]["val"]
+    assert val["num_texts"] == 2
+    capsys.readouterr()
+    # so long that it passes the 16 positions, and the cache is given up on the way
+    prompts = ["--prompt", "the quick", "lazy dog and the cat", "--max-new-tokens", "20"]
+    found = []
+    for strategy in ("auto", "cached", "plain"):
+        assert door("generate", ["run", *prompts, "--strategy", strategy, "--json"]) == 0
+        content = json.loads(capsys.readouterr().out)
+        found.append([text["continuation"] for text in content["texts"]])
+        for text in content["texts"]:
+            assert len(text["tokens"]) == 20
+            assert text["continuation"] == "".join(token["text"] for token in text["tokens"])
+    assert found[0] == found[1] == found[2]
+    assert door("generate", ["run", *prompts, "--strategy", "stacked"]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    # transformers shows its own progress above
+    assert shown.err.splitlines()[-1] == (
+        "error: 'run': this kind of model cannot read with strategy 'stacked'"
+    )
+
+
+def test_text_needs_a_tokenizer(
+    folder: str,
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for path in (workspace.path / folder).glob("*token*"):
+        path.unlink()
+    assert door("generate", [folder, "--prompt", "the"]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.splitlines()[-1] == (
+        f"error: '{folder}': this model has no tokenizer: it cannot read a prompt"
+    )

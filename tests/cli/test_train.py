@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from bayesgen.cli.main import door
 from bayesgen.settings import SAMPLERS
+from tests.independent import states_of, target_log_likelihoods
 from tests.workspace import BLOCK, CHAINS, Workspace
 
 
@@ -55,36 +55,6 @@ def test_every_sampler_leaves_a_finished_run(
     assert "bma" in capsys.readouterr().out
 
 
-def independent_log_probs(state: dict[str, torch.Tensor], ids: torch.Tensor) -> torch.Tensor:
-    """A GPT's log-probabilities written out from its state dict: no code of the package."""
-    embedding = state["transformer.wte.weight"]
-    x = embedding[ids] + state["transformer.wpe.weight"][: ids.shape[1]]
-    blocks = 1 + max(int(k.split(".")[2]) for k in state if k.startswith("transformer.h."))
-    width, heads = x.shape[-1], 2
-    mask = torch.ones(ids.shape[1], ids.shape[1]).tril().log()
-    for i in range(blocks):
-        p = {k.removeprefix(f"transformer.h.{i}."): v for k, v in state.items()}
-        h = F.layer_norm(x, (width,), p["ln_1.weight"])
-        q, k, v = (h @ p["attn.c_attn.weight"].T).split(width, -1)
-        q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))
-        weights = (q @ k.transpose(-1, -2) / (width / heads) ** 0.5 + mask).softmax(-1)
-        x = x + (weights @ v).transpose(1, 2).flatten(2) @ p["attn.c_proj.weight"].T
-        h = F.layer_norm(x, (width,), p["ln_2.weight"])
-        x = x + F.gelu(h @ p["mlp.c_fc.weight"].T) @ p["mlp.c_proj.weight"].T
-    x = F.layer_norm(x, (width,), state["transformer.ln_f.weight"])
-    return (x @ embedding.T).log_softmax(-1)
-
-
-def target_log_likelihoods(state: dict[str, torch.Tensor], tokens: np.ndarray) -> torch.Tensor:
-    """log p of every target of the split, each once: windows of the block size, then the rest."""
-    out = []
-    for start in range(0, len(tokens) - 1, BLOCK):
-        piece = torch.tensor(tokens[start : start + BLOCK + 1].astype(np.int64))
-        log_probs = independent_log_probs(state, piece[:-1].unsqueeze(0))[0]
-        out.append(log_probs.gather(-1, piece[1:, None])[:, 0])
-    return torch.cat(out).double()
-
-
 @pytest.mark.parametrize("parameters", ["all", "transformer.h.0.mlp.*"])
 def test_reported_nll_is_that_of_the_draws_on_disk(parameters: str, workspace: Workspace) -> None:
     assert (
@@ -105,15 +75,8 @@ def test_reported_nll_is_that_of_the_draws_on_disk(parameters: str, workspace: W
     characters = checkpoint["tokenizer"]["characters"]
     text = (workspace.path / "corpus.txt").read_text()
     val = np.array([characters.index(c) for c in text[int(len(text) * 0.9) :]])
-    start = dict(checkpoint["model"])
-    log_likelihoods = []
-    for path in sorted((workspace.path / "run" / "draws").glob("*.safetensors")):
-        for theta in load_file(path)["draws"]:
-            state = dict(start)
-            for p in record["parameters"]:
-                size = math.prod(p["shape"])
-                state[p["name"]] = theta[p["offset"] : p["offset"] + size].view(p["shape"])
-            log_likelihoods.append(target_log_likelihoods(state, val))
+    states = states_of(workspace.path / "run", record, checkpoint)
+    log_likelihoods = [target_log_likelihoods(state, val) for state in states]
     stacked = torch.stack(log_likelihoods)
     bma = -(stacked.logsumexp(0) - math.log(len(stacked))).mean()
     reported = workspace.json("run/bayesian_eval_*.json")["splits"]["val"]
@@ -121,7 +84,7 @@ def test_reported_nll_is_that_of_the_draws_on_disk(parameters: str, workspace: W
     predictors = reported["predictors"]
     assert predictors["bma"]["nll"] == pytest.approx(float(bma), abs=1e-5)
     assert predictors["mean_of_draws"]["nll"] == pytest.approx(-float(stacked.mean()), abs=1e-5)
-    deterministic = -target_log_likelihoods(start, val).mean()
+    deterministic = -target_log_likelihoods(checkpoint["model"], val).mean()
     assert predictors["deterministic"]["nll"] == pytest.approx(float(deterministic), abs=1e-5)
     assert predictors["bma"]["nll"] != pytest.approx(predictors["deterministic"]["nll"], abs=1e-4)
 
@@ -166,6 +129,34 @@ def test_eval_uses_as_many_draws_and_windows_as_asked(workspace: Workspace) -> N
     assert set(splits) == {"val", "train"}
     assert splits["train"]["num_draws"] == 1
     assert splits["train"]["num_tokens"] == 3 * BLOCK
+
+
+def test_eval_takes_a_far_text_and_continues_texts(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (workspace.path / "far.txt").write_text("Dogs! foxes; quick mats? " * 5)
+    flags = ("--eval", "--eval-num-text-samples", "3", "--ood-corpus", "far.txt",
+             "--eval-precision", "bf16")  # fmt: skip
+    assert workspace.train("sgld", *flags) == 0
+    content = workspace.json("run/bayesian_eval_*[0-9].json")
+    val = content["splits"]["val"]
+    assert content["precision"] in {"fp32", "bf16"}
+    assert val["num_texts"] == 3
+    assert len(workspace.json("run/*_texts.json")["val"]["continuations"]["bma"]) == 3
+    far = math.ceil((len("ogs foxes quick mats " * 5) - 1) / BLOCK)
+    assert val["ood"]["scores"]["bma_epistemic"]["num_outside"] == far
+    assert f"{val['predictors']['bma']['nll']:.4f}" in capsys.readouterr().out
+    assert workspace.json("run/run.json")["settings"]["ood_corpus"] == "far.txt"
+
+
+def test_a_run_that_went_far_astray_is_shown_all_the_same(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its perplexity is infinite, which the file holds as null."""
+    assert workspace.train("vi", "--init-std", "300", "--eval") == 0
+    predictors = workspace.json("run/bayesian_eval_*.json")["splits"]["val"]["predictors"]
+    assert predictors["bma"]["perplexity"] is None
+    assert f"{predictors['bma']['nll']:.4f}" in capsys.readouterr().out
 
 
 def test_last_layer_alone_is_bayesian(workspace: Workspace) -> None:

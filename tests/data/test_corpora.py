@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 
 from bayesgen.data import corpora
-from bayesgen.data.corpora import Corpus, load_corpus, open_url, python_docs_text
+from bayesgen.data.corpora import (
+    Corpus,
+    FarText,
+    corpus_text,
+    load_corpus,
+    load_far_text,
+    open_url,
+    python_docs_text,
+)
 from bayesgen.data.tokenizers import CharTokenizer, TiktokenTokenizer, write_meta
 from bayesgen.errors import UserError
 
@@ -124,6 +132,58 @@ def test_an_unknown_name_offers_the_nearest() -> None:
 
 def test_an_unknown_tokenizer_kind(text_file: Path) -> None:
     assert "--tokenizer word" in refuse(str(text_file), tokenizer_kind="word")
+
+
+# A text from elsewhere
+
+
+def far(text: str, tmp_path: Path, characters: str = "abc ") -> FarText:
+    path = tmp_path / "far.txt"
+    path.write_text(text, encoding="utf-8", newline="")
+    return load_far_text(str(path), CharTokenizer(characters), flag="--ood-corpus")
+
+
+def test_a_far_text_keeps_the_characters_that_the_model_knows(tmp_path: Path) -> None:
+    text = "a bΩc!\r\nB\u0301 cab"
+    found = far(text, tmp_path)
+    assert CharTokenizer("abc ").decode(found.tokens) == "a bc cab"
+    assert found.kept == 8 / 13  # a line's end is one character
+    assert found.name == "far.txt"
+    assert found.sha256 == hashlib.sha256(text.replace("\r\n", "\n").encode()).hexdigest()
+
+
+def test_a_far_text_of_known_characters_is_whole(tmp_path: Path) -> None:
+    found = far("cab " * 9, tmp_path)
+    assert found.kept == 1
+    assert CharTokenizer("abc ").decode(found.tokens) == "cab " * 9
+    # nothing is held out, unlike in a corpus
+    assert len(found.tokens) == 36
+
+
+def test_a_far_text_without_a_known_character_names_its_flag(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^--ood-corpus far.txt: the tokenizer knows none of its"):
+        far("ΩΩΩ", tmp_path)
+
+
+def test_a_far_text_that_is_not_there_names_its_flag() -> None:
+    with pytest.raises(UserError, match=r"^--text pythondocs: .* did you mean python-docs\?"):
+        load_far_text("pythondocs", CharTokenizer("abc"), flag="--text")
+
+
+def test_a_folder_is_no_far_text(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "tiny", [0, 1], [1, 1], "abc")
+    with pytest.raises(UserError, match="cannot be read") as caught:
+        load_far_text(str(folder), CharTokenizer("abc"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_built_in_text_can_be_far_from_a_model() -> None:
+    whole = python_docs_text()
+    found = load_far_text("python-docs", CharTokenizer("abcdefghijklmnopqrstuvwxyz "))
+    assert corpus_text("python-docs") == ("python-docs", whole)
+    known = [c for c in whole if c == " " or c in "abcdefghijklmnopqrstuvwxyz"]
+    assert len(found.tokens) == len(known)
+    assert found.kept == len(known) / len(whole)
 
 
 # The built-in texts

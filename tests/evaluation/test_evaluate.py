@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from bayesgen.data.windows import Windows
-from bayesgen.evaluation import evaluate_split, passes, score_checkpoint
+from bayesgen.evaluation import (
+    SplitReport,
+    evaluate_split,
+    passes,
+    run_passes,
+    scaling,
+    score_checkpoint,
+)
+from bayesgen.evaluation.cache import TokenCache
+from bayesgen.evaluation.passes import draw_order
 from bayesgen.evaluation.scaling import fit_temperature
 from bayesgen.models import FunctionalModel
 from bayesgen.posterior import Posterior
@@ -86,8 +97,12 @@ def test_temperature_scaled_is_never_worse_on_the_text_it_was_fitted_on(
     assert scores["temperature_scaled"].nll < scores["deterministic"].nll
 
 
-def test_temperature_is_recovered(tiny_gpt: FunctionalModel) -> None:
-    """Labels drawn from softmax(logits / τ) give back τ."""
+@pytest.mark.parametrize("max_elements", [2**26, 9000])
+def test_temperature_is_recovered(
+    max_elements: int, tiny_gpt: FunctionalModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Labels drawn from softmax(logits / τ) give back τ, also from every fourth token."""
+    monkeypatch.setattr(scaling, "MAX_ELEMENTS", max_elements)
     torch.manual_seed(3)
     forward = Forward(tiny_gpt)
     forward.load(tiny_gpt.theta)
@@ -96,6 +111,8 @@ def test_temperature_is_recovered(tiny_gpt: FunctionalModel) -> None:
     labels = torch.distributions.Categorical(logits=forward.log_probs(batch) / 0.6).sample()
 
     class Relabelled:
+        block_size = 8
+
         def __len__(self) -> int:
             return 400
 
@@ -115,3 +132,232 @@ def test_a_checkpoint_scores_as_the_deterministic_predictor(predictive: Predicti
     windows = Windows.tiled(TOKENS, 8)
     report = evaluate_split(predictive, windows, windows)
     assert score_checkpoint(predictive.model, windows).scores == report.predictors["deterministic"]
+
+
+# -- the mixture on its way to all draws ---------------------------------------------------------
+
+
+def several(model: FunctionalModel, draws: int) -> Predictive:
+    generator = torch.Generator().manual_seed(5)
+    noise = 0.3 * torch.randn(draws, model.layout.size, generator=generator)
+    return Predictive(model, Posterior.from_draws(model.theta + noise, model.layout))
+
+
+@pytest.mark.parametrize("max_elements", [2**26, 200])
+def test_by_draws_is_the_mixture_of_the_first_so_many_in_the_fixed_order(
+    max_elements: int, tiny_gpt: FunctionalModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passes, "MAX_ELEMENTS", max_elements)
+    predictive = several(tiny_gpt, 7)
+    windows = Windows.tiled(TOKENS, 8)
+    report = evaluate_split(predictive, windows, windows)
+    assert list(report.by_draws) == [1, 2, 3, 5, 7]
+    order = draw_order(7)
+    assert order != sorted(order)
+    each = torch.stack([dense(tiny_gpt, theta)[0].exp() for theta in predictive.posterior])
+    targets = dense(tiny_gpt, tiny_gpt.theta)[1]
+    one_hot = torch.nn.functional.one_hot(targets, 11)
+    for count, scores in report.by_draws.items():
+        probs = each[list(order[:count])].mean(0)
+        nll = -probs[torch.arange(100), targets].log().mean()
+        assert scores.nll == pytest.approx(float(nll), abs=1e-5)
+        assert scores.perplexity == pytest.approx(math.exp(nll), rel=1e-5)
+        accuracy = (probs.argmax(-1) == targets).double().mean()
+        assert scores.accuracy == pytest.approx(float(accuracy))
+        brier = (probs - one_hot).square().sum(-1).mean()
+        assert scores.brier == pytest.approx(float(brier), abs=1e-5)
+    assert report.by_draws[7] == report.predictors["bma"]
+    rows = report.to_json()["by_num_draws"]
+    assert [row["draws"] for row in rows] == [1, 2, 3, 5, 7]
+    assert rows[2]["nll"] == report.by_draws[3].nll
+
+
+@pytest.mark.parametrize("count", [1, 2, 10, 97])
+def test_the_order_holds_every_draw_once_and_is_always_the_same(count: int) -> None:
+    assert sorted(draw_order(count)) == list(range(count))
+    assert draw_order(count) == draw_order(count)
+
+
+# -- uncertainty and calibration -----------------------------------------------------------------
+
+
+def test_identical_draws_have_no_epistemic_uncertainty(tiny_gpt: FunctionalModel) -> None:
+    posterior = Posterior.from_draws(tiny_gpt.theta.expand(6, -1), tiny_gpt.layout)
+    windows = Windows.tiled(TOKENS, 8)
+    found, _ = run_passes(Predictive(tiny_gpt, posterior), windows, windows)
+    epistemic = found.mixed.bma.tokens.entropy.double() - found.mixed.aleatoric
+    assert float(epistemic.abs().max()) < 1e-6
+    report = evaluate_split(Predictive(tiny_gpt, posterior), windows, windows)
+    assert abs(report.entropy.epistemic) < 1e-6
+    assert report.predictors["bma"].nll == pytest.approx(report.predictors["deterministic"].nll)
+
+
+def test_total_is_aleatoric_and_epistemic_at_every_token(predictive: Predictive) -> None:
+    windows = Windows.tiled(TOKENS, 8)
+    found, _ = run_passes(predictive, windows, windows)
+    model = predictive.model
+    each = torch.stack([dense(model, theta)[0] for theta in predictive.posterior])
+    mixture = each.logsumexp(0) - math.log(4)
+    # the mutual information as the mean divergence of the draws from their mixture
+    divergence = (each.exp() * (each - mixture)).sum(-1).mean(0)
+    aleatoric, total = found.mixed.aleatoric, found.mixed.bma.tokens.entropy.double()
+    torch.testing.assert_close(aleatoric, -(each.exp() * each).sum(-1).mean(0), rtol=0, atol=1e-5)
+    torch.testing.assert_close(aleatoric + divergence, total, rtol=0, atol=1e-5)
+    assert float((total - aleatoric).min()) > 0
+    entropy = evaluate_split(predictive, windows, windows).entropy
+    assert entropy.total == pytest.approx(entropy.aleatoric + entropy.epistemic, abs=1e-12)
+    assert entropy.total == pytest.approx(float(total.mean()), abs=1e-6)
+
+
+def test_the_reliability_diagram_adds_up_to_the_ece(predictive: Predictive) -> None:
+    windows = Windows.tiled(TOKENS, 8)
+    report = evaluate_split(predictive, windows, windows)
+    assert set(report.reliability) == set(report.predictors) - {"mean_of_draws"}
+    for name, bins in report.reliability.items():
+        scores = report.predictors[name]
+        rows = list(zip(*(bins[k] for k in ("tokens", "accuracy", "confidence")), strict=True))
+        assert len(rows) == 15
+        filled = [(n, a, c) for n, a, c in rows if n]
+        assert len(filled) > 2 or name == "temperature_scaled"
+        assert all(a is None and c is None for n, a, c in rows if not n)
+        assert sum(n for n, _, _ in filled) == 100
+        assert sum(n * abs(a - c) for n, a, c in filled) / 100 == pytest.approx(scores.ece)
+        assert sum(n * a for n, a, _ in filled) / 100 == pytest.approx(scores.accuracy)
+    log_probs, targets = dense(predictive.model, predictive.model.theta)
+    confidence, guess = (t.numpy() for t in log_probs.exp().max(-1))
+    bins = report.reliability["deterministic"]
+    for i in range(15):
+        inside = (confidence > i / 15) & (confidence <= (i + 1) / 15)
+        assert bins["tokens"][i] == inside.sum()
+        assert bins["upper"][i] == pytest.approx((i + 1) / 15)
+        if inside.any():
+            assert bins["confidence"][i] == pytest.approx(confidence[inside].mean(), abs=1e-5)
+            right = (guess == targets.numpy())[inside].mean()
+            assert bins["accuracy"][i] == pytest.approx(right)
+
+
+def test_selective_ranks_each_predictors_own_errors(predictive: Predictive) -> None:
+    windows = Windows.tiled(TOKENS, 8)
+    report = evaluate_split(predictive, windows, windows)
+    model = predictive.model
+    each = torch.stack([dense(model, theta)[0] for theta in predictive.posterior])
+    mixture = each.logsumexp(0) - math.log(4)
+    own, targets = dense(model, model.theta)
+    total = -(mixture.exp() * mixture).sum(-1)
+    ranked = {
+        "deterministic_entropy": (own, -(own.exp() * own).sum(-1)),
+        "deterministic_max_probability": (own, -own.max(-1).values),
+        "bma_total": (mixture, total),
+        "bma_epistemic": (mixture, total + (each.exp() * each).sum(-1).mean(0)),
+    }
+    assert list(report.selective) == list(ranked)
+    areas = {}
+    for name, (log_probs, unsure) in ranked.items():
+        wrong = (log_probs.argmax(-1) != targets)[unsure.argsort()].double()
+        areas[name] = float((wrong.cumsum(0) / torch.arange(1, 101)).mean())
+        found = report.selective[name]
+        assert found.curve.aurc == pytest.approx(areas[name], abs=1.5e-3)  # a near-tie turns round
+        assert found.curve.risks[-1] == pytest.approx(
+            1 - report.predictors[found.predictor].accuracy
+        )
+        assert found.aurc is not None
+        assert found.aurc.estimate == found.curve.aurc
+        assert found.minus_deterministic is not None
+        gain = found.curve.aurc - report.selective["deterministic_entropy"].curve.aurc
+        assert found.minus_deterministic.estimate == pytest.approx(gain)
+    assert np.diff(sorted(areas.values())).min() > 3e-3
+
+
+# -- a second look -------------------------------------------------------------------------------
+
+
+def equal(one: SplitReport, other: SplitReport) -> bool:
+    nll = all(torch.equal(v, other.window_nll[k]) for k, v in one.window_nll.items())
+    tokens = torch.equal(one.window_tokens, other.window_tokens)
+    return nll and tokens and one.to_json() == other.to_json()
+
+
+@pytest.mark.parametrize("max_windows", [None, 5])
+def test_a_second_look_runs_no_network_and_says_the_same(
+    max_windows: int | None,
+    predictive: Predictive,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    windows = Windows.tiled(TOKENS, 8)
+    options: dict[str, Any] = {"max_windows": max_windows}
+    without = evaluate_split(predictive, windows, windows, **options)
+    first = evaluate_split(predictive, windows, windows, cache=TokenCache(tmp_path), **options)
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("a network was run")
+
+    monkeypatch.setattr(Forward, "log_probs", refuse)
+    second = evaluate_split(
+        predictive, windows, windows, cache=TokenCache(tmp_path), batch_size=7, **options
+    )
+    assert equal(first, without)
+    assert equal(second, first)
+    with pytest.raises(AssertionError, match="a network was run"):
+        evaluate_split(
+            predictive,
+            Windows.tiled(TOKENS[:-1], 8),
+            windows,
+            cache=TokenCache(tmp_path),
+            **options,
+        )
+
+
+def test_each_look_keeps_files_of_its_own(predictive: Predictive, tmp_path: Path) -> None:
+    windows, other = Windows.tiled(TOKENS, 8), Windows.tiled(TOKENS[:60], 8)
+    cache = TokenCache(tmp_path)
+    fewer = Predictive(predictive.model, predictive.posterior.thin(2))
+    coarse = Predictive(predictive.model, predictive.posterior, "bf16")
+    looks: list[tuple[Predictive, Windows, Windows]] = [
+        (predictive, windows, windows),
+        (predictive, other, windows),
+        (predictive, windows, other),
+        (fewer, windows, windows),
+        (coarse, windows, windows),
+    ]
+    for count, (who, scored, held_in) in enumerate(looks, start=1):
+        report = evaluate_split(who, scored, held_in, cache=cache)
+        assert equal(report, evaluate_split(who, scored, held_in))
+        assert len(list(tmp_path.glob("*.npy"))) == count
+        assert len(list(tmp_path.iterdir())) == 2 * count
+    for who, scored, held_in in looks:  # and each finds its own again
+        again = evaluate_split(who, scored, held_in, cache=cache)
+        assert equal(again, evaluate_split(who, scored, held_in))
+    assert len(list(tmp_path.iterdir())) == 10
+
+
+def test_kept_log_likelihoods_give_the_reported_nll(predictive: Predictive, tmp_path: Path) -> None:
+    windows = Windows.tiled(TOKENS, 8)
+    report = evaluate_split(predictive, windows, windows, cache=TokenCache(tmp_path))
+    (path,) = tmp_path.glob("*.npy")
+    each = np.load(path).astype(np.float64)
+    assert each.shape == (4, 100)
+    for row, theta in zip(each, predictive.posterior, strict=True):
+        log_probs, targets = dense(predictive.model, theta)
+        expected = log_probs[torch.arange(100), targets].numpy()
+        np.testing.assert_allclose(row, expected, rtol=0, atol=1e-5)
+    nll = -np.log(np.exp(each).mean(0)).mean()
+    assert report.predictors["bma"].nll == pytest.approx(nll, abs=1e-6)
+    for count, scores in report.by_draws.items():
+        first = each[list(draw_order(4)[:count])]
+        assert scores.nll == pytest.approx(-np.log(np.exp(first).mean(0)).mean(), abs=1e-6)
+
+
+def test_bf16_changes_the_numbers_a_little(predictive: Predictive) -> None:
+    windows = Windows.tiled(TOKENS, 8)
+    coarse = Predictive(predictive.model, predictive.posterior, "bf16")
+    one, other = (evaluate_split(who, windows, windows) for who in (predictive, coarse))
+    gap = abs(one.predictors["bma"].nll - other.predictors["bma"].nll)
+    assert 0 < gap < 0.02
+
+
+def test_a_single_window_has_no_intervals(predictive: Predictive) -> None:
+    windows = Windows.tiled(TOKENS[:9], 8)
+    content = evaluate_split(predictive, windows, windows).to_json()
+    assert all(ranked["aurc"] is None for ranked in content["selective"].values())
+    assert math.isnan(content["bma_minus"]["deterministic"]["low"])

@@ -1,0 +1,248 @@
+"""Tables say what the evaluation file says, in the right cell, and have a word for what is not."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from typing import Any
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from bayesgen.reports.tables import (
+    draws_table,
+    ood_table,
+    plain,
+    predictor_caption,
+    predictor_table,
+    selective_table,
+    text_table,
+)
+from bayesgen.runs import finite
+
+NAMES = ("deterministic", "temperature_scaled", "posterior_mean", "mean_of_draws", "bma")
+
+
+def interval(estimate: float, spread: float = 0.25) -> dict[str, float]:
+    return {"estimate": estimate, "low": estimate - spread, "high": estimate + spread}
+
+
+def estimate(value: float | None, spread: float | None = 0.25) -> dict[str, Any]:
+    ends = (
+        {"low": None, "high": None}
+        if value is None or spread is None
+        else {"low": value - spread, "high": value + spread}
+    )
+    return {"estimate": value, **ends, "num_texts": 4, "reason": None}
+
+
+def headline(nll: float) -> dict[str, float]:
+    return {
+        "nll": nll, "perplexity": math.exp(nll), "accuracy": nll / 10, "ece": nll / 100,
+        "brier": nll / 4,
+    }  # fmt: skip
+
+
+def report(shift: float = 0.0) -> dict[str, Any]:
+    """One split, its numbers all different."""
+    nll = {name: 1.5 + shift - 0.01 * i for i, name in enumerate(NAMES)}
+    curve = {"coverages": [i / 20 for i in range(21)], "risks": [i / 40 for i in range(21)]}
+    return {
+        "num_tokens": 1234567,
+        "num_draws": 20,
+        "predictors": {name: headline(value) for name, value in nll.items()},
+        "bma_minus": {name: interval(nll["bma"] - nll[name]) for name in NAMES[:-1]},
+        "entropy": {"total": 1.75, "aleatoric": 1.5, "epistemic": 0.25},
+        "by_num_draws": [{"draws": k, **headline(1.7 - 0.1 * k)} for k in (1, 2, 3)],
+        "selective": {
+            "deterministic_entropy": {
+                "curve": curve, "aurc": interval(0.3125), "minus_deterministic": interval(0.0),
+            },
+            "bma_epistemic": {
+                "curve": curve, "aurc": interval(0.2875), "minus_deterministic": None,
+            },
+        },
+    }  # fmt: skip
+
+
+def detected(auroc: float, ratio: float | None) -> dict[str, Any]:
+    return {
+        "auroc": interval(auroc, 0.0625),
+        "fpr95": interval(1 - auroc),
+        "ratio": None if ratio is None else interval(ratio),
+    }
+
+
+OOD = {
+    "scores": {
+        "bma_epistemic": detected(0.875, 3.5),
+        "deterministic_entropy": detected(0.75, None),
+    },
+    "epistemic_minus": {"deterministic_entropy": interval(0.125)},
+}
+
+
+def overlap(bleu: float | None, words: float | None) -> dict[str, Any]:
+    return {
+        "bleu": {"char": {"score": estimate(bleu)}, "13a": {"score": estimate(words, None)}},
+        "rouge": {
+            "f_measure": {"rouge1": estimate(0.5), "rouge2": estimate(0.375, None),
+                          "rougeL": estimate(None)}
+        },
+    }  # fmt: skip
+
+
+def texts() -> dict[str, Any]:
+    each = {"deterministic": overlap(20.5, None), "bma": overlap(22.5, 8.25)}
+    varied = {
+        "distinct_1": {"ratio": 0.5}, "distinct_2": {"ratio": None}, "self_bleu": {"score": 33.25},
+    }  # fmt: skip
+    paired = {"char": {"score": estimate(2.0)}}
+    return {
+        "bleu": {n: o["bleu"] for n, o in each.items()} | {"bma_minus_deterministic": paired},
+        "rouge": {n: o["rouge"] for n, o in each.items()}
+        | {"bma_minus_deterministic": {"f_measure": {"rougeL": estimate(0.125)}}},
+        "diversity": {"deterministic": varied, "bma": varied, "reference": varied},
+    }
+
+
+def evaluation(**splits: dict[str, Any]) -> dict[str, Any]:
+    return {"splits": splits}
+
+
+def rows(table: Table | None) -> list[list[str]]:
+    """The cells that are printed, the header first; a cell is what two spaces end."""
+    assert table is not None
+    printed = [line for line in plain(table).splitlines() if line.strip(" ─")]
+    return [re.split(r"\s{2,}", line.strip()) for line in printed]
+
+
+def test_the_predictors_of_one_run() -> None:
+    table = predictor_table({"run": evaluation(val=report())})
+    header, *body = rows(table)
+    assert header == [
+        "split", "predictor", "perplexity", "NLL", "accuracy", "ECE", "Brier",
+        "bma's NLL minus it, 95 %",
+    ]  # fmt: skip
+    assert [row[1] for row in body] == list(NAMES)
+    assert body[0] == [
+        "val", "deterministic", "4.482", "1.5000", "0.1500", "0.0150", "0.3750",
+        "-0.0400 [-0.2900, +0.2100]",
+    ]  # fmt: skip
+    assert body[-1] == ["val", "bma", "4.306", "1.4600", "0.1460", "0.0146", "0.3650"]
+
+
+def test_the_best_predictor_of_each_split_is_bold() -> None:
+    worse = report()
+    worse["predictors"]["posterior_mean"] = headline(0.5)
+    table = predictor_table({"run": evaluation(val=report(), train=worse)})
+    text = io.StringIO()
+    Console(file=text, width=200, force_terminal=True, color_system="standard").print(table)
+    bold = [line for line in text.getvalue().splitlines() if "\x1b[1m" in line][1:]  # the header
+    assert len(bold) == 2
+    assert "val" in bold[0]
+    assert "bma" in bold[0]
+    assert "train" in bold[1]
+    assert "posterior_mean" in bold[1]
+
+
+def test_several_runs_stand_side_by_side_under_their_names() -> None:
+    both = {"one": evaluation(val=report()), "other": evaluation(val=report(1.0), train=report())}
+    for make, count in ((predictor_table, 5), (draws_table, 3), (selective_table, 2)):
+        header, *body = rows(make(both))
+        assert header[:2] == ["run", "split"]
+        expected = [["one", "val"]] * count + [["other", "val"]] * count
+        assert [row[:2] for row in body] == expected + [["other", "train"]] * count
+        assert rows(make({"one": both["one"]}))[1:] == [row[1:] for row in body[:count]]
+    assert rows(predictor_table(both))[6][3:5] == ["12.182", "2.5000"]
+
+
+def test_how_much_each_draw_buys() -> None:
+    header, *body = rows(draws_table({"run": evaluation(val=report())}))
+    assert header == ["split", "draws", "perplexity", "NLL", "accuracy", "ECE", "Brier"]
+    assert [row[:4] for row in body] == [
+        ["val", "1", "4.953", "1.6000"],
+        ["val", "2", "4.482", "1.5000"],
+        ["val", "3", "4.055", "1.4000"],
+    ]
+
+
+def test_errors_are_read_off_the_curve_at_its_coverages() -> None:
+    _, *body = rows(selective_table({"run": evaluation(val=report())}))
+    assert body[0] == [
+        "val", "deterministic entropy", "0.2500", "0.4000", "0.5000", "0.3125 [0.0625, 0.5625]",
+        "+0.0000 [-0.2500, +0.2500]",
+    ]  # fmt: skip
+    assert body[1][-2:] == ["0.2875 [0.0375, 0.5375]", "-"]
+
+
+def test_a_far_text_has_a_table_where_there_is_one() -> None:
+    assert ood_table({"run": evaluation(val=report())}) is None
+    with_far = {"one": evaluation(val=report()), "two": evaluation(val=report() | {"ood": OOD})}
+    _, *body = rows(ood_table(with_far))
+    assert body == [
+        ["two", "val", "bma epistemic", "0.8750 [0.8125, 0.9375]", "0.125", "3.500"],
+        ["two", "val", "deterministic entropy", "0.7500 [0.6875, 0.8125]", "0.250", "undefined",
+         "+0.1250 [-0.1250, +0.3750]"],
+    ]  # fmt: skip
+    alone = rows(ood_table({"two": with_far["two"]}))
+    assert alone[0][0] == "split"
+    assert alone[1:] == [row[1:] for row in body]
+
+
+def test_continuations_have_a_table_where_there_are_some() -> None:
+    assert text_table({"run": evaluation(val=report())}) is None
+    with_texts = {
+        "one": evaluation(val=report() | texts()),
+        "two": evaluation(val=report(), train=report() | texts()),
+    }
+    header, *body = rows(text_table(with_texts))
+    assert header[:3] == ["run", "split", "predictor"]
+    assert [row[:3] for row in body] == [
+        [run, split, name]
+        for run, split in (("one", "val"), ("two", "train"))
+        for name in ("deterministic", "bma", "bma minus deterministic")
+    ]
+    assert body[0][3:] == [
+        "20.50 [20.25, 20.75]", "-", "0.500 [0.250, 0.750]", "0.375", "-", "0.500 / -", "33.2",
+    ]  # fmt: skip
+    assert body[1][3:5] == ["22.50 [22.25, 22.75]", "8.25"]
+    assert body[2][3:] == ["2.00 [1.75, 2.25]", "0.125 [-0.125, 0.375]"]
+    alone = rows(text_table({"one": with_texts["one"]}))
+    assert alone[0][0] == "split"
+    assert alone[1:] == [row[1:] for row in body[:3]]
+
+
+@pytest.mark.parametrize("from_file", [False, True])
+def test_what_is_infinite_or_no_number_has_a_place_too(from_file: bool) -> None:
+    """In a file these are null."""
+    broken = report()
+    broken["predictors"]["bma"] = headline(600.0) | {"nll": 800.0, "perplexity": math.inf}
+    broken["predictors"]["mean_of_draws"] = dict.fromkeys(headline(1.0), math.nan)
+    broken["bma_minus"]["deterministic"] |= {"low": math.nan, "high": math.nan}
+    broken["bma_minus"]["mean_of_draws"] = dict.fromkeys(interval(0), math.nan)
+    broken["by_num_draws"][0] |= {"nll": math.inf, "perplexity": math.inf}
+    content = evaluation(val=finite(broken) if from_file else broken)
+    body = {row[1]: row for row in rows(predictor_table({"run": content}))[1:]}
+    assert body["deterministic"][-1] == "-0.0400"
+    assert body["bma"][2:4] == ["-" if from_file else "inf", "800.0000"]
+    assert body["mean_of_draws"][2:4] == ["-", "-"] if from_file else ["nan", "nan"]
+    assert len(rows(draws_table({"run": content}))) == 4
+
+
+def test_the_caption_says_what_was_scored() -> None:
+    caption = predictor_caption(evaluation(val=report(), train=report()))
+    assert caption.startswith(
+        "val: 1,234,567 target tokens, 20 draws, entropy 1.7500 = 1.5000 aleatoric + 0.2500"
+    )
+    assert "; train: " in caption
+
+
+def test_a_table_in_a_file_has_no_colours_and_no_trailing_spaces() -> None:
+    text = plain(predictor_table({"run": evaluation(val=report())}))
+    assert "\x1b" not in text
+    assert all(line == line.rstrip() for line in text.splitlines())
+    assert "..." not in text
+    assert "…" not in text
