@@ -10,7 +10,7 @@ from typing import Any
 Preset = dict[str, Any]
 
 CONFIG_SGLD: Preset = {
-    "learning_rate": 2.0,
+    "learning_rate": 2.5,
     "temperature": 0.01,
 }
 

@@ -185,7 +185,7 @@ class ChainSettings(TrainSettings):
 
 @dataclass(frozen=True)
 class SGLDSettings(ChainSettings):
-    learning_rate: Annotated[NonNegative, "step size on the per-datum scale"] = 2.0
+    learning_rate: Annotated[NonNegative, "step size on the per-datum scale"] = 2.5
 
 
 @dataclass(frozen=True)
