@@ -64,10 +64,11 @@ lock: $(VENV)/pyvenv.cfg ## Pin every package again (UPGRADE=1: to the newest ve
 	@sed 's/via -r -$$/via bayesgen (pyproject.toml)/; s/#   -r -$$/#   bayesgen (pyproject.toml)/' \
 	requirements-dev.txt > requirements-dev.txt.new && mv requirements-dev.txt.new requirements-dev.txt
 
-benchmark: $(RUNTIME) ## Time a step of each sampler and measure the memory it needs
+benchmark: $(RUNTIME) ## Time the samplers' steps and generation, and measure the memory of a run
 	$(BIN)/python benchmarks/sampler_step.py
 	$(BIN)/python benchmarks/sampler_step.py --size 10.65M --rounds 10 --steps 1 --samplers sgld sghmc baoa
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/generation.py
 
 results: ## Say which command makes each table under results/ again
 	@for script in results/*.py; do \
