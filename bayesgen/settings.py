@@ -341,7 +341,7 @@ class EvaluateSettings(ScoringSettings):
 @dataclass(frozen=True)
 class GenerateSettings(DecodingSettings):
     prompt: Annotated[
-        tuple[str, ...] | None, "text to continue, or several (default: a line break)"
+        tuple[str, ...] | None, "text to continue; may be given again (default: a line break)"
     ] = None
     prompt_file: Annotated[str | None, "UTF-8 file whose whole text is the prompt"] = None
     num_texts: Annotated[Count, "texts for each prompt"] = 1

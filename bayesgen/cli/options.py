@@ -68,9 +68,13 @@ def add_flags(parser: argparse.ArgumentParser, cls: type) -> None:
         elif get_origin(setting.kind) is Literal:
             options["choices"] = get_args(setting.kind)
         elif get_origin(setting.kind) is tuple:
-            each = get_args(setting.kind)[0]
-            choices = get_args(each) or None
-            options |= {"nargs": "+", "choices": choices, "metavar": None if choices else "TEXT"}
+            choices = get_args(get_args(setting.kind)[0])
+            # a text may be followed by a word that is none of it: one at a time
+            options |= (
+                {"nargs": "+", "choices": choices}
+                if choices
+                else {"action": "append", "metavar": "TEXT"}
+            )
         else:
             options |= {"type": setting.kind, "metavar": setting.kind.__name__.upper()}
         parser.add_argument(flag(name), default=argparse.SUPPRESS, **options)

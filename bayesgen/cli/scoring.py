@@ -183,7 +183,7 @@ def _free_name(run: Run) -> str:
     number = 1
     while (run.path / f"{name}.json").exists():
         number += 1
-        name = f"{stamped}-{number}"
+        name = f"{stamped}_{number}"
     return name
 
 

@@ -110,6 +110,8 @@ class TokenCache:
     def read(self, key: str) -> Passes | None:
         """The passes, or None where they were not kept, or not by this version."""
         path = self.folder / f"{key}.safetensors"
+        if not path.with_suffix(".npy").exists():
+            return None
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata()

@@ -371,8 +371,8 @@ def test_two_looks_within_a_second_are_both_kept(
         for path in (workspace.path / "run").glob("bayesian_eval_*.json")
     }
     name = "bayesian_eval_20260102-030405"
-    assert found == {f"{name}.json": 1, f"{name}-2.json": 2}
-    for stem in (name, f"{name}-2"):
+    assert found == {f"{name}.json": 1, f"{name}_2.json": 2}
+    for stem in (name, f"{name}_2"):
         assert (workspace.path / "run" / f"{stem}.safetensors").is_file()
 
 

@@ -162,7 +162,16 @@ def test_per_draw_texts_follow_one_draw_each(shelf: Path, capsys: Capture) -> No
 
 
 def test_strategies_give_the_same_text(capsys: Capture) -> None:
-    flags = ("run", "--prompt", "the cat", "fox", "--max-new-tokens", "12", "--strategy")
+    flags = (
+        "run",
+        "--prompt",
+        "the cat",
+        "--prompt",
+        "fox",
+        "--max-new-tokens",
+        "12",
+        "--strategy",
+    )
     stacked, cached, plain = (
         document(capsys, *flags, strategy) for strategy in ("stacked", "cached", "plain")
     )
@@ -246,7 +255,17 @@ def test_a_prompt_can_come_from_a_file(capsys: Capture) -> None:
 
 
 def test_each_prompt_is_continued_as_often_as_asked(capsys: Capture) -> None:
-    flags = ("run", "--prompt", "the cat", "fox", "--num-texts", "2", "--max-new-tokens", "6")
+    flags = (
+        "run",
+        "--prompt",
+        "the cat",
+        "--prompt",
+        "fox",
+        "--num-texts",
+        "2",
+        "--max-new-tokens",
+        "6",
+    )
     content = document(capsys, *flags)
     assert [text["prompt"] for text in content["texts"]] == ["the cat", "the cat", "fox", "fox"]
     assert len(set(texts(content))) == 4
@@ -314,7 +333,7 @@ def test_one_set_of_weights_has_no_legend(capsys: Capture, monkeypatch: pytest.M
         ([], "the following arguments are required: RUN"),
         (["run", "lines"], "unexpected argument 'lines'"),
         (["run", "--prompt", ""], "--prompt: the prompt is empty"),
-        (["run", "--prompt", "the cat", ""], "--prompt: the prompt is empty"),
+        (["run", "--prompt", "the cat", "--prompt", ""], "--prompt: the prompt is empty"),
         (["run", "--prompt-file", "empty.txt"], "--prompt-file: the prompt is empty"),
         (["run", "--prompt-file", "gone.txt"], "'gone.txt' No such file"),
         (["run", "--prompt-file", "latin1.txt"], "'latin1.txt' is not UTF-8 text"),
