@@ -74,13 +74,15 @@ def loss(network: Any, batch: dict[str, torch.Tensor], precision: str) -> torch.
 def sampler_step(
     name: str, model: FunctionalModel, batch: dict[str, torch.Tensor], precision: Any
 ) -> Step:
-    """The product's own step, preconditioned as it is by default."""
+    """The product's own step, preconditioned and with a limit on the gradient, as by default."""
     settings = SAMPLERS[name](learning_rate=1e-6)
     affine = None
     if isinstance(settings, ChainSettings):
         affine = Affine(model.theta, torch.ones_like(model.theta))
     prior = normal(model.layout.size, PRIOR_SD)
-    log_posterior = LogPosterior(model, prior, 1_000_000, affine=affine, precision=precision)
+    log_posterior = LogPosterior(
+        model, prior, 1_000_000, affine=affine, max_norm=1e6, precision=precision
+    )
     sampler = build_sampler(name, log_posterior, settings, make_plan(settings, 1000))
     state = sampler.init()
 
