@@ -80,7 +80,14 @@ def test_its_posterior_is_scored_again_and_writes_text(
     assert val["num_texts"] == 2
     capsys.readouterr()
     # so long that it passes the 16 positions, and the cache is given up on the way
-    prompts = ["--prompt", "the quick", "lazy dog and the cat", "--max-new-tokens", "20"]
+    prompts = [
+        "--prompt",
+        "the quick",
+        "--prompt",
+        "lazy dog and the cat",
+        "--max-new-tokens",
+        "20",
+    ]
     found = []
     for strategy in ("auto", "cached", "plain"):
         assert door("generate", ["run", *prompts, "--strategy", strategy, "--json"]) == 0

@@ -223,13 +223,14 @@ def test_momenta_start_at_their_stationary_law(name: str, temperature: float, ti
 
 
 def test_the_thermostat_starts_at_the_friction_and_follows_the_momenta(tiny: Tiny) -> None:
-    sampler = tiny.sampler("sgnht", friction=2.0, momentum_std=0.5, temperature=1.0)
+    sampler = tiny.sampler(
+        "sgnht", learning_rate=0.1, friction=2.0, momentum_std=0.5, temperature=1.0
+    )
     state = sampler.init()
     assert float(state.xi) == 2.0
     heat = float(torch.cat(state.momenta).square().mean()) / 0.5**2
     state = tiny.run(sampler, state, 1)
-    rate = tiny.settings("sgnht").learning_rate
-    change = rate * (heat - 1.0 / tiny.batches.num_observations)
+    change = 0.1 * (heat - 1.0 / tiny.batches.num_observations)
     assert float(state.xi) - 2.0 == pytest.approx(change, rel=1e-3)
 
 
@@ -268,3 +269,10 @@ def test_the_filter_refuses_zero_temperature(tiny: Tiny) -> None:
 def test_the_lattice_walk_refuses_steps_without_heat(changes: dict[str, Any], tiny: Tiny) -> None:
     with pytest.raises(UserError, match=r"sglrw.*temperature"):
         tiny.sampler("sglrw", **changes)
+
+
+@pytest.mark.parametrize("name", ["sghmc", "sgnht"])
+def test_a_friction_that_turns_the_momenta_around_is_refused(name: str, tiny: Tiny) -> None:
+    with pytest.raises(UserError, match="--friction"):
+        tiny.sampler(name, learning_rate=1.0, friction=2.0)
+    tiny.sampler("baoa", learning_rate=1.0, friction=2.0)
