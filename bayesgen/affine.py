@@ -16,6 +16,8 @@ from bayesgen.parameters import chunks
 
 Chunks = tuple[Tensor, ...]
 """φ [P] cut into pieces: what `posteriors` moves."""
+Step = tuple[Sequence[Tensor], float]
+"""A velocity in the pieces of φ, and how long it is followed."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,20 @@ class Affine:
         flat = torch.cat(tuple(phi))
         return flat if self.scale is None else torch.addcmul(self.origin, self.scale, flat)
 
-    def load(self, phi: Sequence[Tensor], out: Tensor) -> None:
-        """Write θ of `phi` into `out` [P]."""
+    def load(self, phi: Sequence[Tensor], out: Tensor, step: Step | None = None) -> None:
+        """Write θ of `phi` into `out` [P]; with a step, that of where it leads."""
+        targets = chunks(out)
+        if step is not None:
+            velocity, length = step
+            for piece, v, target in zip(phi, velocity, targets, strict=True):
+                torch.add(piece, v, alpha=length, out=target)
+            phi = targets
         if self.scale is None:
-            for piece, target in zip(phi, chunks(out), strict=True):
-                target.copy_(piece)
+            if step is None:
+                for piece, target in zip(phi, targets, strict=True):
+                    target.copy_(piece)
             return
-        pieces = zip(chunks(self.origin), chunks(self.scale), phi, chunks(out), strict=True)
+        pieces = zip(chunks(self.origin), chunks(self.scale), phi, targets, strict=True)
         for origin, scale, piece, target in pieces:
             torch.addcmul(origin, scale, piece, out=target)
 

@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from bayesgen import likelihoods
-from bayesgen.affine import Affine, Chunks
+from bayesgen.affine import Affine, Chunks, Step
 from bayesgen.likelihoods import Likelihood
 from bayesgen.models.functional import Batch, FunctionalModel
 from bayesgen.priors import Prior
@@ -74,8 +75,12 @@ class LogPosterior:
         self.accumulation = accumulation
         self.flat = model.bind()
 
-    def __call__(self, phi: Chunks, batch: Batch) -> tuple[Tensor, Tensor]:
-        value, terms, *_ = _Ordinary.apply(self._value_and_grad, batch, *phi)  # type: ignore[no-untyped-call]
+    def __call__(
+        self, phi: Chunks, batch: Batch, step: Step | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """ℓ at φ, or where `step` leads from there."""
+        evaluate = partial(self._value_and_grad, step=step)
+        value, terms, *_ = _Ordinary.apply(evaluate, batch, *phi)  # type: ignore[no-untyped-call]
         return value, terms
 
     def functional(self, phi: Chunks, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -122,8 +127,10 @@ class LogPosterior:
                 mean += share.detach()
         return mean, self.flat.gradient()
 
-    def _value_and_grad(self, phi: Sequence[Tensor], batch: Batch) -> tuple[Tensor, ...]:
-        self.affine.load(phi, self.flat.theta)
+    def _value_and_grad(
+        self, phi: Sequence[Tensor], batch: Batch, step: Step | None = None
+    ) -> tuple[Tensor, ...]:
+        self.affine.load(phi, self.flat.theta, step)
         mean, gradient = self._accumulate(batch)
         weight = 1.0 / self.num_observations
         log_prior = weight * self.prior.accumulate(self.flat.theta, gradient, weight)

@@ -196,9 +196,8 @@ def momentum_sampler(
 
     def update(state: State, batch: Batch, inplace: bool = False) -> tuple[State, Tensor]:
         def ahead(phi: Chunks, batch: Batch) -> tuple[Tensor, Tensor]:
-            reach = float(learning_rate(state.step)) / settings.momentum_std**2
-            moved = (p.add(m, alpha=reach) for p, m in zip(phi, state.momenta, strict=True))
-            return target(tuple(moved), batch)
+            length = float(learning_rate(state.step)) / settings.momentum_std**2
+            return target(phi, batch, (state.momenta, length))
 
         return module.update(  # type: ignore[no-any-return]
             state,

@@ -28,7 +28,10 @@ with_momenta = pytest.mark.parametrize("name", ["sghmc", "baoa", "sgnht"])
 class Functional(LogPosterior):
     """The pure-function way to the same numbers."""
 
-    def __call__(self, phi: Any, batch: Any) -> tuple[Tensor, Tensor]:
+    def __call__(self, phi: Any, batch: Any, step: Any = None) -> tuple[Tensor, Tensor]:
+        if step is not None:
+            velocity, length = step
+            phi = tuple(p + length * v for p, v in zip(phi, velocity, strict=True))
         return self.functional(phi, batch)
 
     def per_sequence(self, phi: Any, batch: Any) -> tuple[Tensor, Tensor]:
