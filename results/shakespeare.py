@@ -9,7 +9,8 @@ nanoGPT's CPU model (804,096 parameters). Two starts, each seed with its own net
 
 The gradients that the preconditioner is measured with are part of the budget. The presets were
 chosen by validation NLL on this corpus with seed 1 and one more; seeds 2 and 3 are fresh. (SGLD's
-step size was raised from 2.0 to 2.5 on seed 1 after a first table of all three.) AdamW has nanoGPT's settings and keeps its best by validation loss.
+step size was raised from 2.0 to 2.5 on seed 1 after a first table of all three.) AdamW has
+nanoGPT's settings and keeps its best by validation loss.
 
 Every network and run is kept under --folder and not made again, so that the command can be stopped
 and repeated; --table-only writes the table from what is there.
