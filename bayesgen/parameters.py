@@ -135,16 +135,22 @@ class FlatModule:
     other parameters are frozen. The module's own parameter tensors are re-pointed: it is owned by
     this object from here on.
 
+    Args:
+        dtype: what θ and all other parameters are rounded to; buffers stay as they are.
+
     Attributes:
-        theta: the current value, float32 [P].
+        theta: the current value [P], float32 unless `dtype` says otherwise.
     """
 
-    def __init__(self, module: nn.Module, names: Sequence[str]) -> None:
+    def __init__(
+        self, module: nn.Module, names: Sequence[str], dtype: torch.dtype | None = None
+    ) -> None:
         self.module = module.eval()
         named = dict(module.named_parameters())
         self.layout = Layout.of((name, named[name]) for name in names)
-        self.theta = self.layout.ravel(named)
+        self.theta = self.layout.ravel(named).to(dtype)
         for parameter in named.values():
+            parameter.data = parameter.data.to(dtype)  # itself, where no dtype is given
             parameter.requires_grad_(False)
             parameter.grad = None
         theta = self.layout.views(self.theta)

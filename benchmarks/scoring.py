@@ -2,9 +2,10 @@
 
 Both run through the same evaluation, in turn in every round; the loop in its plainest form (a
 forward pass, a gather, a logsumexp; no other score) stands beside them. |ΔNLL| is what bfloat16
-costs.
+costs. The limit is how much faster the processor multiplies matrices in bfloat16.
 
     python benchmarks/scoring.py RUN
+    python benchmarks/scoring.py --size 10.65M --windows 128 --batch-size 16
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from bayesgen.data.corpora import load_corpus
 from bayesgen.data.windows import Windows
 from bayesgen.evaluation.passes import Split, mixture
 from bayesgen.models import FunctionalModel
+from bayesgen.models.nanogpt import GPT, GPTConfig
 from bayesgen.posterior import Posterior
 from bayesgen.predictive import Forward
 from bayesgen.predictive.mixture import Precision, scoring_precision
@@ -52,18 +54,28 @@ def by_evaluation(
     return mixture(forward, split, posterior, lambda _: None).bma.scores.nll
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run", metavar="RUN")
-    parser.add_argument("--draws", type=int, default=10)
-    parser.add_argument("--windows", type=int, help="windows to score (default: all)")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--batch-size", type=int, default=64)
-    options = parser.parse_args()
+def product_rate(dtype: torch.dtype) -> float:
+    """Multiplications a second of a linear layer's matrix product."""
+    x, weight = torch.randn(4096, 384, dtype=dtype), torch.randn(1536, 384, dtype=dtype)
+    times = []
+    for _ in range(20):
+        began = time.perf_counter()
+        torch.nn.functional.linear(x, weight)
+        times.append(time.perf_counter() - began)
+    return 4096 * 384 * 1536 / min(times)
 
-    source = open_source(options.run, device="cpu")
+
+def random_posterior(draws: int) -> tuple[FunctionalModel, Posterior]:
+    """The 10.65 M network at its initial weights, with noise."""
+    torch.manual_seed(0)
+    model = FunctionalModel(GPT(GPTConfig(256, 128, 6, 6, 384, bias=False)), block_size=256)
+    noise = 0.01 * torch.randn(draws, model.layout.size)
+    return model, Posterior.from_draws(model.theta + noise, model.layout)
+
+
+def recorded(run: str, draws: int) -> tuple[FunctionalModel, Posterior, Windows]:
+    """A run's network and draws, and the windows of its validation text."""
+    source = open_source(run, device="cpu")
     assert source.run is not None
     record = source.run.record()
     settings = record["settings"]
@@ -72,8 +84,29 @@ def main() -> None:
         tokenizer=source.model.tokenizer,
         data_dir=Path(settings["data_dir"]) if settings["data_dir"] else None,
     )
-    model, posterior = source.model, source.posterior.thin(options.draws)
     windows = Windows.tiled(corpus.val, record["block_size"], split="val")
+    return source.model, source.posterior.thin(draws), windows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", metavar="RUN", nargs="?")
+    parser.add_argument("--size", choices=["10.65M"], help="random weights instead of a RUN")
+    parser.add_argument("--draws", type=int, default=10)
+    parser.add_argument("--windows", type=int, help="windows to score (default: all)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch-size", type=int, default=64)
+    options = parser.parse_args()
+    if (options.run is None) == (options.size is None):
+        parser.error("name a RUN, or --size")
+
+    if options.run:
+        model, posterior, windows = recorded(options.run, options.draws)
+    else:
+        model, posterior = random_posterior(options.draws)
+        windows = Windows.tiled(load_corpus("python-docs").val, 256, split="val")
     split = Split.of(windows, options.batch_size, options.windows, torch.device("cpu"))
     fast = scoring_precision("bf16", model)
     ways: dict[str, Callable[[], float]] = {
@@ -103,6 +136,8 @@ def main() -> None:
             f"| {name} | {statistics.median(seconds):.2f} | {statistics.median(ratios):.2f}"
             f" ({min(ratios):.2f} - {max(ratios):.2f}) | {values[name] - values[first]:+.1e} |"
         )
+    limit = product_rate(torch.bfloat16) / product_rate(torch.float32)
+    print(f"\nlimit: matrix products alone are {limit:.2f} times as fast in bfloat16")
 
 
 if __name__ == "__main__":

@@ -257,6 +257,15 @@ def test_backward_passes_add_up_until_they_are_gathered(
     assert not flat.gradient().any()
 
 
+def test_bind_can_round_every_parameter(tiny_gpt: FunctionalModel) -> None:
+    model = FunctionalModel(tiny_gpt.module, parameters="last-layer")
+    flat = model.bind(torch.bfloat16)
+    assert flat.theta.dtype == torch.bfloat16
+    assert torch.equal(flat.theta, model.theta.bfloat16())
+    assert {p.dtype for p in flat.module.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in model.module.parameters()} == {torch.float32}
+
+
 def test_bind_leaves_the_original_module_untouched(
     tiny_gpt: FunctionalModel, tiny_batch: dict[str, Tensor]
 ) -> None:

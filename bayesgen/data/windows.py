@@ -218,7 +218,7 @@ def _require_block(tokens: NDArray[Any], block_size: int, split: str) -> None:
     if len(tokens) < block_size + 1:
         raise UserError(
             f"the {split} split has {len(tokens)} tokens, too few for one block of {block_size} "
-            "and the token after it: take a longer --corpus or a model with a shorter block"
+            "and the token after it: take a longer text or a model with a shorter block"
         )
 
 

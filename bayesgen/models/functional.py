@@ -125,9 +125,13 @@ class FunctionalModel:
 
         return apply
 
-    def bind(self) -> FlatModule:
-        """A private copy of the module with its parameters laid into one vector (the hot loop)."""
-        return FlatModule(copy.deepcopy(self.module), self.layout.names)
+    def bind(self, dtype: torch.dtype | None = None) -> FlatModule:
+        """A private copy of the module with its parameters laid into one vector (the hot loop).
+
+        Args:
+            dtype: what all parameters are rounded to.
+        """
+        return FlatModule(copy.deepcopy(self.module), self.layout.names, dtype)
 
     def to(self, device: torch.device | str) -> FunctionalModel:
         """Move the module and θ to `device`, in place."""

@@ -34,7 +34,8 @@ class Forward:
     def __init__(self, model: FunctionalModel, precision: Precision = "fp32") -> None:
         self.precision = precision
         self._call = model.call
-        self._flat = model.bind()
+        # weights are rounded once a draw, not at every product
+        self._flat = model.bind(torch.bfloat16 if precision == "bf16" else None)
         self.device = model.device
 
     def load(self, theta: Tensor) -> None:
