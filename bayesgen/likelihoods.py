@@ -5,6 +5,8 @@ For a language model the observation is the *target token*: every position of a 
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch.nn.functional as F
@@ -15,7 +17,8 @@ IGNORED = -100
 
 
 class Likelihood(Protocol):
-    """What a log posterior needs of log p(labels | outputs). This module is the categorical one."""
+    """What a log posterior needs of log p(labels | outputs): this module itself is the categorical
+    one, `Gaussian` another."""
 
     def total(self, outputs: Tensor, labels: Tensor, /) -> Tensor:
         """Log-likelihood of the whole batch: a scalar, the sum over its observations, in nats."""
@@ -58,3 +61,31 @@ def total(logits: Tensor, labels: Tensor) -> Tensor:
 def count(labels: Tensor) -> Tensor:
     """How many observations `labels` holds: a scalar int64 tensor."""
     return (labels != IGNORED).sum()
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Labels [B] that are real numbers: N(output, std²), with outputs [B, 1] or [B].
+
+    A label that is no observation is NaN.
+
+    Attributes:
+        std: standard deviation of the noise, in units of the labels.
+    """
+
+    std: float = 1.0
+
+    def per_sequence(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Log-likelihood of each row of the batch, [B], in nats."""
+        missing = labels.isnan()
+        residual = (labels.float() - outputs.float().view_as(labels)) / self.std
+        density = -0.5 * residual.masked_fill(missing, 0).square()
+        return density - (~missing) * (0.5 * math.log(2 * math.pi) + math.log(self.std))
+
+    def total(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Log-likelihood of the whole batch: a scalar, in nats."""
+        return self.per_sequence(outputs, labels).sum()
+
+    def count(self, labels: Tensor) -> Tensor:
+        """How many observations `labels` holds: a scalar int64 tensor."""
+        return (~labels.isnan()).sum()

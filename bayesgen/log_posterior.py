@@ -23,7 +23,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from bayesgen import likelihoods
 from bayesgen.affine import Affine, Chunks, Step
 from bayesgen.likelihoods import Likelihood
 from bayesgen.models.functional import Batch, FunctionalModel
@@ -43,7 +42,7 @@ class LogPosterior:
         model: gives the network and the layout of θ; a private copy of the network is taken.
         prior: log p(θ).
         num_observations: N, counted from the data set (not the batch).
-        likelihood: log p(labels | outputs); categorical by default.
+        likelihood: log p(labels | outputs); the model's own by default.
         affine: θ of φ; the identity from the loaded weights by default.
         max_norm: length of ∇_φ ℓ beyond which the ordinary way scales it down to that length. One
             step off a cliff of the loss can throw a chain out of its mode for good (Pascanu et al.
@@ -59,7 +58,7 @@ class LogPosterior:
         prior: Prior,
         num_observations: int,
         *,
-        likelihood: Likelihood = likelihoods,
+        likelihood: Likelihood | None = None,
         affine: Affine | None = None,
         max_norm: float = math.inf,
         precision: Precision = "fp32",
@@ -68,7 +67,7 @@ class LogPosterior:
         self.model = model
         self.prior = prior
         self.num_observations = num_observations
-        self.likelihood = likelihood
+        self.likelihood = likelihood or model.likelihood
         self.affine = affine or Affine(model.theta)
         self.max_norm = max_norm
         self.precision = precision

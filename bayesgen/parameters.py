@@ -22,6 +22,9 @@ CHUNK = 524_288
 """Elements of θ that `posteriors` sees at a time: few Python calls, and each update stays in the
 cache (2 MiB of float32)."""
 
+ADAPTER = "lora_"
+"""What the names of adapters' parameters hold: PEFT's own mark."""
+
 Subset = str | Callable[[str, nn.Parameter], bool]
 
 
@@ -84,42 +87,117 @@ class Layout:
         return cls(tuple(ParameterSpec(r["name"], tuple(r["shape"]), r["offset"]) for r in rows))
 
 
+def names_adapters(subset: Subset) -> bool:
+    """Whether `subset` asks for adapters by name."""
+    return isinstance(subset, str) and "lora" in (part.strip() for part in subset.split(","))
+
+
 def select(module: nn.Module, subset: Subset = "all") -> list[str]:
     """Names of the parameters that `subset` makes Bayesian, in `named_parameters()` order.
 
-    `subset` is `all`; `last-layer` (the last registered module that owns parameters; where its
-    weight is tied to an embedding, that shared weight); comma-separated shell patterns over the
-    parameter names (`transformer.h.3.*,*ln_f*`); or a predicate of name and parameter. A tied
-    weight is listed once, under its first name.
+    `subset` is a predicate of name and parameter, or one or more of these, separated by commas:
+
+    - `all`;
+    - `last-layer`: the last registered module that owns parameters;
+    - `head`: what turns hidden states into outputs: of a Hugging Face model, everything outside its
+      base model, else the last layer. Where the head is tied to an embedding, that shared weight;
+    - `layers=SLICE`: blocks by Python index or slice, such as `layers=-2:` or `layers=0`; in each
+      stack of blocks where there are several (an encoder and a decoder);
+    - `lora`: the adapters;
+    - a shell pattern over the names, such as `transformer.h.3.*`.
+
+    A tied weight is listed once, under its first name.
 
     Raises:
-        UserError: a pattern matches no parameter, or nothing at all is selected.
+        UserError: a part selects no parameter, or nothing at all is selected.
     """
-    named = list(module.named_parameters())
+    named = dict(module.named_parameters())
     if callable(subset):
-        chosen = {name for name, parameter in named if subset(name, parameter)}
-    elif subset == "all":
-        chosen = {name for name, _ in named}
-    elif subset == "last-layer":
-        last = [m for m in module.modules() if any(True for _ in m.parameters(recurse=False))][-1:]
-        owned = {id(p) for m in last for p in m.parameters(recurse=False)}
-        chosen = {name for name, parameter in named if id(parameter) in owned}
+        chosen = {name for name, parameter in named.items() if subset(name, parameter)}
     else:
-        names = [name for name, _ in named]
         chosen = set()
-        for pattern in (part.strip() for part in subset.split(",")):
-            matched = fnmatch.filter(names, pattern)
-            if not matched:
-                nearest = difflib.get_close_matches(pattern, names, n=1, cutoff=0.0)
-                hint = f"; the nearest name is '{nearest[0]}'" if nearest else ""
-                raise UserError(
-                    f"--parameters: '{pattern}' matches no parameter{hint}"
-                    " (all, last-layer, or shell patterns over the names)"
-                )
-            chosen.update(matched)
+        for part in (part.strip() for part in subset.split(",")):
+            chosen |= _part(module, list(named), part)
     if not chosen:
         raise UserError("--parameters selects nothing: at least one parameter must be Bayesian")
-    return [name for name, _ in named if name in chosen]
+    return [name for name in named if name in chosen]
+
+
+def _part(module: nn.Module, names: list[str], part: str) -> set[str]:
+    """Names of the parameters that one part of a subset selects: at least one."""
+    hint = ""
+    if part == "all":
+        found = set(names)
+    elif part == "last-layer":
+        found = _last_layer(module)
+    elif part == "head":
+        found = _head(module)
+    elif part == "lora":
+        found = {name for name in names if ADAPTER in name}
+        hint = ": the model has no adapters"
+    elif part.startswith("layers="):
+        found, hint = _layers(module, part.removeprefix("layers="))
+    else:
+        found = set(fnmatch.filter(names, part))
+        nearest = difflib.get_close_matches(part, names, n=1, cutoff=0.0)
+        hint = f"; the nearest name is '{nearest[0]}'" if nearest else ""
+    if not found:
+        raise UserError(
+            f"--parameters: '{part}' matches no parameter{hint}"
+            " (all, last-layer, head, layers=-2:, lora, or shell patterns over the names)"
+        )
+    return found
+
+
+def _last_layer(module: nn.Module) -> set[str]:
+    last = [m for m in module.modules() if any(True for _ in m.parameters(recurse=False))][-1:]
+    owned = {id(p) for m in last for p in m.parameters(recurse=False)}
+    return {name for name, parameter in module.named_parameters() if id(parameter) in owned}
+
+
+def _head(module: nn.Module) -> set[str]:
+    base = getattr(module, "base_model_prefix", "")
+    if not base or not hasattr(module, base):
+        return _last_layer(module)
+    # under every name it has, so that a head that is tied to the base model is found, too
+    every = list(module.named_parameters(remove_duplicate=False))
+    outside = {
+        id(p) for name, p in every if not name.startswith(f"{base}.") and ADAPTER not in name
+    }
+    return {name for name, parameter in module.named_parameters() if id(parameter) in outside}
+
+
+def _layers(module: nn.Module, index: str) -> tuple[set[str], str]:
+    """Parameters of the blocks at `index`, and what there is to choose from."""
+    stacks: dict[str, nn.ModuleList] = {}
+    for name, child in module.named_modules():
+        inner = any(name.startswith(f"{outer}.") for outer in stacks)
+        if isinstance(child, nn.ModuleList) and len(set(map(type, child))) == 1 and not inner:
+            stacks[name] = child
+    try:
+        numbers = [int(n) if n.strip() else None for n in index.split(":")]
+        where = slice(*numbers) if len(numbers) > 1 else _single(numbers[0])
+        blocks = [
+            f"{name}.{i}." for name, stack in stacks.items() for i in range(len(stack))[where]
+        ]
+    except (TypeError, ValueError):
+        raise UserError(
+            f"--parameters: 'layers={index}' is no index or slice; such as layers=-2: or layers=0"
+        ) from None
+    found = {
+        name
+        for name, _ in module.named_parameters()
+        if any(name.startswith(block) for block in blocks)
+    }
+    have = " and ".join(f"{len(stack)} blocks in '{name}'" for name, stack in stacks.items())
+    return found, f"; the model has {have or 'no stack of blocks'}"
+
+
+def _single(index: int | None) -> slice:
+    """The slice of one element; empty where there is none."""
+    if index is None:
+        raise ValueError("an index is needed")
+    return slice(index, index + 1 or None)
 
 
 def chunks(theta: Tensor, size: int = CHUNK) -> tuple[Tensor, ...]:

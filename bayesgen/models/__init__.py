@@ -4,45 +4,79 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bayesgen.errors import UserError
+from bayesgen.models import nanogpt
 from bayesgen.models.functional import FunctionalModel, ModelInfo
-from bayesgen.parameters import Subset
+from bayesgen.models.lora import Lora, add_adapters
+from bayesgen.models.tasks import TASKS
+from bayesgen.parameters import Subset, names_adapters
 
-__all__ = ["FunctionalModel", "ModelInfo", "load_model"]
+__all__ = ["FunctionalModel", "Lora", "ModelInfo", "load_model"]
 
 
 def load_model(
     name: str | Path,
     *,
+    task: str = "causal-lm",
     parameters: Subset = "all",
+    lora: Lora | None = None,
+    num_labels: int | None = None,
     meta_path: str | Path | None = None,
     device: str = "cpu",
+    outline: bool = False,
 ) -> FunctionalModel:
-    """Load a nanoGPT checkpoint (a `.pt` file) or a Hugging Face causal LM (a folder or name).
+    """Load a nanoGPT checkpoint (a `.pt` file) or a Hugging Face model (a folder or name).
 
     Args:
-        name: path of a checkpoint, folder of a Hugging Face model, or a hub name.
-        parameters: which parameters are Bayesian (see `bayesgen.parameters.select`).
+        name: path of a checkpoint, folder of a Hugging Face model or of PEFT adapters, or a hub
+            name.
+        task: what the model does, one of `bayesgen.models.tasks.TASKS`.
+        parameters: which parameters are Bayesian (see `bayesgen.parameters.select`). Where `lora`
+            is among them and the model has no adapters, untrained ones are added.
+        lora: rank, scale and targets of adapters that are added.
+        num_labels: of a classifier whose head is new.
         meta_path: nanoGPT's `meta.pkl` where it does not lie beside the checkpoint.
+        outline: make it on the device "meta", without its weights: their sizes alone.
 
     Raises:
-        UserError: nothing loadable is there; the message names the way out.
+        UserError: nothing loadable is there, or it is not a model of this task; the message names
+            the way out.
     """
-    from bayesgen.models import nanogpt
-
+    if task not in TASKS:
+        raise UserError(f"--task: unknown task '{task}' ({', '.join(TASKS)})")
+    adapters = (lora or Lora()) if names_adapters(parameters) else None
     path = Path(name)
     if nanogpt.is_checkpoint(path) or path.is_file():
-        checkpoint = nanogpt.read_checkpoint(path, Path(meta_path) if meta_path else None)
-        config = checkpoint.module.config
-        model = FunctionalModel(
-            checkpoint.module,
-            parameters=parameters,
-            tokenizer=checkpoint.tokenizer,
-            block_size=config.block_size,
-            info=ModelInfo(str(name), "nanogpt", vars(config), checkpoint.sha256),
-            reader=nanogpt.GPTReader(config),
-        )
+        if task != "causal-lm":
+            raise UserError(f"--task {task}: '{name}' is a nanoGPT checkpoint, a causal-lm")
+        model = _nanogpt(path, parameters, adapters, meta_path, outline)
     else:
-        from bayesgen.models.huggingface import load_causal_lm
+        from bayesgen.models import huggingface
 
-        model = load_causal_lm(str(name), parameters)
-    return model.to(device)
+        model = huggingface.load(
+            str(name), task, parameters, lora=adapters, num_labels=num_labels, outline=outline
+        )
+    return model if outline else model.to(device)
+
+
+def _nanogpt(
+    path: Path,
+    parameters: Subset,
+    adapters: Lora | None,
+    meta_path: str | Path | None,
+    outline: bool,
+) -> FunctionalModel:
+    checkpoint = nanogpt.read_checkpoint(path, Path(meta_path) if meta_path else None, outline)
+    module = checkpoint.module
+    new = set()
+    if adapters is not None:
+        new = add_adapters(module, adapters.or_targets("c_attn").config(module))
+    return FunctionalModel(
+        module,
+        parameters=parameters,
+        tokenizer=checkpoint.tokenizer,
+        block_size=module.config.block_size,
+        info=ModelInfo(str(path), "nanogpt", config=vars(module.config), sha256=checkpoint.sha256),
+        reader=nanogpt.GPTReader(module.config),
+        new=new,
+    )

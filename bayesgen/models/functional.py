@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from bayesgen import likelihoods
 from bayesgen.data.tokenizers import Tokenizer
+from bayesgen.likelihoods import Likelihood
 from bayesgen.parameters import FlatModule, Layout, Subset, select
 
 Batch = Mapping[str, Tensor]
@@ -57,12 +59,14 @@ class ModelInfo:
     Attributes:
         name: the path or name it was loaded from.
         family: `nanogpt`, `huggingface` or `custom`.
+        task: what it does (see `bayesgen.models.tasks`).
         config: the family's own settings, plain data.
         sha256: hash of the checkpoint file (nanoGPT) or of the weights (Hugging Face).
     """
 
     name: str = "module"
     family: str = "custom"
+    task: str = "causal-lm"
     config: Mapping[str, Any] = field(default_factory=dict)
     sha256: str | None = None
 
@@ -76,6 +80,8 @@ class FunctionalModel:
         parameters: which parameters are Bayesian (see `bayesgen.parameters.select`).
         block_size: the longest context in tokens, or None where there is no limit.
         reader: reads texts in pieces; None for a model that knows no cache.
+        likelihood: log p(labels | outputs); categorical by default.
+        new: names of the parameters that no training has seen yet, such as those of a new head.
 
     Attributes:
         layout: names, shapes and offsets of θ.
@@ -92,6 +98,8 @@ class FunctionalModel:
         block_size: int | None = None,
         info: ModelInfo | None = None,
         reader: Reader | None = None,
+        likelihood: Likelihood = likelihoods,
+        new: Collection[str] = (),
     ) -> None:
         self.module = module.eval().requires_grad_(False)
         self.call: Call = call or (lambda apply, batch: apply(batch["input_ids"]))
@@ -99,6 +107,8 @@ class FunctionalModel:
         self.block_size = block_size
         self.info = info or ModelInfo()
         self.reader = reader
+        self.likelihood = likelihood
+        self.new = frozenset(new)
         named = dict(module.named_parameters())
         self.layout = Layout.of((name, named[name]) for name in select(module, parameters))
         self.theta = self.layout.ravel(named)

@@ -1,4 +1,4 @@
-"""Any Hugging Face causal language model as a functional model.
+"""Any Hugging Face model as a functional model.
 
 Needs the extra `hf` (`pip install 'bayesgen[hf]'`).
 """
@@ -6,71 +6,219 @@ Needs the extra `hf` (`pip install 'bayesgen[hf]'`).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
 
 from bayesgen.errors import UserError
-from bayesgen.models.functional import FunctionalModel, ModelInfo
-from bayesgen.parameters import Subset
+from bayesgen.models.functional import Call, FunctionalModel, ModelInfo
+from bayesgen.models.lora import Lora, add_adapters
+from bayesgen.models.tasks import TASKS, Task
+from bayesgen.parameters import ADAPTER, Subset
+
+ADAPTERS = "adapter_config.json"
+UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError)
+"""What transformers raises where nothing loadable lies in a folder."""
 
 
-def load_causal_lm(name: str, parameters: Subset = "all") -> FunctionalModel:
+def load(
+    name: str,
+    task: str = "causal-lm",
+    parameters: Subset = "all",
+    *,
+    lora: Lora | None = None,
+    num_labels: int | None = None,
+    outline: bool = False,
+) -> FunctionalModel:
     """Load `name`, a local folder or a hub name, through the Auto classes, in float32.
 
     transformers keeps a checkpoint's own dtype; what is sampled must be float32, because the noise
-    of a small step vanishes in bfloat16.
+    of a small step vanishes in bfloat16. Nothing is downloaded for a folder. A folder of PEFT
+    adapters is loaded with the model that they belong to.
+
+    Args:
+        lora: adapters to add, untrained, where the model has none.
+        num_labels: of a classifier; the folder's own by default.
+        outline: make it on the device "meta", without its weights: their sizes alone.
 
     Raises:
-        UserError: transformers is not installed, or nothing loadable is at `name`.
+        UserError: transformers is not installed, nothing loadable is at `name`, or it is not a
+            model of this task.
     """
     try:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        import transformers
     except ImportError as error:
         raise UserError(
             "--model: a Hugging Face model needs transformers; pip install 'bayesgen[hf]'"
         ) from error
-    try:
-        module, loading = AutoModelForCausalLM.from_pretrained(
-            name, dtype=torch.float32, output_loading_info=True
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        first = " ".join(str(error).split())[:200]
+    kind = TASKS[task]
+    auto = getattr(transformers, kind.auto_class)
+    _refuse_missing(name)
+    adapters = _adapters_of(name)
+    config = _config(adapters.base_model_name_or_path if adapters else name, num_labels, task)
+    _refuse_wrong_task(name, task, auto, config)
+    new: set[str] = set()
+    if outline:
+        with torch.device("meta"):
+            module = auto.from_config(config, dtype=torch.float32)
+        if adapters:
+            add_adapters(module, adapters)
+    else:
+        module, new = _weights(name, kind, auto, config)
+    sha256 = None if outline else weights_sha256(module)
+    if lora is not None and not any(ADAPTER in name for name, _ in module.named_parameters()):
+        new |= add_adapters(module, lora.config(module))
+    return FunctionalModel(
+        module,
+        _call(kind, module),
+        parameters=parameters,
+        tokenizer=None if task == "image-classification" else _tokenizer(name, module),
+        block_size=_block_size(config),
+        info=ModelInfo(name, "huggingface", task, config.to_dict(), sha256),
+        # a stateful model (Mamba, RWKV) keeps something else than keys and values
+        reader=CausalReader(config) if task == "causal-lm" and not module._is_stateful else None,
+        likelihood=kind.likelihood,
+        new=new,
+    )
+
+
+def _refuse_missing(name: str) -> None:
+    """Say at once that a path leads nowhere, instead of asking the hub for it."""
+    path = Path(name).expanduser()
+    looks_like_a_path = name.startswith((".", "/", "~")) or len(path.parts) > 2
+    if looks_like_a_path and not path.is_dir():
         raise UserError(
-            f"--model: '{name}' is no loadable causal language model: {first}"
-        ) from error
-    if loading["missing_keys"]:
-        raise UserError(
-            f"--model: '{name}' lacks weights of its own architecture, such as"
-            f" '{min(loading['missing_keys'])}'; name a model trained as a causal language model"
+            f"--model: no folder at '{name}'; name a Hugging Face model's folder, its hub name, or"
+            " a nanoGPT checkpoint (.pt)"
         )
+    if path.is_dir() and not any((path / f).is_file() for f in ("config.json", ADAPTERS)):
+        raise UserError(
+            f"--model: '{name}' holds no Hugging Face model (no config.json in the folder); name"
+            " the folder that save_pretrained wrote"
+        )
+
+
+def _adapters_of(name: str) -> Any:
+    """The configuration of a folder of PEFT adapters; None where `name` is none."""
+    if not (Path(name) / ADAPTERS).is_file():
+        return None
+    from peft import PeftConfig
+
     try:
-        tokenizer: Any = HuggingFaceTokenizer(AutoTokenizer.from_pretrained(name))
+        return PeftConfig.from_pretrained(name)
+    except UNREADABLE as error:
+        raise _unloadable(name, error) from error
+
+
+def _config(name: str, num_labels: int | None, task: str) -> Any:
+    from transformers import AutoConfig
+
+    if task == "regression":
+        num_labels = 1
+    given = {} if num_labels is None else {"num_labels": num_labels}
+    try:
+        return AutoConfig.from_pretrained(name, local_files_only=Path(name).is_dir(), **given)
+    except UNREADABLE as error:
+        raise _unloadable(name, error) from error
+
+
+def _refuse_wrong_task(name: str, task: str, auto: Any, config: Any) -> None:
+    """Refuse an architecture that cannot do `task`, and name what it can."""
+    import transformers
+
+    def can(other: str) -> bool:
+        known = type(config) in getattr(transformers, TASKS[other].auto_class)._model_mapping
+        permuted = config.model_type == "xlnet"
+        if other == "causal-lm":
+            # an encoder has a causal class, too, but attends to both sides unless it is a decoder
+            masked = type(config) in transformers.AutoModelForMaskedLM._model_mapping
+            return known and not permuted and (not masked or getattr(config, "is_decoder", False))
+        return known and (other != "permutation-lm" or permuted)
+
+    if not can(task):
+        possible = ", ".join(other for other in TASKS if can(other))
+        raise UserError(
+            f"--task {task}: '{name}' is a model of type {config.model_type}, which is made for"
+            f" {possible or 'none of the tasks'}"
+        )
+
+
+def _weights(name: str, task: Task, auto: Any, config: Any) -> tuple[nn.Module, set[str]]:
+    """The module with its weights, and the names of those that the folder does not hold."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # a new head is the same at every load
+        try:
+            module, loading = auto.from_pretrained(
+                name,
+                config=None if _adapters_of(name) else config,
+                dtype=torch.float32,
+                local_files_only=Path(name).is_dir(),
+                output_loading_info=True,
+            )
+        except UNREADABLE as error:
+            raise _unloadable(name, error) from error
+    new = set(loading["missing_keys"])
+    base = f"{module.base_model_prefix}."
+    lacking = {key for key in new if not task.new_head or key.startswith(base)}
+    if lacking:
+        raise UserError(
+            f"--model: '{name}' lacks weights of its own architecture, such as '{min(lacking)}';"
+            " name a model that was trained for this task"
+        )
+    return module, new
+
+
+def _call(task: Task, module: Any) -> Call:
+    def call(apply: Callable[..., Any], batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        inputs = {k: v for k, v in batch.items() if k != "labels"}
+        if task.auto_class == "AutoModelForSeq2SeqLM" and "decoder_input_ids" not in batch:
+            inputs["decoder_input_ids"] = module.prepare_decoder_input_ids_from_labels(
+                batch["labels"]
+            )
+        logits: torch.Tensor = apply(**task.inputs, **inputs).logits
+        return logits
+
+    return call
+
+
+def _tokenizer(name: str, module: Any) -> HuggingFaceTokenizer | None:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = HuggingFaceTokenizer(
+            AutoTokenizer.from_pretrained(name, local_files_only=Path(name).is_dir())
+        )
         # without tokenizer files transformers can make one that encodes every text as nothing
-        tokenizer = tokenizer if len(tokenizer.encode("a")) else None
+        if not len(tokenizer.encode("a")):
+            return None
     except (OSError, ValueError, KeyError):
-        tokenizer = None  # a model without a tokenizer still scores token ids
+        return None  # a model without a tokenizer still scores token ids
     rows = module.get_input_embeddings().weight.shape[0]
-    if tokenizer is not None and tokenizer.vocab_size > rows:
+    if tokenizer.vocab_size > rows:
         raise UserError(
             f"--model: the tokenizer in '{name}' has {tokenizer.vocab_size} tokens but the model"
             f" only {rows}; put the model's own tokenizer into the folder"
         )
-    block_size = getattr(module.config, "max_position_embeddings", None)
-    return FunctionalModel(
-        module,
-        lambda apply, batch: (
-            apply(use_cache=False, **{k: v for k, v in batch.items() if k != "labels"}).logits
-        ),
-        parameters=parameters,
-        tokenizer=tokenizer,
-        block_size=block_size,
-        info=ModelInfo(name, "huggingface", module.config.to_dict(), weights_sha256(module)),
-        # a stateful model (Mamba, RWKV) keeps something else than keys and values
-        reader=None if module._is_stateful else CausalReader(module.config),
-    )
+    return tokenizer
+
+
+def _block_size(config: Any) -> int | None:
+    """The longest input in tokens; None where nothing limits it."""
+    size = getattr(config, "max_position_embeddings", None)
+    if not isinstance(size, int) or size < 1:
+        return None
+    # RoBERTa and its kin count positions from behind the padding's
+    counted_from_padding = {"roberta", "xlm-roberta", "camembert", "longformer", "xmod", "mpnet"}
+    return size - config.pad_token_id - 1 if config.model_type in counted_from_padding else size
+
+
+def _unloadable(name: str, error: Exception) -> UserError:
+    first = " ".join(str(error).split())[:200]
+    return UserError(f"--model: '{name}' is no loadable Hugging Face model: {first}")
 
 
 class CausalReader:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -216,24 +217,27 @@ class Checkpoint:
         tokenizer: from the checkpoint itself or the `meta.pkl` beside it; None if neither is there
             and the vocabulary is not GPT-2's.
         raw: what else the file holds (`optimizer`, `iter_num`, `best_val_loss`, `config`).
-        sha256: hash of the file.
+        sha256: hash of the file; None for an outline.
     """
 
     module: GPT
     tokenizer: Tokenizer | None
     raw: Mapping[str, Any]
-    sha256: str
+    sha256: str | None
 
 
 def is_checkpoint(path: Path) -> bool:
     return path.suffix in {".pt", ".pth", ".ckpt"}
 
 
-def read_checkpoint(path: Path, meta_path: Path | None = None) -> Checkpoint:
+def read_checkpoint(path: Path, meta_path: Path | None = None, outline: bool = False) -> Checkpoint:
     """Read a nanoGPT `ckpt.pt` (or one of ours) without executing anything in it.
 
     The tokenizer is, in this order: `meta_path`; the one stored in the file (ours); `meta.pkl`
     beside the file; GPT-2's BPE where the vocabulary has its size (50257, padded to 50304).
+
+    Args:
+        outline: make the network on the device "meta", without its weights.
 
     Raises:
         UserError: the file is missing, truncated, not a nanoGPT checkpoint, or its weights do not
@@ -245,7 +249,9 @@ def read_checkpoint(path: Path, meta_path: Path | None = None) -> Checkpoint:
             " or name a nanoGPT ckpt.pt"
         )
     try:
-        raw = torch.load(path, map_location="cpu", weights_only=True)
+        # mapped, where the format allows it: weights are in memory once, and not for an outline
+        mapped = zipfile.is_zipfile(path)
+        raw = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     # A damaged pickle can raise nearly any exception.
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -260,12 +266,14 @@ def read_checkpoint(path: Path, meta_path: Path | None = None) -> Checkpoint:
     known = {f.name for f in fields(GPTConfig)}
     try:
         config = GPTConfig(**{k: v for k, v in raw["model_args"].items() if k in known})
-        module = GPT(config)
+        with torch.device("meta" if outline else "cpu"):
+            module = GPT(config)
         state = {k.removeprefix("_orig_mod."): v for k, v in raw["model"].items()}
         # older nanoGPT checkpoints carry the causal mask as a buffer
         state = {k: v for k, v in state.items() if not k.endswith(".attn.bias")}
         # assign nothing: load_state_dict copies, so that tied weights stay tied and are float32
-        module.load_state_dict(state)
+        if not outline:
+            module.load_state_dict(state)
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:
         first = " ".join(str(error).split())[:200]
         raise UserError(
@@ -277,9 +285,8 @@ def read_checkpoint(path: Path, meta_path: Path | None = None) -> Checkpoint:
             f"META_PATH: the tokenizer of '{path}' has {tokenizer.vocab_size} tokens but the model"
             f" only {config.vocab_size}; give the meta.pkl that the model was trained with"
         )
-    return Checkpoint(
-        module, tokenizer, {k: v for k, v in raw.items() if k != "model"}, file_sha256(path)
-    )
+    rest = {k: v for k, v in raw.items() if k != "model"}
+    return Checkpoint(module, tokenizer, rest, None if outline else file_sha256(path))
 
 
 def _tokenizer(

@@ -1,0 +1,114 @@
+"""Low-rank adapters as the Bayesian parameters, by PEFT.
+
+W' = W + (α/r) B A with B [out, r] starting at zero (Hu et al. 2021,
+https://arxiv.org/abs/2106.09685): at the start the network is the one that was loaded.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bayesgen.errors import UserError
+from bayesgen.models.functional import FunctionalModel
+from bayesgen.parameters import ADAPTER
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Adapters to add.
+
+    Attributes:
+        r: their rank.
+        alpha: α; B A is multiplied by α/r.
+        targets: ends of the names of the layers that get one; PEFT's choice for the architecture
+            by default.
+    """
+
+    r: int = 8
+    alpha: float = 16.0
+    targets: tuple[str, ...] | None = None
+
+    def or_targets(self, *names: str) -> Lora:
+        """The same; with targets `names` where it has none of its own."""
+        return self if self.targets else replace(self, targets=names)
+
+    def config(self, module: nn.Module) -> Any:
+        """PEFT's configuration of these adapters.
+
+        Raises:
+            UserError: PEFT is not installed, or a target names no layer of `module`.
+        """
+        try:
+            from peft import LoraConfig
+        except ImportError as error:
+            raise UserError(
+                "--parameters lora: adapters need PEFT; pip install 'bayesgen[hf]'"
+            ) from error
+        names = [name for name, _ in module.named_modules()]
+        for target in self.targets or ():
+            if not any(name == target or name.endswith(f".{target}") for name in names):
+                raise UserError(
+                    f"--lora-targets: no layer of the model is called '{target}'; name ends of the"
+                    f" names of linear layers, such as {_linear_layers(module)}"
+                )
+        return LoraConfig(
+            r=self.r,
+            lora_alpha=self.alpha,  # type: ignore[arg-type, unused-ignore]
+            target_modules=list(self.targets) if self.targets else None,
+        )
+
+
+def add_adapters(module: nn.Module, config: Any) -> set[str]:
+    """Put the adapters that `config` describes into `module`; the names of their parameters.
+
+    Raises:
+        UserError: PEFT knows no layers for this architecture, or cannot adapt those that are named.
+    """
+    from peft import inject_adapter_in_model
+
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        torch.manual_seed(0)  # the same adapters at every load
+        # PEFT transposes for GPT-2's layers by itself, and says so
+        warnings.filterwarnings("ignore", message="fan_in_fan_out")
+        try:
+            inject_adapter_in_model(config, module)
+        except ValueError as error:
+            raise UserError(
+                f"--lora-targets: {' '.join(str(error).split())[:160]}; name ends of the names of"
+                f" linear layers, such as {_linear_layers(module)}"
+            ) from error
+    return {name for name, _ in module.named_parameters() if ADAPTER in name}
+
+
+def merged(model: FunctionalModel, theta: Tensor) -> nn.Module:
+    """A copy of the network with the adapters of `theta` [P] merged into the layers they adapt.
+
+    It has the architecture that it had before the adapters were added.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    module = copy.deepcopy(model.module)
+    parameters = dict(module.named_parameters())
+    for name, value in model.layout.views(theta).items():
+        parameters[name].data.copy_(value)
+    for name, layer in list(module.named_modules()):
+        if isinstance(layer, BaseTunerLayer):
+            layer.merge()
+            module.set_submodule(name, layer.get_base_layer())
+    return module
+
+
+def _linear_layers(module: nn.Module) -> str:
+    """Last parts of the names of layers that hold a matrix."""
+    found = {
+        name.rsplit(".", 1)[-1]
+        for name, child in module.named_modules()
+        if getattr(child, "weight", None) is not None and child.weight.dim() == 2
+    }
+    return ", ".join(sorted(found)[:8])
