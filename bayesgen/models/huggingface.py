@@ -20,6 +20,7 @@ from bayesgen.models.lora import Lora, add_adapters
 from bayesgen.models.tasks import TASKS, Task
 from bayesgen.parameters import ADAPTER, Subset
 
+TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model")
 ADAPTERS = "adapter_config.json"
 UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError)
 """What transformers raises where nothing loadable lies in a folder."""
@@ -64,7 +65,7 @@ def load(
     new: set[str] = set()
     if outline:
         with torch.device("meta"):
-            module = auto.from_config(config, dtype=torch.float32)
+            module = auto.from_config(config, dtype=torch.float32).to("meta")
         if adapters:
             add_adapters(module, adapters)
     else:
@@ -188,11 +189,14 @@ def _call(task: Task, module: Any) -> Call:
 def _tokenizer(name: str, module: Any) -> HuggingFaceTokenizer | None:
     from transformers import AutoTokenizer
 
+    folder = Path(name)
+    # without files transformers can make up a tokenizer that no model was trained with
+    if folder.is_dir() and not any(any(folder.glob(pattern)) for pattern in TOKENIZER_FILES):
+        return None
     try:
         tokenizer = HuggingFaceTokenizer(
-            AutoTokenizer.from_pretrained(name, local_files_only=Path(name).is_dir())
+            AutoTokenizer.from_pretrained(name, local_files_only=folder.is_dir())
         )
-        # without tokenizer files transformers can make one that encodes every text as nothing
         if not len(tokenizer.encode("a")):
             return None
     except (OSError, ValueError, KeyError):

@@ -26,8 +26,8 @@ class Lora:
     Attributes:
         r: their rank.
         alpha: α; B A is multiplied by α/r.
-        targets: ends of the names of the layers that get one; PEFT's choice for the architecture
-            by default.
+        targets: ends of the names of the layers that get one; by default PEFT's choice for the
+            architecture, or all linear layers where it has none.
     """
 
     r: int = 8
@@ -46,6 +46,7 @@ class Lora:
         """
         try:
             from peft import LoraConfig
+            from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as CHOICES
         except ImportError as error:
             raise UserError(
                 "--parameters lora: adapters need PEFT; pip install 'bayesgen[hf]'"
@@ -57,10 +58,12 @@ class Lora:
                     f"--lora-targets: no layer of the model is called '{target}'; name ends of the"
                     f" names of linear layers, such as {_linear_layers(module)}"
                 )
+        kind = getattr(getattr(module, "config", None), "model_type", None)
+        chosen = self.targets or CHOICES.get(kind, "all-linear")
         return LoraConfig(
             r=self.r,
             lora_alpha=self.alpha,  # type: ignore[arg-type, unused-ignore]
-            target_modules=list(self.targets) if self.targets else None,
+            target_modules=chosen if isinstance(chosen, str) else list(chosen),
         )
 
 
