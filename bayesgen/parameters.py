@@ -214,7 +214,8 @@ class FlatModule:
     this object from here on.
 
     Args:
-        dtype: what θ and all other parameters are rounded to; buffers stay as they are.
+        dtype: what θ, all other parameters and the statistics of batch norms are rounded to; other
+            buffers stay as they are.
 
     Attributes:
         theta: the current value [P], float32 unless `dtype` says otherwise.
@@ -224,6 +225,10 @@ class FlatModule:
         self, module: nn.Module, names: Sequence[str], dtype: torch.dtype | None = None
     ) -> None:
         self.module = module.eval()
+        for layer in self.module.modules():
+            # these compute in one type, that of their statistics
+            if dtype is not None and isinstance(layer, nn.modules.batchnorm._NormBase):
+                layer.to(dtype)
         named = dict(module.named_parameters())
         self.layout = Layout.of((name, named[name]) for name in names)
         self.theta = self.layout.ravel(named).to(dtype)

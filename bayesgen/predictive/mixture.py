@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from bayesgen import likelihoods
 from bayesgen.models.functional import Batch, FunctionalModel
 from bayesgen.posterior import Posterior
 from bayesgen.predictive import generation
@@ -29,9 +30,14 @@ class Forward:
 
     Args:
         precision: of the network's arithmetic; probabilities are always float32.
+
+    Raises:
+        ValueError: the model's outputs are no logits of classes.
     """
 
     def __init__(self, model: FunctionalModel, precision: Precision = "fp32") -> None:
+        if model.likelihood is not likelihoods:
+            raise ValueError(f"a {model.info.task} model has no distribution over classes")
         self.precision = precision
         self._call = model.call
         # weights are rounded once a draw, not at every product
@@ -44,7 +50,8 @@ class Forward:
 
     @torch.no_grad()
     def log_probs(self, batch: Batch) -> Tensor:
-        """log p(token | context) [B, T, V], float32, on the model's device."""
+        """log p(class | input) [..., V], float32, on the model's device: of a language model
+        [B, T, V], of a classifier [B, V]."""
         inputs = {k: v.to(self.device) for k, v in batch.items()}
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             logits = self._call(self._flat.module, inputs)
