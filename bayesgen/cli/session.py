@@ -16,6 +16,7 @@ from rich.console import Console
 
 from bayesgen.cli.options import Chosen
 from bayesgen.cli.scoring import check_draws, read_material, score_run
+from bayesgen.cli.sources import adapters
 from bayesgen.cli.train import DEFAULT_MODEL
 from bayesgen.data.corpora import Corpus, load_corpus
 from bayesgen.data.windows import Batches
@@ -23,6 +24,7 @@ from bayesgen.errors import UserError
 from bayesgen.inference.job import Job, make_job, resolve_device, training_batches
 from bayesgen.inference.loop import ChainTotals, graceful_stop, run_chain
 from bayesgen.inference.opening import Opening, opening
+from bayesgen.inference.resources import estimate, require
 from bayesgen.inference.tracking import Tracker
 from bayesgen.models import FunctionalModel, load_model
 from bayesgen.reports.summary import summary
@@ -46,6 +48,8 @@ def train(name: str, chosen: Chosen[TrainSettings], resumed: Run | None = None) 
         Interrupted: a signal stopped it; its state was saved.
     """
     settings = chosen.settings
+    if resumed is None:
+        _check_resources(name, settings)
     model, corpus = load_inputs(settings)
     block_size = settings.block_size or min(model.block_size or DEFAULT_BLOCK, DEFAULT_BLOCK)
     if model.block_size is not None and block_size > model.block_size:
@@ -126,12 +130,7 @@ def _totals(job: Job, chains: list[ChainTotals]) -> dict[str, Any]:
 
 def load_inputs(settings: TrainSettings) -> tuple[FunctionalModel, Corpus]:
     """The model, and the corpus in the model's own tokens."""
-    model = load_model(
-        settings.model or Path(settings.base_dir) / DEFAULT_MODEL,
-        parameters=settings.parameters,
-        meta_path=settings.meta_path,
-        device=str(resolve_device(settings.device)),
-    )
+    model = _model(settings)
     if model.tokenizer is None:
         raise UserError(
             f"--model: '{model.info.name}' has no tokenizer; give its meta.pkl with --meta-path"
@@ -139,6 +138,18 @@ def load_inputs(settings: TrainSettings) -> tuple[FunctionalModel, Corpus]:
         )
     data_dir = Path(settings.data_dir) if settings.data_dir else None
     return model, load_corpus(settings.corpus, tokenizer=model.tokenizer, data_dir=data_dir)
+
+
+def _model(settings: TrainSettings, outline: bool = False) -> FunctionalModel:
+    return load_model(
+        settings.model or Path(settings.base_dir) / DEFAULT_MODEL,
+        task=settings.task,
+        parameters=settings.parameters,
+        lora=adapters(vars(settings)),
+        meta_path=settings.meta_path,
+        device=str(resolve_device(settings.device)),
+        outline=outline,
+    )
 
 
 def _stored_scales(run: Run, model: FunctionalModel) -> Scales:
@@ -191,6 +202,7 @@ def _record(
         "model": {
             "name": info.name,
             "family": info.family,
+            "task": info.task,
             "config": dict(info.config),
             "sha256": info.sha256,
         },
@@ -214,10 +226,25 @@ def _record(
     }
 
 
+def _check_resources(name: str, settings: TrainSettings) -> None:
+    """Say what the run needs, and refuse what cannot fit, before any weights are loaded."""
+    outline = _model(settings, outline=True)
+    needs = estimate(name, settings, outline)
+    console = _console()
+    console.print(f"{name} on {outline.info.name}", style="bold")
+    for label, value in needs.rows():
+        console.print(f"  {label:<16}{value}")
+    require(needs, resolve_device(settings.device), Path(settings.out or settings.base_dir))
+
+
+def _console() -> Console:
+    return Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+
+
 def _print_opening(name: str, run: Run, sizes: Opening) -> None:
-    console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+    console = _console()
     console.print(f"{name} in {run.path}", style="bold")
-    for label, value in sizes.rows:
+    for label, value in sizes.rows[len(sizes.needs.rows()) :]:  # those were printed before
         console.print(f"  {label:<16}{value}")
     for warning in sizes.warnings:
         console.print(f"  warning: {warning}", style="yellow")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bayesgen.errors import UserError
 from bayesgen.inference.job import resolve_device
-from bayesgen.models import FunctionalModel, load_model
+from bayesgen.models import FunctionalModel, Lora, load_model
+from bayesgen.parameters import names_adapters
 from bayesgen.posterior import Posterior
 from bayesgen.runs import Run
 
@@ -48,7 +51,9 @@ def open_source(name: str, *, model: str | None = None, device: str = "auto") ->
     settings, stored = record["settings"], record["model"]
     loaded = load_model(
         model or stored["name"],
+        task=settings["task"],
         parameters=settings["parameters"],
+        lora=adapters(settings),
         meta_path=settings["meta_path"],
         device=on,
     )
@@ -58,3 +63,15 @@ def open_source(name: str, *, model: str | None = None, device: str = "auto") ->
             " differs); name that one with --model"
         )
     return Source(name, loaded, posterior, run)
+
+
+def adapters(settings: Mapping[str, Any]) -> Lora | None:
+    """The adapters that a run's settings ask for; None if none."""
+    if not names_adapters(settings["parameters"]):
+        return None
+    targets = settings["lora_targets"]
+    return Lora(
+        settings["lora_r"],
+        settings["lora_alpha"],
+        tuple(t.strip() for t in targets.split(",")) if targets else None,
+    )

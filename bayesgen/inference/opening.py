@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bayesgen.inference.job import Job
+from bayesgen.inference.resources import Needs, estimate
 from bayesgen.settings import ChainSettings
 
 HOT_NATS = 0.2
@@ -16,8 +17,13 @@ FROZEN = 1e-3
 
 @dataclass(frozen=True)
 class Opening:
-    """Rows of (what, value) for people, the same numbers for machines, and warnings."""
+    """Rows of (what, value) for people, the same numbers for machines, and warnings.
 
+    Attributes:
+        needs: the first of the rows.
+    """
+
+    needs: Needs
     rows: list[tuple[str, str]]
     numbers: dict[str, float]
     warnings: list[str]
@@ -27,22 +33,16 @@ def opening(job: Job) -> Opening:
     """Measure one gradient at the start and set the scales of the run side by side."""
     model, plan, n = job.model, job.plan, job.num_observations
     size, weight_sd = model.layout.size, float(model.theta.std())
-    draw_bytes = 4 * size * plan.num_draws * job.settings.chains
+    needs = estimate(job.name, job.settings, model)
     rows = [
-        (
-            "parameters θ",
-            f"{size:,} of {model.num_parameters:,} ({size / model.num_parameters:.1%})",
-        ),
+        *needs.rows(),
         ("observations N", f"{n:,}"),
         ("prior", f"{job.prior.describe()}; the weights' own sd is {weight_sd:.3g}"),
         (
             "temperature",
             f"T = {job.settings.temperature:g}, T/N = {job.settings.temperature / n:.3g}",
         ),
-        (
-            "steps",
-            f"{plan.steps:,}, draws {plan.num_draws} ({draw_bytes / 2**20:,.0f} MiB on disk)",
-        ),
+        ("steps", f"{plan.steps:,} of each chain, {plan.num_draws} draws"),
     ]
     numbers = {"weight_sd": weight_sd, "P": float(size), "N": float(n)}
     warnings: list[str] = []
@@ -54,7 +54,7 @@ def opening(job: Job) -> Opening:
         )
     if isinstance(job.settings, ChainSettings) and job.sampler.langevin:
         _chain_rows(job, job.settings, rows, numbers, warnings)
-    return Opening(rows, numbers, warnings)
+    return Opening(needs, rows, numbers, warnings)
 
 
 def _chain_rows(

@@ -44,6 +44,8 @@ def load_model(
     """
     if task not in TASKS:
         raise UserError(f"--task: unknown task '{task}' ({', '.join(TASKS)})")
+    if num_labels is not None:
+        _refuse_num_labels(num_labels, task)
     adapters = (lora or Lora()) if names_adapters(parameters) else None
     path = Path(name)
     if nanogpt.is_checkpoint(path) or path.is_file():
@@ -57,6 +59,16 @@ def load_model(
             str(name), task, parameters, lora=adapters, num_labels=num_labels, outline=outline
         )
     return model if outline else model.to(device)
+
+
+def _refuse_num_labels(num_labels: int, task: str) -> None:
+    """Refuse a number of labels that cannot be had."""
+    if not TASKS[task].new_head:
+        raise UserError(f"--num-labels: a {task} has no classes; leave it out")
+    if num_labels < 1:
+        raise UserError(f"--num-labels {num_labels}: must be at least 1")
+    if task == "regression" and num_labels != 1:
+        raise UserError(f"--num-labels {num_labels}: a regression has one output; leave it out")
 
 
 def _nanogpt(

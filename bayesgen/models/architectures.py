@@ -1,4 +1,4 @@
-"""New networks, to be trained from random weights: nanoGPT's own, and the shapes of GPT-2 and Llama.
+"""New networks with random weights: nanoGPT's own, and the shapes of GPT-2 and Llama.
 
 Each is made from the same settings, read by the same call, and written so that `load_model` takes
 it. GPT-2 and Llama are transformers' and need the extra `hf` (`pip install 'bayesgen[hf]'`).
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,3 +170,17 @@ def _llama(settings: BaselineSettings, **shared: Any) -> Any:
         tie_word_embeddings=True,
         **shared,
     )
+
+
+@contextmanager
+def _without_progress() -> Iterator[None]:
+    """transformers shows no bar of its own: saving happens under the bar of the training."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

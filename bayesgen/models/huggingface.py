@@ -60,8 +60,10 @@ def load(
     auto = getattr(transformers, kind.auto_class)
     _refuse_missing(name)
     adapters = _adapters_of(name)
-    config = _config(adapters.base_model_name_or_path if adapters else name, num_labels, task)
-    _refuse_wrong_task(name, task, auto, config)
+    base = adapters.base_model_name_or_path if adapters else name
+    _refuse_missing(base)
+    config = _config(base, num_labels, task)
+    _refuse_wrong_task(base, task, auto, config)
     new: set[str] = set()
     if outline:
         with torch.device("meta"):
@@ -69,16 +71,23 @@ def load(
         if adapters:
             add_adapters(module, adapters)
     else:
-        module, new = _weights(name, kind, auto, config)
+        module, new = _weights(base, kind, auto, config)
+        if adapters:
+            _load_adapters(name, module)
+            # a head that was trained with the adapters has a name of its own
+            new &= {name for name, _ in module.named_parameters()}
     sha256 = None if outline else weights_sha256(module)
     if lora is not None and not any(ADAPTER in name for name, _ in module.named_parameters()):
-        new |= add_adapters(module, lora.config(module))
+        new = add_adapters(module, lora.config(module), new)
+    tokenizer = None if task == "image-classification" else _tokenizer(name, module)
+    if adapters and tokenizer is None:
+        tokenizer = _tokenizer(base, module)
     return FunctionalModel(
         module,
         _call(kind, module),
         parameters=parameters,
-        tokenizer=None if task == "image-classification" else _tokenizer(name, module),
-        block_size=_block_size(config),
+        tokenizer=tokenizer,
+        block_size=_block_size(config, module),
         info=ModelInfo(name, "huggingface", task, config.to_dict(), sha256),
         # a stateful model (Mamba, RWKV) keeps something else than keys and values
         reader=CausalReader(config) if task == "causal-lm" and not module._is_stateful else None,
@@ -110,9 +119,15 @@ def _adapters_of(name: str) -> Any:
     from peft import PeftConfig
 
     try:
-        return PeftConfig.from_pretrained(name)
+        config = PeftConfig.from_pretrained(name)
     except UNREADABLE as error:
         raise _unloadable(name, error) from error
+    if not config.base_model_name_or_path:
+        raise UserError(
+            f"--model: '{name}' does not say which model its adapters belong to; put its folder or"
+            f" name into {ADAPTERS} as base_model_name_or_path"
+        )
+    return config
 
 
 def _config(name: str, num_labels: int | None, task: str) -> Any:
@@ -155,13 +170,20 @@ def _weights(name: str, task: Task, auto: Any, config: Any) -> tuple[nn.Module, 
         try:
             module, loading = auto.from_pretrained(
                 name,
-                config=None if _adapters_of(name) else config,
+                config=config,
                 dtype=torch.float32,
                 local_files_only=Path(name).is_dir(),
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # refused below, with their names
             )
         except UNREADABLE as error:
             raise _unloadable(name, error) from error
+    if loading["mismatched_keys"]:
+        key, stored, made = min(loading["mismatched_keys"])
+        raise UserError(
+            f"--model: '{name}' holds '{key}' of shape {list(stored)}, but its config.json or"
+            f" --num-labels makes it {list(made)}; they must agree"
+        )
     new = set(loading["missing_keys"])
     base = f"{module.base_model_prefix}."
     lacking = {key for key in new if not task.new_head or key.startswith(base)}
@@ -171,6 +193,22 @@ def _weights(name: str, task: Task, auto: Any, config: Any) -> tuple[nn.Module, 
             " name a model that was trained for this task"
         )
     return module, new
+
+
+def _load_adapters(name: str, module: Any) -> None:
+    """Put the PEFT adapters in the folder `name` into `module`."""
+    try:
+        with torch.random.fork_rng(devices=[]):
+            lacking = module.load_adapter(
+                name, adapter_kwargs={"local_files_only": True}
+            ).missing_keys
+    except UNREADABLE as error:
+        raise _unloadable(name, error) from error
+    if lacking:
+        raise UserError(
+            f"--model: the adapters in '{name}' lack weights, such as '{min(lacking)}'; name a"
+            " folder that PEFT's save_pretrained wrote for this model"
+        )
 
 
 def _call(task: Task, module: Any) -> Call:
@@ -210,14 +248,16 @@ def _tokenizer(name: str, module: Any) -> HuggingFaceTokenizer | None:
     return tokenizer
 
 
-def _block_size(config: Any) -> int | None:
+def _block_size(config: Any, module: nn.Module) -> int | None:
     """The longest input in tokens; None where nothing limits it."""
     size = getattr(config, "max_position_embeddings", None)
     if not isinstance(size, int) or size < 1:
         return None
-    # RoBERTa and its kin count positions from behind the padding's
-    counted_from_padding = {"roberta", "xlm-roberta", "camembert", "longformer", "xmod", "mpnet"}
-    return size - config.pad_token_id - 1 if config.model_type in counted_from_padding else size
+    for name, child in module.named_modules():
+        padding: int | None = getattr(child, "padding_idx", None)
+        if name.endswith("embeddings.position_embeddings") and padding is not None:
+            return size - padding - 1  # RoBERTa and its kin begin behind the padding's position
+    return size
 
 
 def _unloadable(name: str, error: Exception) -> UserError:

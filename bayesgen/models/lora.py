@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,7 +43,8 @@ class Lora:
         """PEFT's configuration of these adapters.
 
         Raises:
-            UserError: PEFT is not installed, or a target names no layer of `module`.
+            UserError: PEFT is not installed, r < 1, or a target names no layer of `module`, or one
+                that shares its weight.
         """
         try:
             from peft import LoraConfig
@@ -51,12 +53,24 @@ class Lora:
             raise UserError(
                 "--parameters lora: adapters need PEFT; pip install 'bayesgen[hf]'"
             ) from error
-        names = [name for name, _ in module.named_modules()]
+        if self.r < 1:
+            raise UserError(f"--lora-r {self.r}: must be at least 1")
+        every = [id(p) for _, p in module.named_parameters(remove_duplicate=False)]
         for target in self.targets or ():
-            if not any(name == target or name.endswith(f".{target}") for name in names):
+            layers = [
+                layer
+                for name, layer in module.named_modules()
+                if name and f".{name}".endswith(f".{target}")
+            ]
+            if not layers:
                 raise UserError(
                     f"--lora-targets: no layer of the model is called '{target}'; name ends of the"
                     f" names of linear layers, such as {_linear_layers(module)}"
+                )
+            if any(every.count(id(getattr(layer, "weight", None))) > 1 for layer in layers):
+                raise UserError(
+                    f"--lora-targets: '{target}' shares its weight with another layer, so that its"
+                    " adapter could not be merged into it; name other layers"
                 )
         kind = getattr(getattr(module, "config", None), "model_type", None)
         chosen = self.targets or CHOICES.get(kind, "all-linear")
@@ -67,14 +81,21 @@ class Lora:
         )
 
 
-def add_adapters(module: nn.Module, config: Any) -> set[str]:
-    """Put the adapters that `config` describes into `module`; the names of their parameters.
+def add_adapters(module: nn.Module, config: Any, new: Collection[str] = ()) -> set[str]:
+    """Put the adapters that `config` describes into `module`.
+
+    Args:
+        new: names of parameters that no training has seen yet.
+
+    Returns:
+        The same, by their names beside the adapters, and those of the adapters.
 
     Raises:
         UserError: PEFT knows no layers for this architecture, or cannot adapt those that are named.
     """
     from peft import inject_adapter_in_model
 
+    untrained = {id(p) for name, p in module.named_parameters() if name in new}
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         torch.manual_seed(0)  # the same adapters at every load
         # PEFT transposes for GPT-2's layers by itself, and says so
@@ -86,7 +107,7 @@ def add_adapters(module: nn.Module, config: Any) -> set[str]:
                 f"--lora-targets: {' '.join(str(error).split())[:160]}; name ends of the names of"
                 f" linear layers, such as {_linear_layers(module)}"
             ) from error
-    return {name for name, _ in module.named_parameters() if ADAPTER in name}
+    return {n for n, p in module.named_parameters() if ADAPTER in n or id(p) in untrained}
 
 
 def merged(model: FunctionalModel, theta: Tensor) -> nn.Module:
@@ -95,6 +116,7 @@ def merged(model: FunctionalModel, theta: Tensor) -> nn.Module:
     It has the architecture that it had before the adapters were added.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import ModulesToSaveWrapper
 
     module = copy.deepcopy(model.module)
     parameters = dict(module.named_parameters())
@@ -104,6 +126,11 @@ def merged(model: FunctionalModel, theta: Tensor) -> nn.Module:
         if isinstance(layer, BaseTunerLayer):
             layer.merge()
             module.set_submodule(name, layer.get_base_layer())
+        elif isinstance(layer, ModulesToSaveWrapper):  # a head that was trained with the adapters
+            module.set_submodule(name, layer.modules_to_save[layer.active_adapter])
+    # by these transformers would save adapters alone, and under the names of PEFT
+    for mark in ("peft_config", "_hf_peft_config_loaded", "_weight_conversions"):
+        vars(module).pop(mark, None)
     return module
 
 
