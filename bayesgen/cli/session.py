@@ -36,6 +36,8 @@ from bayesgen.settings import ChainSettings, TrainSettings
 PRECONDITIONER = "preconditioner.safetensors"
 MANY_CLIPPED = 0.01
 """Share of the steps whose gradient may be cut without a warning."""
+LARGE = 2**30
+"""Bytes from which on a run says what it needs before it loads the weights, which takes a while."""
 DEFAULT_BLOCK = 1024
 """Tokens per window where the model has no limit of its own, or a longer one."""
 
@@ -227,14 +229,19 @@ def _record(
 
 
 def _check_resources(name: str, settings: TrainSettings) -> None:
-    """Say what the run needs, and refuse what cannot fit, before any weights are loaded."""
+    """Refuse what cannot fit before any weights are loaded; say what a large run needs."""
     outline = _model(settings, outline=True)
     needs = estimate(name, settings, outline)
-    console = _console()
-    console.print(f"{name} on {outline.info.name}", style="bold")
-    for label, value in needs.rows():
-        console.print(f"  {label:<16}{value}")
+    if needs.memory >= LARGE:
+        console = _console()
+        console.print(f"{name} on {outline.info.name}", style="bold")
+        _print_rows(console, needs.rows())
     require(needs, resolve_device(settings.device), Path(settings.out or settings.base_dir))
+
+
+def _print_rows(console: Console, rows: list[tuple[str, str]]) -> None:
+    for label, value in rows:
+        console.print(f"  {label:<16}{value}")
 
 
 def _console() -> Console:
@@ -244,8 +251,8 @@ def _console() -> Console:
 def _print_opening(name: str, run: Run, sizes: Opening) -> None:
     console = _console()
     console.print(f"{name} in {run.path}", style="bold")
-    for label, value in sizes.rows[len(sizes.needs.rows()) :]:  # those were printed before
-        console.print(f"  {label:<16}{value}")
+    known = len(sizes.needs.rows()) if sizes.needs.memory >= LARGE else 0
+    _print_rows(console, sizes.rows[known:])
     for warning in sizes.warnings:
         console.print(f"  warning: {warning}", style="yellow")
 

@@ -75,7 +75,12 @@ def refused(code: int, capsys: pytest.CaptureFixture[str]) -> str:
             "needs --preconditioner",
         ),
         (["--eval-batch-size", "2"], "needs --eval"),
-        (["--sampling-steps", "1000000000"], "too long"),
+        (["--sampling-steps", "1000000000", "--thinning", "1000000"], "too long"),
+        (["--sampling-steps", "1000000000000000", "--thinning", "1"], "the disk of 'run' has"),
+        (["--lora-r", "4"], "--lora-r needs --parameters lora"),
+        (["--parameters", "lora", "--lora-targets", "attention"], "no layer of the model is"),
+        (["--parameters", "layers=7"], "the model has 1 blocks in 'transformer.h'"),
+        (["--parameters", "*.nothing"], "the nearest name is"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line(

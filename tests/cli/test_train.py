@@ -247,3 +247,16 @@ def test_wandb_offline_logs_and_is_never_required(
     assert list((workspace.path / "with").glob("wandb/offline-run-*"))
     assert workspace.train("sgld", "--out", "without", "--no-wandb") == 0
     assert not (workspace.path / "without" / "wandb").exists()
+
+
+def test_a_run_of_adapters_is_sampled_scored_and_continued(workspace: Workspace) -> None:
+    flags = ("--parameters", "lora", "--lora-r", "2", "--lora-alpha", "4", "--eval")
+    assert workspace.train("sghmc", *flags) == 0
+    record = workspace.json("run/run.json")
+    assert {p["name"].split(".")[-3] for p in record["parameters"]} == {"lora_A", "lora_B"}
+    assert record["num_bayesian"] == 2 * (16 + 48)
+    assert door("evaluate", ["run", "--eval-max-samples", "4"]) == 0
+    assert door("generate", ["run", "--prompt", "the", "--max-new-tokens", "3"]) == 0
+    assert workspace.train("sghmc", *flags, "--resume", "run") == 0
+    settings = json.loads((workspace.path / "run" / "run.json").read_text())["settings"]
+    assert (settings["lora_r"], settings["lora_alpha"]) == (2, 4.0)
