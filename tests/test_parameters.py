@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bayesgen.errors import UserError
 from bayesgen.models.functional import FunctionalModel
-from bayesgen.parameters import CHUNK, FlatModule, Layout, chunks, select
+from bayesgen.parameters import CHUNK, FlatModule, Layout, chunks, names_adapters, select
 
 shapes = st.lists(
     st.lists(st.integers(1, 4), max_size=3).map(tuple), min_size=1, max_size=5
@@ -186,6 +186,212 @@ def test_selecting_nothing_is_an_error(module: nn.Module) -> None:
 def test_a_module_without_parameters_is_an_error(subset: str) -> None:
     with pytest.raises(UserError, match="--parameters"):
         select(nn.Tanh(), subset)
+
+
+# -- select by parts of an architecture ----------------------------------------------------------
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 2, bias=False)
+
+
+class Stack(nn.Module):
+    """Some blocks behind an embedding."""
+
+    def __init__(self, blocks: int) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(5, 2)
+        self.h = nn.ModuleList(Block() for _ in range(blocks))
+
+
+class Headed(nn.Module):
+    """Named as transformers' networks are: a base model, and a head of two layers beside it."""
+
+    base_model_prefix = "body"
+
+    def __init__(self, blocks: int = 4) -> None:
+        super().__init__()
+        self.dense = nn.Linear(2, 2)  # registered first: not by order is it in the head
+        self.body = Stack(blocks)
+        self.out = nn.Linear(2, 5, bias=False)
+
+
+class Translator(nn.Module):
+    """Two stacks; the blocks of the second hold lists of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.ModuleList(Block() for _ in range(3))
+        self.decoder = nn.ModuleList(
+            nn.ModuleDict({"parts": nn.ModuleList([Block(), Block()])}) for _ in range(2)
+        )
+        self.head = nn.Linear(2, 2, bias=False)
+
+
+class Wrapped(nn.Module):
+    """A stack inside a list of unlike parts, which is no stack."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList([nn.Embedding(5, 2), Stack(2)])
+
+
+def block_names(prefix: str, *numbers: int) -> list[str]:
+    return [f"{prefix}.{i}.linear.weight" for i in numbers]
+
+
+HEAD = ["dense.weight", "dense.bias", "out.weight"]
+
+
+@pytest.mark.parametrize(
+    ("subset", "blocks"),
+    [
+        ("layers=0", [0]),
+        ("layers=2", [2]),
+        ("layers=-1", [3]),
+        ("layers=-4", [0]),
+        ("layers=-2:", [2, 3]),
+        ("layers=:1", [0]),
+        ("layers=1:3", [1, 2]),
+        ("layers=::2", [0, 2]),
+        ("layers=::-3", [0, 3]),
+        ("layers=:", [0, 1, 2, 3]),
+        ("layers=2:100", [2, 3]),
+        ("layers= 1 : 3 ", [1, 2]),
+    ],
+)
+def test_layers_are_counted_as_python_counts(subset: str, blocks: list[int]) -> None:
+    assert select(Headed(), subset) == block_names("body.h", *blocks)
+
+
+def test_block_1_is_not_block_10() -> None:
+    assert select(Headed(12), "layers=1") == block_names("body.h", 1)
+
+
+@pytest.mark.parametrize(
+    ("subset", "names"),
+    [
+        ("head", HEAD),
+        ("head,layers=-1:", [*HEAD[:2], *block_names("body.h", 3), HEAD[2]]),
+        ("layers=-1, head ,layers=0", [*HEAD[:2], *block_names("body.h", 0, 3), HEAD[2]]),
+        ("*embed*,layers=0", ["body.embed.weight", *block_names("body.h", 0)]),
+        ("layers=0,all", [*HEAD[:2], "body.embed.weight", *block_names("body.h", 0, 1, 2, 3),
+                          HEAD[2]]),
+    ],
+)  # fmt: skip
+def test_a_list_of_parts_is_their_union_in_the_order_of_the_module(
+    subset: str, names: list[str]
+) -> None:
+    assert select(Headed(), subset) == names
+
+
+def test_each_of_two_stacks_gives_its_blocks() -> None:
+    inner = [f"decoder.1.parts.{i}.linear.weight" for i in range(2)]
+    assert select(Translator(), "layers=-1:") == [*block_names("encoder", 2), *inner]
+    assert select(Translator(), "layers=2") == block_names("encoder", 2)
+
+
+def test_a_list_of_unlike_modules_is_no_stack() -> None:
+    assert select(Wrapped(), "layers=1") == block_names("parts.1.h", 1)
+
+
+def test_the_head_of_a_network_without_a_base_model_is_its_last_layer(
+    tiny_gpt: FunctionalModel,
+) -> None:
+    assert select(Translator(), "head") == ["head.weight"]
+    assert select(tiny_gpt.module, "head") == ["transformer.wte.weight"]
+
+
+def test_a_tied_head_is_the_weight_that_it_shares() -> None:
+    module = Headed()
+    module.out.weight = module.body.embed.weight
+    assert select(module, "head") == [*HEAD[:2], "body.embed.weight"]
+
+
+def test_adapters_are_no_part_of_the_head() -> None:
+    module = Headed()
+    module.lora_A = nn.Linear(2, 2, bias=False)
+    assert select(module, "head") == HEAD
+    assert select(module, "lora") == ["lora_A.weight"]
+    assert select(module, "lora,layers=0") == [*block_names("body.h", 0), "lora_A.weight"]
+
+
+@pytest.mark.parametrize(
+    ("class_name", "settings", "names"),
+    [
+        ("GPT2LMHeadModel", {}, ["transformer.wte.weight"]),
+        ("GPT2LMHeadModel", {"tie_word_embeddings": False}, ["lm_head.weight"]),
+        ("GPT2ForSequenceClassification", {}, ["score.weight"]),
+        ("GPT2Model", {}, ["ln_f.weight", "ln_f.bias"]),  # a base model has no head
+    ],
+)
+def test_the_head_of_a_transformers_model(
+    class_name: str, settings: dict[str, Any], names: list[str]
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(vocab_size=5, n_embd=4, n_layer=1, n_head=1, **settings)
+    with torch.device("meta"):
+        module = getattr(transformers, class_name)(config)
+    assert select(module, "head") == names
+
+
+def refusal(module: nn.Module, subset: str) -> str:
+    with pytest.raises(UserError) as caught:
+        select(module, subset)
+    message = str(caught.value)
+    assert message.startswith("--parameters: '")
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("index", ["4", "-5", "4:", "2:2", "3:1", "-100:-50"])
+def test_layers_that_are_not_there_are_an_error_that_says_how_many_there_are(index: str) -> None:
+    message = refusal(Headed(), f"head,layers={index}")
+    assert f"'layers={index}' matches no parameter" in message
+    assert "4 blocks in 'body.h'" in message
+
+
+@pytest.mark.parametrize(
+    "index", ["", " ", "a", "1.5", "1:2:3:4", "::0", "0:a", "[1:]", "1;2", "--1"]
+)
+def test_what_is_no_slice_is_an_error_that_shows_one(index: str) -> None:
+    message = refusal(Headed(), f"layers={index}")
+    assert "is no index or slice" in message
+    assert "layers=-2:" in message
+
+
+def test_layers_of_two_stacks_that_are_not_there_name_both() -> None:
+    assert "3 blocks in 'encoder' and 2 blocks in 'decoder'" in refusal(Translator(), "layers=3")
+
+
+@pytest.mark.parametrize("module", [Tied(), Stack(0), nn.ModuleList([nn.Tanh(), nn.Linear(1, 1)])])
+def test_layers_of_a_model_without_blocks_are_an_error(module: nn.Module) -> None:
+    assert "the model has no stack of blocks" in refusal(module, "layers=0")
+
+
+def test_adapters_of_a_model_without_adapters_are_an_error_that_names_the_choices() -> None:
+    message = refusal(Headed(), "lora")
+    assert "the model has no adapters" in message
+    for choice in ("all", "last-layer", "head", "layers=-2:", "patterns"):
+        assert choice in message
+
+
+@pytest.mark.parametrize(
+    ("subset", "named"),
+    [
+        ("lora", True),
+        ("head, lora", True),
+        ("lora,layers=0", True),
+        ("all", False),
+        ("*lora*", False),
+        ("lora_A.weight", False),
+        (lambda name, parameter: True, False),
+    ],
+)
+def test_adapters_are_asked_for_by_the_name_lora(subset: Any, named: bool) -> None:
+    assert names_adapters(subset) is named
 
 
 # -- tied weights --------------------------------------------------------------------------------
