@@ -1,4 +1,4 @@
-"""The deterministic baseline: nanoGPT's training recipe, step for step.
+"""The deterministic baseline: nanoGPT's training recipe, step for step, for any architecture.
 
 AdamW with decay on matrices only, linear warm-up and a cosine to lr/10, gradient clipping, windows
 at random offsets. Karpathy, https://github.com/karpathy/nanoGPT, `train.py` and
@@ -22,7 +22,8 @@ from bayesgen import likelihoods
 from bayesgen.data.corpora import Corpus
 from bayesgen.data.windows import RandomWindows
 from bayesgen.errors import UserError
-from bayesgen.models.nanogpt import GPT, GPTConfig, write_checkpoint
+from bayesgen.models.architectures import Network, new_network
+from bayesgen.models.nanogpt import is_checkpoint
 from bayesgen.settings import BaselineSettings
 
 
@@ -31,8 +32,8 @@ class BaselineReport:
     """What training left behind.
 
     Attributes:
-        path: the checkpoint: the best by validation loss, or the last where `stop_at` asked for a
-            warm start.
+        path: the checkpoint, a file or a folder: the best by validation loss, or the last where
+            `stop_at` asked for a warm start.
         best_step, best_val_loss: nats per token, estimated on `eval_iters` batches.
         curve: (step, train loss, validation loss) of every evaluation.
     """
@@ -72,48 +73,51 @@ def adamw(module: nn.Module, settings: BaselineSettings) -> torch.optim.AdamW:
 
 
 def checkpoint_path(settings: BaselineSettings, base: Path) -> Path:
-    """Where the checkpoint goes: the steps it has had are in its name."""
+    """Where the checkpoint goes, a file for nanogpt and else a folder: the steps it has had are in
+    its name.
+
+    Raises:
+        UserError: the place that the settings name is of the other kind.
+    """
+    file = settings.architecture == "nanogpt"
     if settings.out is not None:
-        return Path(settings.out)
-    name = f"baseline_model_{_short(settings.max_iters)}"
+        path = Path(settings.out)
+        if path.is_dir() if file else path.is_file() or is_checkpoint(path):
+            kind = "file, such as model.pt" if file else "folder, without the ending of a file"
+            raise UserError(
+                f"--out: a {settings.architecture} is written to a {kind}, not '{path}'"
+            )
+        return path
+    steps = _short(settings.max_iters)
     if settings.stop_at is not None:
-        name = f"baseline_model_{_short(settings.stop_at)}_of_{_short(settings.max_iters)}"
-    return base / "checkpoints" / "baseline" / "models" / f"{name}.pt"
+        steps = f"{_short(settings.stop_at)}_of_{steps}"
+    folder = base / "checkpoints" / "baseline" / "models"
+    if file:
+        return folder / f"baseline_model_{steps}.pt"
+    return folder / f"baseline_{settings.architecture}_{steps}"
 
 
 def train_baseline(
     settings: BaselineSettings, corpus: Corpus, path: Path, device: torch.device
 ) -> BaselineReport:
-    """Train a GPT on `corpus` and write the checkpoint to `path`.
+    """Train a network on `corpus` and write the checkpoint to `path`.
 
     Without `stop_at` the checkpoint is the best by validation loss. With it, training stops after
     that many steps of the schedule and the checkpoint is the last state, moments included: a warm
     start for a sampler.
 
     Raises:
-        UserError: `stop_at` lies outside the schedule.
+        UserError: `stop_at` lies outside the schedule, the network cannot be made as asked (see
+            `new_network`), or the loss is not finite.
     """
     stop = settings.stop_at if settings.stop_at is not None else settings.max_iters
     if not 0 < stop <= settings.max_iters:
         raise UserError(
             f"--stop-at must lie within the schedule of {settings.max_iters} steps, not {stop}"
         )
-    if settings.n_embd % settings.n_head:
-        raise UserError(
-            f"--n-head {settings.n_head} does not divide --n-embd {settings.n_embd}: every head"
-            " takes an equal share of the width"
-        )
     torch.manual_seed(settings.seed)
-    config = GPTConfig(
-        block_size=settings.block_size,
-        vocab_size=corpus.tokenizer.vocab_size,
-        n_layer=settings.n_layer,
-        n_head=settings.n_head,
-        n_embd=settings.n_embd,
-        dropout=settings.dropout,
-        bias=settings.bias,
-    )
-    model = GPT(config).to(device).train()
+    network = new_network(settings, corpus.tokenizer)
+    model = network.module.to(device).train()
     optimizer = adamw(model, settings)
     batches = RandomWindows(
         corpus.train, settings.block_size, settings.batch_size, settings.seed, split="train"
@@ -124,21 +128,18 @@ def train_baseline(
     def evaluate(step: int) -> None:
         nonlocal best_step, best_loss
         train_loss, val_loss = (
-            estimate(model, settings, tokens, device) for tokens in (corpus.train, corpus.val)
+            estimate(network, settings, tokens, device) for tokens in (corpus.train, corpus.val)
         )
         curve.append((step, train_loss, val_loss))
         bar.set_postfix(train=f"{train_loss:.4f}", val=f"{val_loss:.4f}", refresh=False)
         if step > 0 and (val_loss < best_loss or settings.stop_at is not None):
             best_step, best_loss = step, val_loss
-            write_checkpoint(
-                path,
-                model,
-                corpus.tokenizer,
-                optimizer=optimizer.state_dict(),
-                iter_num=step,
-                best_val_loss=val_loss,
-                config=_record(settings, corpus),
-            )
+            record = {
+                "iter_num": step,
+                "best_val_loss": val_loss,
+                "config": _record(settings, corpus),
+            }
+            network.write(path, optimizer.state_dict(), record)
 
     bar = tqdm(
         total=stop,
@@ -153,7 +154,7 @@ def train_baseline(
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(settings, step)
             batch = {k: v.to(device) for k, v in batches.batch(step).items()}
-            loss = _loss(model, batch, settings.precision)
+            loss = _loss(network, batch, settings.precision)
             if not torch.isfinite(loss):
                 raise UserError(f"the loss is not finite at step {step}: lower --learning-rate")
             loss.backward()
@@ -167,24 +168,26 @@ def train_baseline(
 
 
 @torch.no_grad()
-def estimate(model: GPT, settings: BaselineSettings, tokens: Any, device: torch.device) -> float:
+def estimate(
+    network: Network, settings: BaselineSettings, tokens: Any, device: torch.device
+) -> float:
     """Mean loss on `eval_iters` batches, the same ones each time."""
-    model.eval()
+    network.module.eval()
     batches = RandomWindows(
         tokens, settings.block_size, settings.batch_size, settings.seed + 1, split="evaluation"
     )
     losses = [
-        _loss(model, {k: v.to(device) for k, v in batches.batch(i).items()}, settings.precision)
+        _loss(network, {k: v.to(device) for k, v in batches.batch(i).items()}, settings.precision)
         for i in range(settings.eval_iters)
     ]
-    model.train()
+    network.module.train()
     return float(torch.stack(losses).mean())
 
 
-def _loss(model: GPT, batch: Mapping[str, Tensor], precision: str) -> Tensor:
+def _loss(network: Network, batch: Mapping[str, Tensor], precision: str) -> Tensor:
     device = batch["input_ids"].device.type
     with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
-        logits = model(batch["input_ids"])
+        logits = network.logits(batch["input_ids"])
     return -likelihoods.total(logits, batch["labels"]) / likelihoods.count(batch["labels"])
 
 

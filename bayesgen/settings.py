@@ -67,8 +67,17 @@ class ModelSettings:
     ] = None
     meta_path: Annotated[str | None, "meta.pkl of --model, where it does not lie beside it"] = None
     parameters: Annotated[
-        str, "which parameters are Bayesian: all, last-layer, or shell patterns over their names"
+        str,
+        "which parameters are Bayesian: all, last-layer, head, layers=-2:, lora, shell patterns"
+        " over their names, or several of these with commas between",
     ] = "all"
+    lora_r: Annotated[Count, "rank of the adapters that --parameters lora adds"] = 8
+    lora_alpha: Annotated[Positive, "α: the adapters are multiplied by α/r"] = 16.0
+    lora_targets: Annotated[
+        str | None,
+        "layers that get adapters: ends of their names, with commas between (default: PEFT's"
+        " choice for the architecture; c_attn for nanoGPT)",
+    ] = None
     task: Annotated[Literal["causal-lm"], "what the model does"] = "causal-lm"
     device: Device = "auto"
     precision: Annotated[
@@ -283,8 +292,13 @@ class BaselineSettings:
     corpus: Corpus = "python-docs"
     data_dir: DataDir = None
     tokenizer: Annotated[Literal["char", "gpt2"], "characters, or GPT-2's byte pairs"] = "char"
+    architecture: Annotated[
+        Literal["nanogpt", "gpt2", "llama"],
+        "nanoGPT's own, or the shape of GPT-2 or Llama, written as a Hugging Face model",
+    ] = "nanogpt"
     out: Annotated[
-        str | None, "file of the checkpoint (default: checkpoints/baseline/models/...)"
+        str | None,
+        "file (nanogpt) or folder of the checkpoint (default: checkpoints/baseline/models/...)",
     ] = None
     base_dir: BaseDir = "."
     device: Device = "auto"
@@ -355,6 +369,13 @@ class GenerateSettings(DecodingSettings):
     json: Annotated[bool, "print one JSON document"] = False
     model: Annotated[str | None, "the run's model, where it does not lie where it did"] = None
     device: Device = "auto"
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    out: Annotated[str | None, "folder to write; it must be empty, or not there yet"] = None
+    num_draws: Annotated[Count | None, "draws to take, evenly spaced (default: all)"] = None
+    model: Annotated[str | None, "the run's model, where it does not lie where it did"] = None
 
 
 GPU_RECIPE: Mapping[str, Any] = {
@@ -434,6 +455,8 @@ def without_effect(sampler: str, settings: TrainSettings) -> dict[str, str]:
         if not condition:
             idle.update(dict.fromkeys(names, why))
 
+    adapters = "lora" in settings.parameters.split(",")
+    needs(adapters, "needs --parameters lora", "lora_r", "lora_alpha", "lora_targets")
     evaluation = [name for name in described(EvalSettings) if name != "eval"]
     needs(settings.eval, "needs --eval", *evaluation)
     if isinstance(settings, ChainSettings):

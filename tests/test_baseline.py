@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from bayesgen.baseline import adamw, checkpoint_path, learning_rate, train_baseline
+from bayesgen.baseline import adamw, checkpoint_path, estimate, learning_rate, train_baseline
 from bayesgen.data.corpora import Corpus, load_corpus
+from bayesgen.errors import UserError
 from bayesgen.models import load_model
+from bayesgen.models.architectures import HuggingFace
 from bayesgen.models.nanogpt import GPT, GPTConfig
 from bayesgen.settings import BaselineSettings
 
@@ -61,6 +64,21 @@ def test_training_learns_and_keeps_the_best(corpus: Corpus, tmp_path: Path) -> N
     assert model.tokenizer == corpus.tokenizer
 
 
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_a_hugging_face_model_learns_and_keeps_the_best(
+    architecture: Any, corpus: Corpus, tmp_path: Path
+) -> None:
+    pytest.importorskip("transformers")
+    settings = replace(TINY, architecture=architecture)
+    report = train_baseline(settings, corpus, tmp_path / "model", CPU)
+    losses = {step: val for step, _, val in report.curve}
+    assert losses[0] == pytest.approx(math.log(corpus.tokenizer.vocab_size), abs=0.2)
+    assert report.best_val_loss == min(losses.values()) < losses[0] - 0.5
+    model = load_model(tmp_path / "model")
+    written = HuggingFace(model.module, tokenizer=None)
+    assert estimate(written, settings, corpus.val, CPU) == report.best_val_loss
+
+
 def test_a_warm_start_is_the_state_inside_the_longer_schedule(
     corpus: Corpus, tmp_path: Path
 ) -> None:
@@ -85,3 +103,16 @@ def test_checkpoints_are_named_by_their_steps() -> None:
     assert checkpoint_path(warm, Path()) == folder / "baseline_model_3k_of_6k.pt"
     odd = replace(settings, max_iters=1500)
     assert checkpoint_path(odd, Path()) == folder / "baseline_model_1500.pt"
+    llama = replace(settings, architecture="llama")
+    assert checkpoint_path(llama, Path()) == folder / "baseline_llama_2k"
+    gpt2 = replace(warm, architecture="gpt2")
+    assert checkpoint_path(gpt2, Path()) == folder / "baseline_gpt2_3k_of_6k"
+
+
+def test_a_checkpoint_of_the_other_kind_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="to a file"):
+        checkpoint_path(replace(TINY, out=str(tmp_path)), Path())
+    for out in ("model.pt", str(tmp_path / "notes.txt")):
+        (tmp_path / "notes.txt").touch()
+        with pytest.raises(UserError, match="to a folder"):
+            checkpoint_path(replace(TINY, architecture="gpt2", out=out), Path())

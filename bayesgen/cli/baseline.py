@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from bayesgen.cli.options import Chosen, Parser, add_flags, combine, flag, parse, read_config
+from bayesgen.errors import UserError
 from bayesgen.settings import GPU_RECIPE, SAMPLERS, BaselineSettings, check_ranges, described
 
 EXAMPLES = """
@@ -19,6 +20,8 @@ examples:
     python scripts/train_baseline.py --recipe gpu --corpus shakespeare --device cuda
   a warm start inside a longer schedule, to be handed to a sampler:
     python scripts/train_baseline.py --corpus shakespeare --max-iters 6000 --stop-at 3000
+  a small Llama over GPT-2's byte pairs, as a Hugging Face model:
+    python scripts/train_baseline.py --architecture llama --tokenizer gpt2 --corpus shakespeare
 """
 
 
@@ -50,6 +53,8 @@ def choose(argv: list[str]) -> Chosen[BaselineSettings]:
         base=GPU_RECIPE if recipe == "gpu" else None,
     )
     check_ranges(chosen.settings)
+    if chosen.settings.architecture == "gpt2" and "bias" in flags:
+        raise UserError("--bias: a gpt2 always has biases; leave the flag out")
     return chosen
 
 
@@ -59,18 +64,18 @@ def main(argv: list[str]) -> int:
 
 
 def run_baseline(settings: BaselineSettings) -> Path:
-    """Train and report; returns the checkpoint's path."""
+    """Train and report; returns the checkpoint's path, a file or a folder."""
     from bayesgen.baseline import checkpoint_path, train_baseline
     from bayesgen.data.corpora import load_corpus
     from bayesgen.data.tokenizers import CharTokenizer, write_meta
     from bayesgen.inference.job import resolve_device
 
     began = time.monotonic()
+    path = checkpoint_path(settings, Path(settings.base_dir))
     data_dir = Path(settings.data_dir) if settings.data_dir else None
     corpus = load_corpus(settings.corpus, tokenizer_kind=settings.tokenizer, data_dir=data_dir)
-    path = checkpoint_path(settings, Path(settings.base_dir))
     report = train_baseline(settings, corpus, path, resolve_device(settings.device))
-    if isinstance(corpus.tokenizer, CharTokenizer):
+    if settings.architecture == "nanogpt" and isinstance(corpus.tokenizer, CharTokenizer):
         write_meta(path.with_name(f"{path.stem}_meta.pkl"), corpus.tokenizer)
     for step, train, val in report.curve:
         print(f"step {step}: train loss {train:.4f}, val loss {val:.4f}")

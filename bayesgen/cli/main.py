@@ -14,6 +14,7 @@ COMMANDS = {
     "train": "sample a posterior over a model's weights, and score it with --eval",
     "evaluate": "score finished runs again, side by side",
     "generate": "write text from a posterior, and show how sure it is of every token",
+    "export": "save a posterior as a Hugging Face model, which other tools can use",
     "baseline": "train the deterministic baseline (nanoGPT's recipe)",
     "quickstart": "baseline, SGHMC posterior, scores and a paragraph, in a few minutes",
 }

@@ -128,14 +128,14 @@ class TiktokenTokenizer:
 
         Raises UserError where the vocabulary cannot be loaded.
         """
-        return np.array(_encoding(self.name).encode_ordinary(text), _id_dtype(self.vocab_size))
+        return np.array(load_encoding(self.name).encode_ordinary(text), _id_dtype(self.vocab_size))
 
     def decode(self, ids: ArrayLike) -> str:
         """Text of the 1-D `ids`; bytes that are no UTF-8 become U+FFFD.
 
         Raises UserError for an id outside the vocabulary, or where that cannot be loaded.
         """
-        return str(_encoding(self.name).decode(_checked(ids, self).tolist()))
+        return str(load_encoding(self.name).decode(_checked(ids, self).tolist()))
 
     def to_dict(self) -> dict[str, Any]:
         """{"kind": "gpt2"}."""
@@ -215,8 +215,8 @@ def _bad_meta(path: Path, reason: str) -> UserError:
     return UserError(f"{path}: not a meta.pkl of nanoGPT, {reason}: run its prepare.py again")
 
 
-def _encoding(name: str) -> Any:
-    """tiktoken's encoding (it keeps a loaded one itself)."""
+def load_encoding(name: str) -> Any:
+    """tiktoken's encoding (it keeps a loaded one itself). Raises UserError where there is none."""
     try:
         import tiktoken
 
