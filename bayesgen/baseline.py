@@ -91,10 +91,11 @@ def checkpoint_path(settings: BaselineSettings, base: Path) -> Path:
     steps = _short(settings.max_iters)
     if settings.stop_at is not None:
         steps = f"{_short(settings.stop_at)}_of_{steps}"
-    folder = base / "checkpoints" / "baseline" / "models"
-    if file:
-        return folder / f"baseline_model_{steps}.pt"
-    return folder / f"baseline_{settings.architecture}_{steps}"
+    kind = "model" if file else settings.architecture
+    if settings.tokenizer == "gpt2":
+        kind += "_bpe"
+    name = f"baseline_{kind}_{steps}"
+    return base / "checkpoints" / "baseline" / "models" / (f"{name}.pt" if file else name)
 
 
 def train_baseline(

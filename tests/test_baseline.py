@@ -107,6 +107,10 @@ def test_checkpoints_are_named_by_their_steps() -> None:
     assert checkpoint_path(llama, Path()) == folder / "baseline_llama_2k"
     gpt2 = replace(warm, architecture="gpt2")
     assert checkpoint_path(gpt2, Path()) == folder / "baseline_gpt2_3k_of_6k"
+    pieces = replace(llama, tokenizer="gpt2")
+    assert checkpoint_path(pieces, Path()) == folder / "baseline_llama_bpe_2k"
+    nanogpt = replace(settings, tokenizer="gpt2")
+    assert checkpoint_path(nanogpt, Path()) == folder / "baseline_model_bpe_2k.pt"
 
 
 def test_a_checkpoint_of_the_other_kind_is_refused(tmp_path: Path) -> None:

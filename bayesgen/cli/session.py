@@ -170,7 +170,8 @@ def _warn_of_clipping(totals: dict[str, Any]) -> None:
         print(
             f"warning: the gradient was cut in {totals['clipped_steps']:,} of"
             f" {totals['steps']:,} steps: the draws are not those of the posterior; lower"
-            " --learning-rate or raise --gradient-clip",
+            " --learning-rate, raise --gradient-clip, or, where many tokens are rare, raise"
+            " --preconditioner-damping to 1",
             file=sys.stderr,
         )
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from bayesgen.data.fast_tokenizers import fast_tokenizer
 from bayesgen.data.tokenizers import Tokenizer
 from bayesgen.errors import UserError
+from bayesgen.models.huggingface import without_progress
 from bayesgen.models.nanogpt import GPT, GPTConfig, write_checkpoint
 from bayesgen.runs import atomic_write
 from bayesgen.settings import BaselineSettings
@@ -81,7 +81,7 @@ class HuggingFace:
         Over a model of another shape the old weights go first, so that no file is ever beside
         weights that it does not describe.
         """
-        with tempfile.TemporaryDirectory() as staging, _without_progress():
+        with tempfile.TemporaryDirectory() as staging, without_progress():
             self.module.save_pretrained(staging)
             self.tokenizer.save_pretrained(staging)
             files = {file.name: file.read_bytes() for file in Path(staging).iterdir()}
@@ -170,17 +170,3 @@ def _llama(settings: BaselineSettings, **shared: Any) -> Any:
         tie_word_embeddings=True,
         **shared,
     )
-
-
-@contextmanager
-def _without_progress() -> Iterator[None]:
-    """transformers shows no bar of its own: saving happens under the bar of the training."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

@@ -6,7 +6,8 @@ Needs the extra `hf` (`pip install 'bayesgen[hf]'`).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +166,7 @@ def _refuse_wrong_task(name: str, task: str, auto: Any, config: Any) -> None:
 
 def _weights(name: str, task: Task, auto: Any, config: Any) -> tuple[nn.Module, set[str]]:
     """The module with its weights, and the names of those that the folder does not hold."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), without_progress():
         torch.manual_seed(0)  # a new head is the same at every load
         try:
             module, loading = auto.from_pretrained(
@@ -198,7 +199,7 @@ def _weights(name: str, task: Task, auto: Any, config: Any) -> tuple[nn.Module, 
 def _load_adapters(name: str, module: Any) -> None:
     """Put the PEFT adapters in the folder `name` into `module`."""
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), without_progress():
             lacking = module.load_adapter(
                 name, adapter_kwargs={"local_files_only": True}
             ).missing_keys
@@ -235,10 +236,10 @@ def _tokenizer(name: str, module: Any) -> HuggingFaceTokenizer | None:
         tokenizer = HuggingFaceTokenizer(
             AutoTokenizer.from_pretrained(name, local_files_only=folder.is_dir())
         )
-        if not len(tokenizer.encode("a")):
-            return None
     except (OSError, ValueError, KeyError):
         return None  # a model without a tokenizer still scores token ids
+    if _knows_nothing(tokenizer):
+        return None
     rows = module.get_input_embeddings().weight.shape[0]
     if tokenizer.vocab_size > rows:
         raise UserError(
@@ -246,6 +247,14 @@ def _tokenizer(name: str, module: Any) -> HuggingFaceTokenizer | None:
             f" only {rows}; put the model's own tokenizer into the folder"
         )
     return tokenizer
+
+
+def _knows_nothing(tokenizer: HuggingFaceTokenizer) -> bool:
+    """Whether transformers made it up: it encodes every text as nothing."""
+    try:
+        return not len(tokenizer.encode("a"))
+    except UserError:
+        return False
 
 
 def _block_size(config: Any, module: nn.Module) -> int | None:
@@ -322,6 +331,20 @@ def weights_sha256(module: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
+@contextmanager
+def without_progress() -> Iterator[None]:
+    """transformers shows no bars of its own: a command has one, with the numbers of its work."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 class HuggingFaceTokenizer:
     """A transformers tokenizer behind the project's tokenizer protocol."""
 
@@ -331,7 +354,15 @@ class HuggingFaceTokenizer:
         self.vocab_size = len(tokenizer)
 
     def encode(self, text: str) -> Any:
-        return self.tokenizer(text, add_special_tokens=False, return_tensors="np")["input_ids"][0]
+        """Ids of `text`, 1-D. Raises UserError where the vocabulary lacks something in it."""
+        try:
+            found = self.tokenizer(text, add_special_tokens=False, return_tensors="np")
+        except Exception as error:  # tokenizers raises nothing more particular
+            raise UserError(
+                f"the tokenizer of '{self.name}' cannot encode this text"
+                f" ({' '.join(str(error).split())}); take a text in its own alphabet"
+            ) from error
+        return found["input_ids"][0]
 
     def decode(self, ids: Any) -> str:
         return str(self.tokenizer.decode(ids))

@@ -61,7 +61,8 @@ def test_a_hugging_face_model_end_to_end(
     if tokenizer == "gpt2":
         request.getfixturevalue("gpt2_vocabulary")
     assert baseline("--architecture", architecture, "--tokenizer", tokenizer) == 0
-    folder = FOLDER / f"baseline_{architecture}_12"
+    pieces = "_bpe" if tokenizer == "gpt2" else ""
+    folder = FOLDER / f"baseline_{architecture}{pieces}_12"
     assert f"{folder}: step 12, validation loss" in capsys.readouterr().out
     assert {p.name for p in FOLDER.iterdir()} == {folder.name}
     record = json.loads((folder / "training.json").read_text())
@@ -76,7 +77,7 @@ def test_nanogpt_on_byte_pairs_end_to_end(
     workspace: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert baseline("--tokenizer", "gpt2") == 0
-    path = FOLDER / "baseline_model_12.pt"
+    path = FOLDER / "baseline_model_bpe_12.pt"
     assert {p.name for p in FOLDER.iterdir()} == {path.name}  # no meta.pkl: nanoGPT has tiktoken
     model = load_model(path)
     assert model.tokenizer is not None

@@ -52,9 +52,7 @@ NOTES = {
         "The feed-forward layers alone: the matrices of the attention are no layers of their own,"
         " which is what PEFT adapts."
     ),
-    "gaussian": (
-        "The predictive is categorical: a regression has no distribution over classes."
-    ),
+    "gaussian": ("The predictive is categorical: a regression has no distribution over classes."),
 }
 
 

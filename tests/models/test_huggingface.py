@@ -176,3 +176,31 @@ def test_missing_weights_are_refused_and_not_made_up(folder: Path) -> None:
 def test_a_damaged_config_is_refused(folder: Path) -> None:
     (folder / "config.json").write_text("{not json")
     refusal(folder)
+
+
+def characters(text: str) -> Any:
+    """A tokenizer of characters without a token for what it does not know."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+
+    raw = Tokenizer(models.WordLevel({c: i for i, c in enumerate(text)}, unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.Split(Regex("[\\s\\S]"), "isolated")
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=raw)
+
+
+def test_a_character_that_the_tokenizer_lacks_is_one_line(folder: Path) -> None:
+    characters("xyz").save_pretrained(folder)  # no "a" in it
+    model = load_model(folder)
+    assert model.tokenizer is not None
+    assert model.tokenizer.encode("zyx").tolist() == [2, 1, 0]
+    with pytest.raises(UserError, match="cannot encode this text") as caught:
+        model.tokenizer.encode("xé")
+    assert "\n" not in str(caught.value)
+
+
+def test_loading_shows_no_bar_of_its_own(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    load_model(folder)
+    assert capsys.readouterr().err == ""
+    assert logging.is_progress_bar_enabled() == shown
