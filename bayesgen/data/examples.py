@@ -1,0 +1,165 @@
+"""Labelled texts in a model's own tokens, and padded batches of them."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from bayesgen.data.labelled import Labelled, shuffled
+from bayesgen.errors import UserError
+
+_ROWS = 1000  # encoded at a time: encodings take far more room than their ids
+
+
+class Examples:
+    """A `Labelled` and its token ids, one observation a row. `ShuffledWindows` takes it.
+
+    Attributes:
+        tokenizer: of transformers; it pads with its own token, on its own side.
+        max_length: tokens that a row has at most, special ones among them; of a pair, the longer
+            text is cut first.
+        ids: per row its token ids, 1-D int32.
+        types: per row which text each token is from, 1-D uint8; None where the tokenizer does
+            not say.
+        cut: [N] bool, the rows that were longer.
+
+    Raises:
+        UserError: the tokenizer cannot encode a text or cannot pad, or `max_length` leaves no
+            room for a token of each text.
+    """
+
+    def __init__(self, data: Labelled, tokenizer: Any, max_length: int) -> None:
+        _require_room(data, tokenizer, max_length)
+        self.data = data
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.ids: list[NDArray[np.int32]] = []
+        types: list[NDArray[np.uint8]] = []
+        self.cut = np.zeros(len(data), dtype=np.bool_)
+        for start in range(0, len(data), _ROWS):
+            chunk = np.arange(start, min(start + _ROWS, len(data)))
+            found = _encoded(data.take(chunk), tokenizer)
+            long = [i for i, row in enumerate(found["input_ids"]) if len(row) > max_length]
+            if long:
+                shorter = _encoded(data.take(chunk[long]), tokenizer, max_length)
+                for key, rows in found.items():
+                    for i, row in zip(long, shorter[key], strict=True):
+                        rows[i] = row
+            self.cut[chunk[long]] = True
+            self.ids.extend(np.array(row, dtype=np.int32) for row in found["input_ids"])
+            types.extend(np.array(r, dtype=np.uint8) for r in found.get("token_type_ids", ()))
+        self.types = types or None
+        for i, ids in enumerate(self.ids):
+            if not len(ids):
+                raise UserError(f"{data.name}: row {i + 1} has no tokens; remove it from the data")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def num_targets(self) -> int:
+        """N: each row is one observation."""
+        return len(self)
+
+    @property
+    def truncated(self) -> int:
+        """Number of rows that were cut."""
+        return int(self.cut.sum())
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """[N] tokens of each row."""
+        return np.array([len(row) for row in self.ids], dtype=np.int64)
+
+    def describe(self) -> str:
+        """Number and lengths of the rows, and how many were cut, in words."""
+        lengths = self.lengths
+        words = (
+            f"{len(self):,} examples of {self.data.name}, {lengths.min()} to {lengths.max()} tokens"
+            f" (mean {lengths.mean():.1f}); "
+        )
+        if not self.truncated:
+            return words + "none was cut"
+        share = self.truncated / len(self)
+        return words + f"{self.truncated:,} ({share:.1%}) were cut to {self.max_length} tokens"
+
+    def batch(self, indices: ArrayLike) -> dict[str, Tensor]:
+        """The rows of the 1-D `indices`, padded to the longest of them.
+
+        "input_ids" and "attention_mask" [B, T] int64, "token_type_ids" where the tokenizer makes
+        them, and "labels" [B], int64 ids of classes or float32 scores.
+        """
+        rows = np.asarray(indices, dtype=np.int64)
+        inputs = {"input_ids": [self.ids[i].tolist() for i in rows]}
+        if self.types is not None:
+            inputs["token_type_ids"] = [self.types[i].tolist() for i in rows]
+        padded = self.tokenizer.pad(
+            inputs, return_attention_mask=True, return_tensors="pt", verbose=False
+        )
+        return {**padded, "labels": torch.from_numpy(self.data.labels[rows])}
+
+    def fingerprint(self) -> str:
+        """sha256 of what a model is given and asked for: ids, token types and labels."""
+        digest = hashlib.sha256(str(self.lengths.tolist()).encode())
+        for row in (*self.ids, *(self.types or ()), self.data.labels):
+            digest.update(row.tobytes())
+        return digest.hexdigest()
+
+    def subset(self, num: int, seed: int) -> Examples:
+        """`num` rows drawn without replacement, in the order of the data.
+
+        With the same seed a smaller subset lies within every larger one. Raises UserError where
+        there are not so many rows.
+        """
+        if not 1 <= num <= len(self):
+            raise UserError(
+                f"--train-samples {num}: {self.data.name} has {len(self):,} examples; choose a"
+                f" number from 1 to {len(self)}"
+            )
+        rows = np.sort(shuffled(len(self), seed, "train-samples")[:num])
+        chosen = copy.copy(self)
+        chosen.data = self.data.take(rows)
+        chosen.ids = [self.ids[i] for i in rows]
+        chosen.types = None if self.types is None else [self.types[i] for i in rows]
+        chosen.cut = self.cut[rows]
+        return chosen
+
+
+def _require_room(data: Labelled, tokenizer: Any, max_length: int) -> None:
+    pair = data.second is not None
+    least = tokenizer.num_special_tokens_to_add(pair=pair) + 1 + pair
+    if max_length < least:
+        raise UserError(
+            f"--max-length {max_length}: special tokens and one of each text make {least}; choose"
+            f" at least {least}"
+        )
+    if tokenizer.pad_token_id is None:
+        raise UserError(
+            f"--model: the tokenizer of '{tokenizer.name_or_path}' has no padding token; set its"
+            " pad_token and the model's pad_token_id, and save both into the model's folder"
+        )
+
+
+def _encoded(data: Labelled, tokenizer: Any, max_length: int | None = None) -> dict[str, Any]:
+    """Lists of ids (and token types) of each row, cut where `max_length` is given."""
+    try:
+        found = tokenizer(
+            list(data.first),
+            None if data.second is None else list(data.second),
+            truncation=False if max_length is None else "longest_first",
+            max_length=max_length,
+            return_attention_mask=False,
+            verbose=False,  # a row above the tokenizer's own limit is cut later
+        )
+    except Exception as error:  # tokenizers raises nothing more particular
+        raise UserError(
+            f"{data.name}: the tokenizer of '{tokenizer.name_or_path}' cannot encode a text"
+            f" ({' '.join(str(error).split())}); take texts in its own alphabet"
+        ) from error
+    return dict(found)
