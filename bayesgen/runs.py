@@ -14,8 +14,9 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -29,18 +30,28 @@ from torch import Tensor
 
 from bayesgen.errors import UserError
 
-RECORD_KEYS = {"sampler", "settings", "sources", "model", "data", "parameters", "block_size"}
-"""What run.json must hold for a run to be continued or scored."""
-
 
 def atomic_write(path: Path, data: bytes) -> None:
-    """Put `data` at `path`: the old file or the new one is there, never a part."""
+    """Put `data` at `path`: the old file or the new one is there, never a part, and nothing else.
+
+    Raises:
+        UserError: it cannot be written, as on a disk that is full.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"'{path}' could not be written ({error.strerror or error}); put that right and give"
+            " the command again"
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def atomic_save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -113,12 +124,14 @@ class Run:
         """The content of run.json.
 
         Raises:
-            UserError: it is damaged.
+            UserError: something that its readers need is not there, or not what it should be.
         """
         record = self.read_json("run.json")
-        missing = RECORD_KEYS - record.keys()
-        if missing:
-            raise UserError(f"'{self.path / 'run.json'}' is damaged: {min(missing)} is missing")
+        for key in _faults(record):
+            raise UserError(
+                f"'{self.path / 'run.json'}': '{key}' is missing or wrong; the file was damaged or"
+                " written by another version: copy it back, or use that version"
+            )
         return record
 
     # -- records ---------------------------------------------------------------------------------
@@ -132,9 +145,11 @@ class Run:
         try:
             content = json.loads((self.path / name).read_text())
         except (OSError, ValueError) as error:
-            raise UserError(f"'{self.path / name}' is missing or damaged ({error})") from error
+            raise UserError(
+                f"'{self.path / name}' is missing or damaged ({error}); copy it back"
+            ) from error
         if not isinstance(content, dict):
-            raise UserError(f"'{self.path / name}' is damaged: it holds no record")
+            raise UserError(f"'{self.path / name}' is damaged: it holds no record; copy it back")
         return content
 
     @property
@@ -149,15 +164,18 @@ class Run:
     # -- draws -----------------------------------------------------------------------------------
 
     def draw_paths(self, chain: int | None = None) -> list[Path]:
-        """Shards in order: chain by chain, first draw first."""
-        which = "[0-9]*" if chain is None else str(chain)
-        pattern = f"c{which}-[0-9]*.safetensors"
-        return sorted((self.path / "draws").glob(pattern), key=_shard_key)
+        """Shards in order: chain by chain, first draw first.
+
+        Raises:
+            UserError: a file has almost the name of a shard.
+        """
+        paths = sorted((self.path / "draws").glob("c*.safetensors"), key=_shard_key)
+        return [path for path in paths if chain is None or _shard_key(path)[0] == chain]
 
     def write_draw(self, chain: int, index: int, theta: Tensor, step: int) -> None:
         """Add draw `index` of `chain`: θ [P], after `step` steps."""
         atomic_save(
-            self.path / "draws" / f"c{chain}-{index:06d}.safetensors",
+            self.path / "draws" / _shard_name(chain, index),
             {"draws": theta.detach().cpu().unsqueeze(0)},
             {"chain": str(chain), "step": str(step)},
         )
@@ -246,6 +264,89 @@ class Run:
             return True
 
 
+# -- what run.json must hold ---------------------------------------------------------------------
+
+
+def _is(*kinds: type) -> Callable[[Any], bool]:
+    return lambda value: type(value) in kinds  # True and False are no numbers here
+
+
+def _at_least(bound: int) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and value >= bound
+
+
+def _adds_up(rows: Any) -> bool:
+    """Whether `rows` are those of a `bayesgen.parameters.Layout`: each where the last one ends."""
+    try:
+        end = 0
+        for row in rows:
+            name, shape, offset = row["name"], row["shape"], row["offset"]
+            if not (type(name) is str and type(offset) is int and offset == end):
+                return False
+            if not (type(shape) is list and all(map(_at_least(0), shape))):
+                return False
+            end += math.prod(shape)
+        return end > 0 and len({row["name"] for row in rows}) == len(rows)
+    except (TypeError, KeyError):
+        return False
+
+
+NOTHING = type(None)
+NEEDED: dict[str, Callable[[Any], bool]] = {
+    "sampler": _is(str),
+    "settings": _is(dict),
+    "settings.corpus": _is(str),
+    "settings.data_dir": _is(str, NOTHING),
+    "settings.meta_path": _is(str, NOTHING),
+    "settings.parameters": _is(str),
+    "settings.seed": _at_least(0),
+    "settings.task": _is(str),
+    "settings.temperature": _is(int, float),
+    "settings.train_samples": lambda value: value is None or _at_least(1)(value),
+    "sources": _is(dict),
+    "model": _is(dict),
+    "model.name": _is(str),
+    "model.family": _is(str),
+    "model.sha256": _is(str),
+    "data": _is(dict),
+    "data.name": _is(str),
+    "data.sha256": _is(str),
+    "block_size": _at_least(1),
+    "num_observations": _at_least(1),
+    "num_parameters": _at_least(1),
+    "num_bayesian": _at_least(1),
+    "opening": _is(dict),
+    "opening.rows": _is(list),
+    "opening.warnings": _is(list),
+    "versions": _is(dict),
+    "parameters": _adds_up,
+}
+"""What a run is continued, scored and exported with; runs of every version have it."""
+NEEDED_OF_ADAPTERS: dict[str, Callable[[Any], bool]] = {
+    "settings.lora_r": _at_least(1),
+    "settings.lora_alpha": _is(int, float),
+    "settings.lora_targets": _is(str, NOTHING),
+}
+"""The same, where adapters were asked for; runs from before there were adapters do not have it."""
+
+
+def _faults(record: Mapping[str, Any]) -> Iterator[str]:
+    """The keys of run.json that are missing or wrong."""
+
+    def at(key: str) -> Any:
+        value: Any = record
+        for part in key.split("."):
+            value = value.get(part, ...) if isinstance(value, dict) else ...
+        return value
+
+    yield from (key for key, good in NEEDED.items() if not good(at(key)))
+    subset = record["settings"]["parameters"].split(",")
+    if "lora" in map(str.strip, subset):  # as `bayesgen.parameters.names_adapters` reads it
+        yield from (key for key, good in NEEDED_OF_ADAPTERS.items() if not good(at(key)))
+    for name in sorted(record["sources"].keys() - record["settings"].keys()):
+        yield f"settings.{name}"
+
+
 def _read_snapshot(path: Path) -> Snapshot | None:
     """The snapshot in `path`, or None where there is none or it is damaged."""
     if not path.exists():
@@ -259,9 +360,27 @@ def _read_snapshot(path: Path) -> Snapshot | None:
         return None
 
 
+def _shard_name(chain: int, index: int) -> str:
+    return f"c{chain}-{index:06d}.safetensors"
+
+
 def _shard_key(path: Path) -> tuple[int, int]:
-    chain, index = path.stem.split("-")
-    return int(chain[1:]), int(index)
+    """Chain and number of a shard.
+
+    A name that `write_draw` does not give is refused: to leave the file out could lose a draw that
+    was renamed, and to read it could count a draw twice that was copied. Only the user knows.
+
+    Raises:
+        UserError: it is no name of a shard.
+    """
+    found = re.fullmatch(r"c([0-9]+)-([0-9]+)\.safetensors", path.name)
+    key = (int(found[1]), int(found[2])) if found else (0, 0)
+    if found is None or path.name != _shard_name(*key):
+        raise UserError(
+            f"'{path}' is not named as a draw is ({_shard_name(*key)}): give it its name back, or"
+            " move it out of the folder"
+        )
+    return key
 
 
 def sampler_folder(base: Path, sampler: str) -> Path:

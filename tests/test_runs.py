@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -93,12 +95,33 @@ def test_a_write_that_fails_leaves_the_old_file(
     first = path.read_bytes()
 
     def full_disk(descriptor: int) -> None:
-        raise OSError("no space left")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(UserError, match="No space left on device") as caught:
         write(path, 2)
+    assert f"'{path}' could not be written" in one_line(caught)
     assert path.read_bytes() == first
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("write", [write_bytes, write_tensors])
+def test_a_write_into_what_is_no_folder_names_the_file(tmp_path: Path, write: Any) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(UserError, match="could not be written") as caught:
+        write(tmp_path / "file" / "run.json", 1)
+    assert str(tmp_path / "file" / "run.json") in one_line(caught)
+
+
+def test_a_file_that_grows_too_large_leaves_nothing(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**15, hard))
+        with pytest.raises(UserError, match=r"could not be written \(File too large\)"):
+            atomic_write(tmp_path / "file", bytes(2**16))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_saved_tensors_carry_their_metadata(tmp_path: Path) -> None:
@@ -173,6 +196,12 @@ def test_json_that_is_missing_or_damaged_is_a_user_error(run: Run, text: str | N
     assert str(run.path / "run.json") in one_line(caught)
 
 
+def test_a_list_is_no_record(run: Run) -> None:
+    (run.path / "run.json").write_text("[]")
+    with pytest.raises(UserError, match="is damaged: it holds no record"):
+        run.record()
+
+
 def test_tensors_beside_the_draws_survive_writing_and_reading(run: Run) -> None:
     assert run.read_tensors("scale.safetensors") is None
     scale = torch.randn(4)
@@ -225,6 +254,23 @@ def test_an_unfinished_write_is_no_draw(run: Run, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(os, "fsync", killed)
     with pytest.raises(KeyboardInterrupt):
         run.write_draw(0, 1, theta(0, 1), step=2)
+    assert stored(run) == [(0, 0)]
+    assert [path.name for path in (run.path / "draws").iterdir()] == ["c0-000000.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "name", ["c0-1x", "c0-12", "c0-000001 (1)", "c00-000001", "c0-000001-old", "c0", "c0-00000²"]
+)
+def test_a_file_with_almost_the_name_of_a_draw_is_refused(run: Run, name: str) -> None:
+    run.write_draw(0, 0, theta(0, 0), step=1)
+    path = run.path / "draws" / f"{name}.safetensors"
+    atomic_save(path, {"draws": theta(0, 1)[None]}, {})
+    for chain in (None, 0):
+        with pytest.raises(UserError, match="is not named as a draw is") as caught:
+            run.draw_paths(chain)
+        assert str(path) in one_line(caught)
+    path.rename(path.with_name(f".{path.name}.tmp"))
+    (path.parent / "notes.txt").write_text("not a draw")
     assert stored(run) == [(0, 0)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,13 +45,16 @@ def choose(argv: list[str]) -> tuple[list[str], EvaluateSettings]:
     add_flags(parser, EvaluateSettings)
     flags = parse(parser, argv, {})
     runs = list(flags.pop("runs"))
-    settings = combine(EvaluateSettings, flags, {}, "").settings
+    # a run knows its own model: MODEL_PATH is that of new runs
+    settings = combine(EvaluateSettings, flags, {}, "", without={"model"}).settings
     check_ranges(settings)
     return runs, settings
 
 
 def main(argv: list[str]) -> int:
     names, settings = choose(argv)
+    if len({Path(name).resolve() for name in names}) < len(names):
+        raise UserError("a run is named twice; name each once")
     for name in names:
         if not (Path(name) / "run.json").is_file():
             raise UserError(f"'{name}' is not the folder of a run (it holds no run.json)")
@@ -72,6 +76,10 @@ def main(argv: list[str]) -> int:
         name: score_run(run, model, settings, material)
         for name, (run, model, material) in zip(names, prepared, strict=True)
     }
+    if len({content["corpus"]["sha256"] for content in contents.values()}) > 1:
+        print(
+            "warning: the runs are of different corpora: compare within each only", file=sys.stderr
+        )
     labels = _labels(names)
     shown = {labels[name]: content for name, content in contents.items()}
     show(predictor_table(shown))

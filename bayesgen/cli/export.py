@@ -42,7 +42,8 @@ def choose(argv: list[str]) -> tuple[str, Path, ExportSettings]:
     add_flags(parser, ExportSettings)
     flags = parse(parser, argv, {})
     source = str(flags.pop("source"))
-    settings = combine(ExportSettings, flags, {}, "").settings
+    # a run knows its own model: MODEL_PATH is that of new runs
+    settings = combine(ExportSettings, flags, {}, "", without={"model"}).settings
     check_ranges(settings)
     if settings.out is None:
         raise UserError("--out: name the folder to write")

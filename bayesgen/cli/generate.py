@@ -54,7 +54,8 @@ def choose(argv: list[str]) -> tuple[str, GenerateSettings]:
     add_flags(parser, GenerateSettings)
     flags = parse(parser, argv, {})
     source = str(flags.pop("source"))
-    settings = combine(GenerateSettings, flags, {}, "").settings
+    # a run knows its own model: MODEL_PATH is that of new runs
+    settings = combine(GenerateSettings, flags, {}, "", without={"model"}).settings
     check_ranges(settings)
     if settings.prompt is not None and settings.prompt_file is not None:
         raise UserError("--prompt and --prompt-file: give one of them")

@@ -9,7 +9,7 @@ import argparse
 import difflib
 import os
 import runpy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, NoReturn, TypeVar, get_args, get_origin
@@ -109,13 +109,18 @@ def combine(
     config: Mapping[str, Any],
     config_name: str,
     base: Mapping[str, Any] | None = None,
+    without: Container[str] = (),
 ) -> Chosen[T]:
-    """Flags over the environment over config.py over `base` over the defaults."""
+    """Flags over the environment over config.py over `base` over the defaults.
+
+    Args:
+        without: settings that no environment variable gives.
+    """
     known = described(cls)
     environment = {
         name: _from_text(os.environ[variable], known[name].kind, variable)
         for name, variable in ENVIRONMENT.items()
-        if name in known and os.environ.get(variable)
+        if name in known and name not in without and os.environ.get(variable)
     }
     given = {name: value for name, value in flags.items() if name in known}
     settings = cls(**{**(base or {}), **config, **environment, **given})

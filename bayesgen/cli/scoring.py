@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from torch import Tensor
 from bayesgen.data.corpora import Corpus, FarText, load_far_text
 from bayesgen.data.windows import Windows, subset
 from bayesgen.errors import UserError
-from bayesgen.evaluation import evaluate_split, run_passes
-from bayesgen.evaluation.cache import TokenCache
+from bayesgen.evaluation import evaluate_split, passes_key, run_passes
+from bayesgen.evaluation.cache import Passes, TokenCache
+from bayesgen.evaluation.passes import Split
 from bayesgen.evaluation.shift import detect_shift
 from bayesgen.evaluation.texts import sample_texts
 from bayesgen.models import FunctionalModel
@@ -140,9 +142,10 @@ def _score(
         "max_windows": settings.eval_max_samples,
         "cache": cache,
     }
-    far = None
+    far, far_key = None, ""
     if material.far is not None:
         far = run_passes(predictive, material.far, progress="scoring the far text", **options)
+        far_key = passes_key(cache, predictive, far[1], material.held_in)
     reports: dict[str, Any] = {}
     texts: dict[str, Any] = {}
     window_nll: dict[str, Tensor] = {}
@@ -153,16 +156,20 @@ def _score(
         window_nll[f"{name}.tokens"] = report.window_tokens
         if far is not None:
             near = run_passes(predictive, windows, **options)
-            reports[name]["ood"] = detect_shift(near, far).to_json()
-        if settings.eval_num_text_samples:
-            samples = sample_texts(
-                predictive,
-                windows,
-                settings.eval_num_text_samples,
-                progress=f"continuing texts of {name}",
+            reports[name]["ood"] = cache.plain(
+                f"{report.key}.far-{far_key}",
+                partial(_shift, near, far),
             )
-            texts[name] = samples.to_json()
-            reports[name] |= samples.scores()
+        if settings.eval_num_text_samples:
+            made = cache.plain(
+                f"{report.key}.texts-{settings.eval_num_text_samples}",
+                partial(
+                    _texts, predictive, windows, settings.eval_num_text_samples,
+                    f"continuing texts of {name}",
+                ),
+            )  # fmt: skip
+            texts[name] = made["texts"]
+            reports[name] |= made["scores"]
     content = {
         "run": str(run.path),
         **material.texts,
@@ -175,6 +182,15 @@ def _score(
     run.write_tensors(f"{file}.safetensors", window_nll)
     run.write_json(f"{file}.json", content)
     return content
+
+
+def _shift(near: tuple[Passes, Split], far: tuple[Passes, Split]) -> dict[str, Any]:
+    return detect_shift(near, far).to_json()
+
+
+def _texts(predictive: Predictive, windows: Windows, count: int, progress: str) -> dict[str, Any]:
+    samples = sample_texts(predictive, windows, count, progress=progress)
+    return {"texts": samples.to_json(), "scores": samples.scores()}
 
 
 def _free_name(run: Run) -> str:

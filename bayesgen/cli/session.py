@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import resource
+import signal
 import sys
 from datetime import datetime
 from functools import cache
@@ -20,7 +21,7 @@ from bayesgen.cli.sources import adapters
 from bayesgen.cli.train import DEFAULT_MODEL
 from bayesgen.data.corpora import Corpus, load_corpus
 from bayesgen.data.windows import Batches
-from bayesgen.errors import UserError
+from bayesgen.errors import Interrupted, UserError
 from bayesgen.inference.job import Job, make_job, resolve_device, training_batches
 from bayesgen.inference.loop import ChainTotals, graceful_stop, run_chain
 from bayesgen.inference.opening import Opening, opening
@@ -96,7 +97,10 @@ def train(name: str, chosen: Chosen[TrainSettings], resumed: Run | None = None) 
             chains = [run_chain(job, run, tracker, c, stop) for c in range(settings.chains)]
         totals = _totals(job, chains)
         _warn_of_clipping(totals)
-        evaluation = None if material is None else score_run(run, model, settings, material)
+        try:
+            evaluation = None if material is None else score_run(run, model, settings, material)
+        except KeyboardInterrupt:
+            raise Interrupted(signal.SIGINT, run.path, job.plan.steps) from None
         text = summary(run.record(), totals, evaluation)
         atomic_write(run.path / f"{name}_summary.txt", text.encode())
         run.write_json(f"{name}_metrics.json", totals)  # last: the run is finished

@@ -41,6 +41,8 @@ def open_source(name: str, *, model: str | None = None, device: str = "auto") ->
     """
     on = str(resolve_device(device))
     if not (Path(name) / "run.json").is_file():
+        if not Path(name).exists():
+            raise UserError(f"'{name}' is not there; name a run's folder or a model's")
         if model is not None:
             raise UserError(f"--model goes with a run, and '{name}' is none")
         alone = load_model(name, device=on)
@@ -61,6 +63,11 @@ def open_source(name: str, *, model: str | None = None, device: str = "auto") ->
         raise UserError(
             f"'{loaded.info.name}' is not the model that the run '{name}' started from (its sha256"
             " differs); name that one with --model"
+        )
+    if loaded.layout != posterior.layout:
+        raise UserError(
+            f"'{name}': the parameters in its run.json are not those of '{loaded.info.name}'; the"
+            " file was damaged or written by another version: copy it back, or use that version"
         )
     return Source(name, loaded, posterior, run)
 

@@ -3,8 +3,9 @@
 from bayesgen.evaluation.evaluate import (
     SplitReport,
     evaluate_split,
+    passes_key,
     run_passes,
     score_checkpoint,
 )
 
-__all__ = ["SplitReport", "evaluate_split", "run_passes", "score_checkpoint"]
+__all__ = ["SplitReport", "evaluate_split", "passes_key", "run_passes", "score_checkpoint"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ from bayesgen.errors import UserError
 from bayesgen.evaluation.passes import Keep, Mixed, Scored, Split
 from bayesgen.evaluation.tokens import Scores, Tally, TokenScores
 from bayesgen.predictive import Predictive
-from bayesgen.runs import atomic_save
+from bayesgen.runs import atomic_save, atomic_write
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -140,9 +140,22 @@ class TokenCache:
                 f"'{self.folder.parent}' is being scored by another process; wait for it"
             ) from error
 
+    def plain(self, name: str, make: Callable[[], Any]) -> Any:
+        """The plain data that `make` gives, made once and kept as <name>.json."""
+        path = self.folder / f"{name}.json"
+        with suppress(OSError, ValueError):
+            return json.loads(path.read_text())
+        content = json.loads(json.dumps(make()))  # the same types as when it is read
+        self.folder.mkdir(parents=True, exist_ok=True)
+        atomic_write(path, json.dumps(content).encode())
+        return content
+
     def drop_unfinished(self) -> None:
         """Forget what an interrupted pass left."""
-        self._unfinished().unlink(missing_ok=True)
+        for path in (*self.folder.glob(".*.tmp"), *self.folder.glob("*.npy")):
+            # log-likelihoods come before the file that makes them count
+            if path.suffix == ".tmp" or not path.with_suffix(".safetensors").exists():
+                path.unlink(missing_ok=True)
 
     def _unfinished(self) -> Path:
         return self.folder / ".unfinished.npy"

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,6 +37,7 @@ from bayesgen.predictive import Forward, Predictive
 
 PREDICTORS = ("deterministic", "temperature_scaled", "posterior_mean", "mean_of_draws", "bma")
 CURVE_POINTS = 21
+ONE_WINDOW = "an interval needs two windows or more"
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,24 @@ class Selective:
         curve: risk against coverage.
         aurc: with its interval over windows.
         minus_deterministic: AURC minus that of the deterministic predictor by its entropy.
+        no_interval: why there is none, or None.
     """
 
     predictor: str
     curve: RiskCoverage
     aurc: Interval | None
     minus_deterministic: Interval | None
+    no_interval: str | None
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Selective:
+        """From what `asdict` makes of it."""
+        aurc, minus = (
+            Interval(**content[name]) if content[name] else None
+            for name in ("aurc", "minus_deterministic")
+        )
+        curve = RiskCoverage(**content["curve"])
+        return cls(content["predictor"], curve, aurc, minus, content["no_interval"])
 
 
 @dataclass(frozen=True)
@@ -70,13 +84,14 @@ class SplitReport:
     """The scores of one split.
 
     Attributes:
-        temperature: τ of `temperature_scaled`.
+        temperature: τ of `temperature_scaled`; the mean of two where it was cross-fitted.
         reliability: predictor -> the bins of its reliability diagram.
         by_draws: number of draws -> scores of their mixture.
         selective: uncertainty -> how well it ranks the token errors.
         window_nll: predictor -> summed NLL of each window [windows], float64, in nats.
         window_tokens: targets of each window [windows].
         differences: predictor -> the mixture's NLL minus the predictor's.
+        key: of the passes in the cache.
     """
 
     num_tokens: int
@@ -90,8 +105,10 @@ class SplitReport:
     window_nll: dict[str, Tensor]
     window_tokens: Tensor
     differences: dict[str, Interval]
+    key: str = ""
 
     def to_json(self) -> dict[str, Any]:
+        no_interval = ONE_WINDOW if len(self.window_tokens) < 2 else None
         return {
             "num_tokens": self.num_tokens,
             "num_draws": self.num_draws,
@@ -102,7 +119,10 @@ class SplitReport:
             "entropy": vars(self.entropy),
             "by_num_draws": [{"draws": k, **vars(s)} for k, s in sorted(self.by_draws.items())],
             "selective": {name: asdict(s) for name, s in self.selective.items()},
-            "bma_minus": {name: vars(d) for name, d in self.differences.items()},
+            "bma_minus": {
+                name: {**vars(d), "no_interval": no_interval}
+                for name, d in self.differences.items()
+            },
         }
 
 
@@ -133,6 +153,9 @@ def evaluate_split(
     scores = {name: s.scores for name, s in scored.items()} | {"mean_of_draws": mixed.draws}
     window_nll = {name: s.window_nll for name, s in scored.items()}
     window_nll["mean_of_draws"] = mixed.draws_window_nll
+    ranked = partial(_selective, passes, split.tokens, progress)
+    key = "" if cache is None else passes_key(cache, predictive, split, held_in)
+    selective = ranked() if cache is None else cache.plain(f"{key}.selective", ranked)
     total = mixed.bma.tally.mean_entropy
     aleatoric = float(mixed.aleatoric.mean())
     return SplitReport(
@@ -143,7 +166,7 @@ def evaluate_split(
         reliability={name: s.tally.reliability() for name, s in scored.items()},
         entropy=Entropy(total, aleatoric, total - aleatoric),
         by_draws=mixed.by_draws,
-        selective=_selective(passes, split.tokens),
+        selective={name: Selective.from_json(s) for name, s in selective.items()},
         window_nll={name: window_nll[name] for name in PREDICTORS},
         window_tokens=split.tokens,
         differences={
@@ -151,6 +174,7 @@ def evaluate_split(
             for name in PREDICTORS
             if name != "bma"
         },
+        key=key,
     )
 
 
@@ -169,8 +193,7 @@ def run_passes(
     split = Split.of(windows, batch_size, max_windows, forward.device)
     key = ""
     if cache is not None:
-        fitted_on = Split.of(held_in, batch_size, None, forward.device)
-        key = cache.key(split, fitted_on, predictive)
+        key = passes_key(cache, predictive, split, held_in)
         kept = cache.read(key)
         if kept is not None:
             return kept, split
@@ -187,13 +210,19 @@ def run_passes(
     return passes, split
 
 
+def passes_key(cache: TokenCache, predictive: Predictive, split: Split, held_in: Windows) -> str:
+    """Name of these passes in the cache."""
+    fitted_on = Split.of(held_in, split.batch_size, None, split.device)
+    return cache.key(split, fitted_on, predictive)
+
+
 def score_checkpoint(model: FunctionalModel, windows: Windows, *, batch_size: int = 64) -> Scored:
     """A model's own weights on `windows`: what `deterministic` is for a chain that starts there."""
     forward = Forward(model)
     forward.load(model.theta)
     batch_size = min(batch_size, max_batch(forward, windows))
     split = Split.of(windows, batch_size, None, model.device)
-    return single(forward, split, model.theta, 1.0, lambda _: None)
+    return single(forward, split, model.theta, lambda _: None)
 
 
 def _passes(
@@ -205,15 +234,13 @@ def _passes(
 ) -> Passes:
     model, posterior, forward = predictive.model, predictive.posterior, predictive.forward
     forward.load(model.theta)
-    tau = fit_temperature(forward, held_in, split.batch_size)
+    taus = _temperatures(forward, split, held_in)
+    tau = float(taus.mean())
     mean = posterior.mean().to(model.device)
-    weights = {
-        "deterministic": (model.theta, 1.0),
-        "temperature_scaled": (model.theta, tau),
-        "posterior_mean": (mean, 1.0),
-    }
     singles = {
-        name: single(forward, split, theta, t, advance) for name, (theta, t) in weights.items()
+        "deterministic": single(forward, split, model.theta, advance),
+        "temperature_scaled": single(forward, split, model.theta, advance, taus),
+        "posterior_mean": single(forward, split, mean, advance),
     }
     tokens = int(split.tokens.sum())
     if cache is None:
@@ -222,7 +249,24 @@ def _passes(
         return Passes(tau, singles, mixture(forward, split, posterior, advance, keep))
 
 
-def _selective(passes: Passes, window_tokens: Tensor) -> dict[str, Selective]:
+def _temperatures(forward: Forward, split: Split, held_in: Windows) -> Tensor:
+    """τ for each scored window [W], fitted on training text that is not scored with it.
+
+    Where the training text itself is scored, each half of its windows has the temperature of the
+    other half (cross-fitting); a window that is alone there has 1.
+    """
+    count = len(split.indices)
+    if split.windows.tokens is not held_in.tokens:
+        return torch.full((count,), fit_temperature(forward, held_in, split.batch_size))
+    taus = torch.ones(count)
+    scored = split.windows.starts[split.indices.numpy()]
+    for half in (0, 1) if count > 1 else ():
+        other = replace(split.windows, starts=scored[1 - half :: 2])
+        taus[half::2] = fit_temperature(forward, other, split.batch_size)
+    return taus
+
+
+def _selective(passes: Passes, window_tokens: Tensor, progress: str | None) -> dict[str, Any]:
     """How well each uncertainty ranks the errors of its predictor's tokens."""
     windows = torch.arange(len(window_tokens)).repeat_interleave(window_tokens)
     deterministic, bma = passes.singles["deterministic"].tokens, passes.mixed.bma.tokens
@@ -237,24 +281,27 @@ def _selective(passes: Passes, window_tokens: Tensor) -> dict[str, Selective]:
         "bma_epistemic": ("bma", ~bma.correct, total - passes.mixed.aleatoric),
     }  # fmt: skip
     several = len(window_tokens) > 1
-    return {
-        name: Selective(
-            predictor,
-            risk_coverage(errors, uncertainty, CURVE_POINTS),
-            aurc_interval(errors, uncertainty, windows) if several else None,
-            aurc_difference((errors, uncertainty), reference, windows) if several else None,
-        )
-        for name, (predictor, errors, uncertainty) in ranked.items()
-    }
+    found = {}
+    with _bar(progress and f"{progress}: intervals", 2 * len(ranked), "interval") as advance:
+        for name, (predictor, errors, uncertainty) in ranked.items():
+            curve = risk_coverage(errors, uncertainty, CURVE_POINTS)
+            aurc = aurc_interval(errors, uncertainty, windows) if several else None
+            advance(1)
+            minus = aurc_difference((errors, uncertainty), reference, windows) if several else None
+            advance(1)
+            found[name] = asdict(
+                Selective(predictor, curve, aurc, minus, None if several else ONE_WINDOW)
+            )
+    return found
 
 
 @contextmanager
-def _bar(title: str | None, total: int) -> Iterator[Advance]:
+def _bar(title: str | None, total: int, unit: str = "window") -> Iterator[Advance]:
     bar = tqdm(
         total=total,
         desc=title,
-        unit="window",
-        unit_scale=True,
+        unit=unit,
+        unit_scale=unit == "window",
         disable=title is None,
         dynamic_ncols=True,
         mininterval=0.5 if sys.stderr.isatty() else 30,

@@ -105,14 +105,19 @@ def max_batch(forward: Forward, windows: Windows) -> int:
     return max(1, MAX_ELEMENTS // one_window)
 
 
-def single(forward: Forward, split: Split, theta: Tensor, tau: float, advance: Advance) -> Scored:
-    """One set of weights, its probabilities softmax(log p / τ)."""
+def single(
+    forward: Forward, split: Split, theta: Tensor, advance: Advance, tau: Tensor | None = None
+) -> Scored:
+    """One set of weights; with `tau`, one number for each window [W], its probabilities are
+    softmax(log p / τ)."""
     forward.load(theta)
     collected = _Collected()
-    for batch in split.batches(split.indices):
+    rows = torch.arange(len(split.indices)).split(split.batch_size)
+    for part, batch in zip(rows, split.batches(split.indices), strict=True):
         log_probs = forward.log_probs(batch)
-        if tau != 1.0:
-            log_probs = (log_probs / tau).log_softmax(-1)
+        if tau is not None:
+            each = tau[part].view(-1, *[1] * (log_probs.dim() - 1)).to(log_probs)
+            log_probs = (log_probs / each).log_softmax(-1)
         collected.add(TokenScores.of(log_probs, batch["labels"]), batch["labels"])
         advance(len(batch["labels"]))
     return collected.scored()

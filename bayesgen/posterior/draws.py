@@ -36,8 +36,9 @@ class Posterior:
         if isinstance(shards, Tensor):
             self._rows = [(0, row) for row in range(len(shards))]
         else:
-            self._rows = [(i, row) for i, path in enumerate(shards) for row in range(_rows(path))]
-
+            self._rows = [
+                (i, row) for i, path in enumerate(shards) for row in range(_rows(path, layout.size))
+            ]
         self._places = list(range(len(self._rows)))
 
     @classmethod
@@ -63,12 +64,22 @@ class Posterior:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> Tensor:
-        """θ [P] of one draw, a copy."""
+        """θ [P] of one draw, a copy.
+
+        Raises:
+            UserError: it is not finite: its file was damaged.
+        """
         shard, row = self._rows[index]
         if isinstance(self._shards, Tensor):
             return self._shards[row].clone()
         with safe_open(self._shards[shard], framework="pt") as file:
             theta: Tensor = file.get_slice("draws")[row : row + 1].squeeze(0)
+        # the ends carry every NaN and infinity, at a twentieth of the time of isfinite on all of θ
+        if not torch.stack(theta.aminmax()).isfinite().all():
+            raise UserError(
+                f"'{self._shards[shard]}' is damaged: a draw in it is not finite; copy it back, or"
+                " move it out of the folder"
+            )
         return theta
 
     @property
@@ -110,9 +121,25 @@ class Posterior:
         return (total / len(self)).float()
 
 
-def _rows(path: Path) -> int:
+def _rows(path: Path, size: int) -> int:
+    """How many draws of `size` elements there are in a shard.
+
+    Raises:
+        UserError: it does not hold float32 draws [k, size].
+    """
     try:
         with safe_open(path, framework="pt") as file:
-            return int(file.get_slice("draws").get_shape()[0])
+            draws = file.get_slice("draws")
+            shape, dtype = draws.get_shape(), draws.get_dtype()
     except (OSError, SafetensorError) as error:
-        raise UserError(f"'{path}' is not a readable shard of draws ({error})") from error
+        raise _unreadable(path, str(error)) from error
+    if not (len(shape) == 2 and shape[0] > 0 and shape[1] == size and dtype == "F32"):
+        raise _unreadable(path, f"draws are {dtype} {shape}, not F32 [1 or more, {size}]")
+    return int(shape[0])
+
+
+def _unreadable(path: Path, why: str) -> UserError:
+    return UserError(
+        f"'{path}' is not a readable shard of draws ({why}); copy it back, or move it out of the"
+        " folder"
+    )

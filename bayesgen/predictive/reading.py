@@ -184,6 +184,8 @@ def _strategy(
         "stacked": reader is not None and reader.stackable,
     }
     if wanted != "auto":
+        if wanted not in possible:
+            raise ValueError(f"unknown strategy '{wanted}' (auto, {', '.join(possible)})")
         if not possible[wanted]:
             raise ValueError(f"this kind of model cannot read with strategy '{wanted}'")
         return wanted

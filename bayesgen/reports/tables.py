@@ -161,7 +161,8 @@ def _distinct(varied: Mapping[str, Any]) -> str:
 
 def predictor_caption(evaluation: Mapping[str, Any]) -> str:
     """What the table was computed on."""
-    return "; ".join(
+    corpus = evaluation.get("corpus", {}).get("name")
+    return (f"{corpus}, " if corpus else "") + "; ".join(
         f"{split}: {r['num_tokens']:,} target tokens, {r['num_draws']} draws, entropy"
         f" {r['entropy']['total']:.4f} = {r['entropy']['aleatoric']:.4f} aleatoric +"
         f" {r['entropy']['epistemic']:.4f} epistemic nats"
@@ -191,9 +192,19 @@ def plain(table: Table) -> str:
 
 
 def show(table: Table) -> None:
-    """Print to the terminal, or plainly where there is none."""
+    """Print to the terminal, or plainly where there is none.
+
+    On a narrow terminal the last columns are left out, and named.
+    """
     console = Console()
-    if console.is_terminal:
-        console.print(table)
-    else:
+    if not console.is_terminal:
         print(plain(table))
+        return
+    left_out: list[str] = []
+    endless = Console(width=10_000)
+    while len(table.columns) > 2 and endless.measure(table).maximum > console.width:
+        left_out.insert(0, str(table.columns.pop().header))
+    console.print(table)
+    if left_out:
+        names = ", ".join(f"'{name}'" for name in left_out)
+        print(f"(left out at {console.width} columns: {names}; wide, or in a pipe, they are shown)")

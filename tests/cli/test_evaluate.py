@@ -101,10 +101,11 @@ def test_two_runs_stand_side_by_side(
         assert {k: after[k] for k in before[name]} == before[name]
         new = sorted(after.keys() - before[name].keys())
         (stem,) = {Path(n).stem for n in new if n.startswith("bayesian_eval_")}
-        (key,) = {Path(n).stem for n in new if n.startswith("token_scores/")}
+        (key,) = {Path(n).name.split(".")[0] for n in new if n.startswith("token_scores/")}
         assert new == [
             f"{stem}.json", f"{stem}.safetensors",
             f"token_scores/{key}.npy", f"token_scores/{key}.safetensors",
+            f"token_scores/{key}.selective.json",
         ]  # fmt: skip
         assert np.load(run / f"token_scores/{key}.npy").shape == (draws, 86)
         kept = load_file(run / f"{stem}.safetensors")
@@ -121,7 +122,9 @@ def test_two_runs_stand_side_by_side(
         ]
         (shown,) = (r for r in rows if r[:3] == [name, "val", "bma epistemic"])
         assert shown[5] == f"{report['selective']['bma_epistemic']['curve']['risks'][-1]:.4f}"
-        assert any(f"{name}: val: 86 target tokens, {draws} draws" in " ".join(r) for r in rows)
+        assert any(
+            f"{name}: corpus.txt, val: 86 target tokens, {draws} draws" in " ".join(r) for r in rows
+        )
     assert not any("AUROC, 95 %" in row or "BLEU, words" in row for row in rows)
 
 
@@ -144,7 +147,7 @@ def test_a_run_has_its_name_also_from_within(
     assert workspace.train("sgld", "--model", model, "--corpus", corpus) == 0
     monkeypatch.chdir(workspace.path / "run")
     assert evaluate(".") == 0
-    assert "\nrun: val: 86 target tokens, 2 draws" in capsys.readouterr().out
+    assert "\nrun: corpus.txt, val: 86 target tokens, 2 draws" in capsys.readouterr().out
 
 
 def test_it_says_what_training_said(workspace: Workspace) -> None:
@@ -529,3 +532,57 @@ def test_ctrl_c_leaves_no_half_of_anything(
         assert evaluate("run", "--eval-batch-size", "4") == 130
     assert files(workspace.path) == before
     assert evaluate("run") == 0
+
+
+def test_the_environment_names_the_model_of_new_runs_only(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert workspace.train("sgld", *HOT) == 0
+    monkeypatch.setenv("MODEL_PATH", "another.pt")
+    assert evaluate("run", "--eval-max-samples", "2") == 0
+    assert door("generate", ["run", "--prompt", "the", "--max-new-tokens", "2"]) == 0
+    assert door("generate", ["model.pt", "--prompt", "the", "--max-new-tokens", "2"]) == 0
+
+
+def test_a_second_look_computes_nothing_again(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (workspace.path / "far.txt").write_text("xyz! dog; cat? (quick) " * 8)
+    flags = ("--eval-num-text-samples", "3", "--ood-corpus", "far.txt")
+    assert workspace.train("sgld", *HOT) == 0
+    assert evaluate("run", *flags) == 0
+    first = evaluation(workspace.path / "run")
+    for path in (workspace.path / "run").glob("bayesian_eval_*"):
+        path.unlink()
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(Forward, "log_probs", never)
+    for name in ("bayesgen.evaluation.evaluate.aurc_interval", "bayesgen.cli.scoring.sample_texts",
+                 "bayesgen.cli.scoring.detect_shift"):  # fmt: skip
+        monkeypatch.setattr(name, never)
+    assert evaluate("run", *flags) == 0
+    assert evaluation(workspace.path / "run") == first
+
+
+def test_a_run_is_named_once(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    assert workspace.train("sgld") == 0
+    capsys.readouterr()
+    assert evaluate("run", "run/") == 2
+    assert capsys.readouterr().err == "error: a run is named twice; name each once\n"
+
+
+def test_runs_of_different_corpora_are_told_apart(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (workspace.path / "corpus.txt").read_text()
+    (workspace.path / "other.txt").write_text(text[::-1])
+    assert workspace.train("sgld", "--out", "a") == 0
+    assert workspace.train("sgld", "--out", "b", "--corpus", "other.txt") == 0
+    capsys.readouterr()
+    assert evaluate("a", "b") == 0
+    shown = capsys.readouterr()
+    assert "warning: the runs are of different corpora" in shown.err
+    assert "a: corpus.txt, val" in shown.out
+    assert "b: other.txt, val" in shown.out

@@ -356,7 +356,7 @@ def test_one_set_of_weights_has_no_legend(capsys: Capture, monkeypatch: pytest.M
         (["run", "--promt", "a"], "did you mean --prompt?"),
         (["run", "--prompt", "a", "--device", "toaster"], "--device"),
         (["young", "--prompt", "a"], "'young' has no draws yet"),
-        (["gone.pt", "--prompt", "a"], "no checkpoint at 'gone.pt'"),
+        (["gone.pt", "--prompt", "a"], "'gone.pt' is not there"),
         (["no/such/run", "--prompt", "a"], "'no/such/run'"),
         (["lines.txt", "--prompt", "a"], "lines.txt"),
         (["model.pt", "--prompt", "a", "--model", "lines.pt"], "--model goes with a run"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from bayesgen.evaluation import (
 from bayesgen.evaluation.cache import TokenCache
 from bayesgen.evaluation.passes import draw_order
 from bayesgen.evaluation.scaling import fit_temperature
+from bayesgen.likelihoods import per_sequence
 from bayesgen.models import FunctionalModel
 from bayesgen.posterior import Posterior
 from bayesgen.predictive import Forward, Predictive
@@ -89,11 +91,34 @@ def test_report_equals_the_dense_computation(
     )
 
 
-def test_temperature_scaled_is_never_worse_on_the_text_it_was_fitted_on(
+def test_the_training_text_is_scored_with_the_temperature_of_its_other_half(
     predictive: Predictive,
 ) -> None:
     windows = Windows.tiled(TOKENS, 8)
-    scores = evaluate_split(predictive, windows, windows).predictors
+    report = evaluate_split(predictive, windows, windows)
+    forward = Forward(predictive.model)
+    forward.load(predictive.model.theta)
+    halves = [replace(windows, starts=windows.starts[first::2]) for first in (0, 1)]
+    taus = [fit_temperature(forward, half, 64) for half in halves]
+    assert taus[0] != pytest.approx(taus[1], rel=1e-3)
+    for half, tau in zip(halves, reversed(taus), strict=True):
+        batch = windows.batch(np.flatnonzero(np.isin(windows.starts, half.starts)))
+        log_probs = (forward.log_probs(batch) / tau).log_softmax(-1)
+        nll = -per_sequence(log_probs, batch["labels"]).double()
+        mine = torch.from_numpy(np.isin(windows.starts, half.starts))
+        found = report.window_nll["temperature_scaled"][mine]
+        torch.testing.assert_close(found, nll, rtol=1e-5, atol=1e-5)
+    shares = [len(half) / len(windows) for half in halves]
+    mean = shares[0] * taus[1] + shares[1] * taus[0]
+    assert report.temperature == pytest.approx(mean, rel=1e-5)
+
+
+def test_temperature_scaled_wins_on_text_like_the_one_it_was_fitted_on(
+    predictive: Predictive,
+) -> None:
+    scores = evaluate_split(
+        predictive, Windows.tiled(TOKENS, 8), Windows.tiled(TOKENS.copy(), 8)
+    ).predictors
     assert scores["temperature_scaled"].nll < scores["deterministic"].nll
 
 
@@ -324,11 +349,11 @@ def test_each_look_keeps_files_of_its_own(predictive: Predictive, tmp_path: Path
         report = evaluate_split(who, scored, held_in, cache=cache)
         assert equal(report, evaluate_split(who, scored, held_in))
         assert len(list(tmp_path.glob("*.npy"))) == count
-        assert len(list(tmp_path.iterdir())) == 2 * count
+        assert len(list(tmp_path.iterdir())) == 3 * count
     for who, scored, held_in in looks:  # and each finds its own again
         again = evaluate_split(who, scored, held_in, cache=cache)
         assert equal(again, evaluate_split(who, scored, held_in))
-    assert len(list(tmp_path.iterdir())) == 10
+    assert len(list(tmp_path.iterdir())) == 15
 
 
 def test_kept_log_likelihoods_give_the_reported_nll(predictive: Predictive, tmp_path: Path) -> None:

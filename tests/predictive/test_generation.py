@@ -129,6 +129,7 @@ def test_a_stream_shows_every_token_as_it_comes(predictive: Predictive) -> None:
         ({"top_k": 0}, "--top-k must be at least 1"),
         ({"temperature": -0.1}, "--temperature must be at least 0"),
         ({"top_p": 0.0}, "--top-p must be above 0"),
+        ({"decode": "per_draw"}, "--decode must be one of mixture, per-draw"),
         ({"max_new_tokens": 0}, "--max-new-tokens must be at least 1"),
     ],
 )
@@ -168,6 +169,13 @@ def test_top_p_keeps_the_smallest_set_that_holds_p(logits: list[float], p: float
         assert float(free[kept].sum() - free[kept].min()) < p + 1e-5
     if (~kept).any():
         assert free[kept].min() >= free[~kept].max() - 1e-7
+
+
+@pytest.mark.parametrize("settings", [{"temperature": 1e-50}, {"temperature": 1e-7},
+                                      {"temperature": 1.0, "top_p": 1e-50}])  # fmt: skip
+def test_the_coldest_settings_take_the_most_probable_token(settings: dict[str, float]) -> None:
+    log_probs = torch.tensor([0.3, 0.31, 0.39]).log()
+    assert restricted(log_probs, **settings).tolist() == [0, 0, 1]
 
 
 def test_top_k_comes_before_top_p() -> None:

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
+from bayesgen.reports import tables
 from bayesgen.reports.tables import (
     draws_table,
     ood_table,
@@ -246,3 +247,27 @@ def test_a_table_in_a_file_has_no_colours_and_no_trailing_spaces() -> None:
     assert all(line == line.rstrip() for line in text.splitlines())
     assert "..." not in text
     assert "…" not in text
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100, 200])
+def test_a_narrow_terminal_gets_whole_columns_and_the_names_of_the_others(
+    columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        tables,
+        "Console",
+        lambda width=columns: Console(width=width, force_terminal=True, color_system=None),
+    )
+    table = Table("predictor", *[f"number {i}" for i in range(8)])
+    for column in table.columns:
+        column.no_wrap = True
+    table.add_row("temperature_scaled", *["-0.1008 [-0.1062]"] * 8)
+    tables.show(table)
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    assert "temperature_scaled" in shown
+    for i in range(8):
+        in_head = f"number {i}" in shown.split("left out")[0]
+        assert in_head != (f"'number {i}'" in shown)
+    assert ("left out" in shown) == (columns < 180)
+    assert all(len(line) <= columns for line in shown.splitlines() if "left out" not in line)
