@@ -325,6 +325,77 @@ class BaselineSettings:
 
 
 @dataclass(frozen=True)
+class FinetuneSettings:
+    """The deterministic fine-tune; names are those of transformers' `TrainingArguments`."""
+
+    model: Annotated[str | None, "folder or name of a Hugging Face model"] = None
+    task: Annotated[Literal["sequence-classification", "regression"], "what the model does"] = (
+        "sequence-classification"
+    )
+    data: Annotated[
+        str | None, "labelled data: ag_news, sst2, imdb, stsb, or the path of a file or folder"
+    ] = None
+    data_dir: DataDir = None
+    text_column: Annotated[str | None, "of --data (default: found by its name)"] = None
+    label_column: Annotated[str | None, "the same, of the labels"] = None
+    pair_column: Annotated[str | None, "the same, of the second text of a pair"] = None
+    validation: Annotated[
+        Positive,
+        "training rows to hold back, a number or below 1 a share, where --data has no rows for"
+        " validation",
+    ] = 0.1
+    train_samples: Annotated[Count | None, "training rows to use, drawn by seed (default: all)"] = (
+        None
+    )
+    max_length: Annotated[
+        Count | None, "longest text in tokens; the rest is cut (default: the model's own limit)"
+    ] = None
+    out: Annotated[
+        str | None, "folder for the result (default: checkpoints/finetuned/<model>_<data>)"
+    ] = None
+    base_dir: BaseDir = "."
+    device: Device = "auto"
+    seed: Annotated[int, Range(0, 2**32 - 1), "of everything random"] = 0
+    learning_rate: Annotated[NonNegative, "AdamW's, at its peak"] = 1e-4
+    num_train_epochs: Annotated[Positive, "passes over the training rows"] = 3.0
+    max_steps: Annotated[Count | None, "optimizer steps, in the place of epochs"] = None
+    per_device_train_batch_size: Annotated[Count, "rows per forward pass"] = 16
+    per_device_eval_batch_size: Annotated[Count, "the same when scoring"] = 64
+    gradient_accumulation_steps: Annotated[Count, "forward passes per optimizer step"] = 1
+    warmup_steps: Annotated[
+        NonNegative, "steps of linear warm-up; below 1 a fraction of all steps"
+    ] = 0.1
+    lr_scheduler_type: Annotated[
+        Literal["linear", "cosine", "constant", "constant_with_warmup"],
+        "of the learning rate after the warm-up (constant has none)",
+    ] = "linear"
+    weight_decay: Annotated[NonNegative, "AdamW's, on all but norms and biases"] = 0.01
+    label_smoothing_factor: Annotated[
+        Fraction, "share of each label's weight that is spread over all classes"
+    ] = 0.0
+    class_weights: Annotated[
+        Literal["none", "balanced"], "weigh each row by how rare its class is in the training rows"
+    ] = "none"
+    max_grad_norm: Annotated[NonNegative, "largest gradient norm; 0 for no clipping"] = 1.0
+    bf16: Annotated[bool, "bfloat16 arithmetic; the weights stay float32"] = False
+    gradient_checkpointing: Annotated[
+        bool, "compute activations again in the backward pass: less memory, more time"
+    ] = False
+    eval_steps: Annotated[
+        Count | None, "optimizer steps between evaluations (default: one after each epoch)"
+    ] = None
+    early_stopping_patience: Annotated[
+        Count | None,
+        "stop after this many evaluations without a lower validation loss (default: never)",
+    ] = None
+    freeze: Annotated[
+        tuple[str, ...] | None,
+        "shell pattern over names of parameters that stay as they are; may be given again",
+    ] = None
+    eval_test: Annotated[bool, "score the test split at the end"] = False
+
+
+@dataclass(frozen=True)
 class DecodingSettings:
     """How text is generated."""
 
@@ -434,7 +505,7 @@ def _unwrap(hint: Any) -> tuple[Any, tuple[Any, ...]]:
 
 
 def check_ranges(settings: Any) -> None:
-    """Refuse numbers out of their range, naming the flag.
+    """Refuse numbers out of their range and words that are no choice, naming the flag.
 
     Raises:
         UserError: a value cannot be used.
@@ -445,6 +516,11 @@ def check_ranges(settings: Any) -> None:
             refusal = setting.range.refusal(value)
             if refusal:
                 raise UserError(f"--{name.replace('_', '-')} {refusal}")
+        choices = get_args(setting.kind) if get_origin(setting.kind) is Literal else ()
+        if choices and value is not None and value not in choices:
+            raise UserError(
+                f"--{name.replace('_', '-')} must be one of {', '.join(choices)}, not {value!r}"
+            )
 
 
 def without_effect(sampler: str, settings: TrainSettings) -> dict[str, str]:

@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
     from bayesgen.cli.sources import open_source
 
     try:
-        from bayesgen.models.huggingface import HuggingFaceTokenizer
+        from bayesgen.models.huggingface import HuggingFaceTokenizer, quiet
         from bayesgen.predictive.gpt2 import as_gpt2
         from bayesgen.predictive.pretrained import bayesian_class
     except ImportError as error:
@@ -78,7 +78,8 @@ def main(argv: list[str]) -> int:
     # the folder is whole or not there
     with tempfile.TemporaryDirectory(prefix=".export-", dir=out.absolute().parent) as scratch:
         folder = Path(scratch) / "model"
-        made.save_pretrained(folder)
+        with quiet():
+            made.save_pretrained(folder)
         if isinstance(model.tokenizer, HuggingFaceTokenizer):
             model.tokenizer.tokenizer.save_pretrained(folder)
         folder.replace(out)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import io
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -16,6 +18,7 @@ COMMANDS = {
     "generate": "write text from a posterior, and show how sure it is of every token",
     "export": "save a posterior as a Hugging Face model, which other tools can use",
     "baseline": "train the deterministic baseline (nanoGPT's recipe)",
+    "finetune": "fine-tune a pretrained model on labelled texts",
     "quickstart": "baseline, SGHMC posterior, scores and a paragraph, in a few minutes",
 }
 """Name -> one line; the module of the same name holds `main(argv)`."""
@@ -44,8 +47,13 @@ def door(command: str, argv: Sequence[str] | None = None) -> int:
 
 def guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
     try:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")  # an ASCII terminal shows ? for θ
         load_environment()
-        return command(argv)
+        code = command(argv)
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -53,6 +61,7 @@ def guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
         print(stop, file=sys.stderr)
         return 128 + stop.signum
     except KeyboardInterrupt:
+        print("interrupted: nothing half-written is left; give the command again", file=sys.stderr)
         return 128 + signal.SIGINT
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, without importing it
@@ -65,6 +74,7 @@ def guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
         return 2
     except OSError as error:
         if isinstance(error, BrokenPipeError):  # the reader of a pipe left
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 128 + signal.SIGPIPE
         where = f" '{error.filename}'" if error.filename else ""
         print(f"error:{where} {error.strerror or error}", file=sys.stderr)

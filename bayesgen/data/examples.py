@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from bayesgen.data.labelled import Labelled, shuffled
+from bayesgen.data.windows import Rows
 from bayesgen.errors import UserError
 
 _ROWS = 1000  # encoded at a time: encodings take far more room than their ids
@@ -68,6 +69,10 @@ class Examples:
         return len(self)
 
     @property
+    def row_targets(self) -> int:
+        return 1
+
+    @property
     def truncated(self) -> int:
         """Number of rows that were cut."""
         return int(self.cut.sum())
@@ -122,13 +127,23 @@ class Examples:
                 f"--train-samples {num}: {self.data.name} has {len(self):,} examples; choose a"
                 f" number from 1 to {len(self)}"
             )
-        rows = np.sort(shuffled(len(self), seed, "train-samples")[:num])
+        return self.take(np.sort(shuffled(len(self), seed, "train-samples")[:num]))
+
+    def take(self, indices: ArrayLike) -> Examples:
+        """The rows of the 1-D `indices`, in their order."""
+        rows = np.asarray(indices, dtype=np.int64)
         chosen = copy.copy(self)
         chosen.data = self.data.take(rows)
         chosen.ids = [self.ids[i] for i in rows]
         chosen.types = None if self.types is None else [self.types[i] for i in rows]
         chosen.cut = self.cut[rows]
         return chosen
+
+    def overlaps(self, other: Rows) -> bool:
+        """Whether both hold the same row; equal rows of two files are not the same."""
+        if not isinstance(other, Examples):
+            return False
+        return not {id(row) for row in self.ids}.isdisjoint(id(row) for row in other.ids)
 
 
 def _require_room(data: Labelled, tokenizer: Any, max_length: int) -> None:

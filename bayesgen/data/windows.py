@@ -6,7 +6,8 @@ input_ids[b, t], and -100 where nothing is scored.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -38,6 +39,32 @@ class Batches(Protocol):
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """The batch of step >= 0, the same at every call. Raises ValueError for step < 0."""
+
+
+class Rows(Protocol):
+    """Rows with labels, in a fixed order: windows of a text, or labelled examples."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def num_targets(self) -> int:
+        """N, the number of labels that are observations."""
+
+    @property
+    def row_targets(self) -> int:
+        """Labels of one row, at most."""
+
+    def batch(self, indices: ArrayLike, /) -> dict[str, Tensor]:
+        """The rows of the 1-D `indices`: what the network takes, and "labels" [B, ...]."""
+
+    def take(self, indices: ArrayLike, /) -> Rows:
+        """The rows of the 1-D `indices`, in their order."""
+
+    def fingerprint(self) -> str:
+        """sha256 of what the rows hold."""
+
+    def overlaps(self, other: Rows, /) -> bool:
+        """Whether both may hold rows of the same data."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +101,22 @@ class Windows:
     def num_targets(self) -> int:
         """Number of scored targets in all windows, those that overlap counted in each."""
         return int(np.minimum(self.block_size, len(self.tokens) - 1 - self.starts).sum())
+
+    @property
+    def row_targets(self) -> int:
+        return self.block_size
+
+    def take(self, indices: ArrayLike) -> Windows:
+        return replace(self, starts=self.starts[np.asarray(indices, dtype=np.int64)])
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(str(self.block_size).encode())
+        digest.update(np.ascontiguousarray(self.starts).tobytes())
+        digest.update(np.ascontiguousarray(self.tokens).tobytes())
+        return digest.hexdigest()
+
+    def overlaps(self, other: Rows) -> bool:
+        return isinstance(other, Windows) and other.tokens is self.tokens
 
     def batch(self, indices: ArrayLike) -> dict[str, Tensor]:
         """The windows of the 1-D `indices`: {"input_ids", "labels"}, each [B, block_size] int64."""
@@ -123,9 +166,9 @@ class RandomWindows:
 
 
 class ShuffledWindows:
-    """Every window once per epoch, in a new order each; the last batch of an epoch may be small."""
+    """Every row once per epoch, in a new order each; the last batch of an epoch may be small."""
 
-    def __init__(self, windows: Windows, batch_size: int, seed: int) -> None:
+    def __init__(self, windows: Rows, batch_size: int, seed: int) -> None:
         _require_batch(batch_size)
         if not len(windows):
             raise ValueError("there are no windows to shuffle")

@@ -58,10 +58,7 @@ class TokenCache:
         digest.update((model.info.sha256 or "").encode())
         digest.update(model.theta.cpu().numpy().tobytes())
         for part in (split, held_in):
-            windows = part.windows
-            digest.update(str(windows.block_size).encode())
-            digest.update(np.ascontiguousarray(windows.starts[part.indices.numpy()]).tobytes())
-            digest.update(np.ascontiguousarray(windows.tokens).tobytes())
+            digest.update(part.windows.take(part.indices.numpy()).fingerprint().encode())
         return digest.hexdigest()[:16]
 
     @contextmanager

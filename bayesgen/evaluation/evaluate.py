@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from bayesgen.data.windows import Windows
+from bayesgen.data.windows import Rows
 from bayesgen.evaluation.cache import Passes, TokenCache
 from bayesgen.evaluation.intervals import Interval, paired_difference
 from bayesgen.evaluation.passes import Advance, Scored, Split, max_batch, mixture, single
@@ -128,8 +128,8 @@ class SplitReport:
 
 def evaluate_split(
     predictive: Predictive,
-    windows: Windows,
-    held_in: Windows,
+    windows: Rows,
+    held_in: Rows,
     *,
     batch_size: int = 64,
     max_windows: int | None = None,
@@ -180,8 +180,8 @@ def evaluate_split(
 
 def run_passes(
     predictive: Predictive,
-    windows: Windows,
-    held_in: Windows,
+    windows: Rows,
+    held_in: Rows,
     *,
     batch_size: int = 64,
     max_windows: int | None = None,
@@ -210,13 +210,13 @@ def run_passes(
     return passes, split
 
 
-def passes_key(cache: TokenCache, predictive: Predictive, split: Split, held_in: Windows) -> str:
+def passes_key(cache: TokenCache, predictive: Predictive, split: Split, held_in: Rows) -> str:
     """Name of these passes in the cache."""
     fitted_on = Split.of(held_in, split.batch_size, None, split.device)
     return cache.key(split, fitted_on, predictive)
 
 
-def score_checkpoint(model: FunctionalModel, windows: Windows, *, batch_size: int = 64) -> Scored:
+def score_checkpoint(model: FunctionalModel, windows: Rows, *, batch_size: int = 64) -> Scored:
     """A model's own weights on `windows`: what `deterministic` is for a chain that starts there."""
     forward = Forward(model)
     forward.load(model.theta)
@@ -228,7 +228,7 @@ def score_checkpoint(model: FunctionalModel, windows: Windows, *, batch_size: in
 def _passes(
     predictive: Predictive,
     split: Split,
-    held_in: Windows,
+    held_in: Rows,
     cache: TokenCache | None,
     advance: Advance,
 ) -> Passes:
@@ -249,19 +249,18 @@ def _passes(
         return Passes(tau, singles, mixture(forward, split, posterior, advance, keep))
 
 
-def _temperatures(forward: Forward, split: Split, held_in: Windows) -> Tensor:
+def _temperatures(forward: Forward, split: Split, held_in: Rows) -> Tensor:
     """τ for each scored window [W], fitted on training text that is not scored with it.
 
     Where the training text itself is scored, each half of its windows has the temperature of the
     other half (cross-fitting); a window that is alone there has 1.
     """
     count = len(split.indices)
-    if split.windows.tokens is not held_in.tokens:
+    if not split.windows.overlaps(held_in):
         return torch.full((count,), fit_temperature(forward, held_in, split.batch_size))
     taus = torch.ones(count)
-    scored = split.windows.starts[split.indices.numpy()]
     for half in (0, 1) if count > 1 else ():
-        other = replace(split.windows, starts=scored[1 - half :: 2])
+        other = split.windows.take(split.indices[1 - half :: 2])
         taus[half::2] = fit_temperature(forward, other, split.batch_size)
     return taus
 

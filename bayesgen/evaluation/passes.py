@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bayesgen.data.windows import Windows
+from bayesgen.data.windows import Rows
 from bayesgen.evaluation.tokens import Scores, Tally, TokenScores
 from bayesgen.likelihoods import IGNORED
 from bayesgen.posterior import Posterior
@@ -40,7 +40,7 @@ class Split:
         tokens: targets of each of them [W].
     """
 
-    windows: Windows
+    windows: Rows
     indices: Tensor
     tokens: Tensor
     batch_size: int
@@ -48,12 +48,12 @@ class Split:
 
     @classmethod
     def of(
-        cls, windows: Windows, batch_size: int, max_windows: int | None, device: torch.device
+        cls, windows: Rows, batch_size: int, max_windows: int | None, device: torch.device
     ) -> Split:
         indices = torch.arange(len(windows))
         if max_windows is not None and max_windows < len(windows):
             indices = torch.linspace(0, len(windows) - 1, max_windows).round().long()
-        counts = [(windows.batch(part)["labels"] != IGNORED).sum(1) for part in indices.split(1024)]
+        counts = [_targets(windows.batch(part)["labels"]).sum(1) for part in indices.split(1024)]
         return cls(windows, indices, torch.cat(counts), batch_size, device)
 
     def batches(self, indices: Tensor) -> Iterator[dict[str, Tensor]]:
@@ -99,7 +99,7 @@ class Mixed:
     by_draws: dict[int, Scores]
 
 
-def max_batch(forward: Forward, windows: Windows) -> int:
+def max_batch(forward: Forward, windows: Rows) -> int:
     """Windows whose log-probabilities, [tokens, V] each, may be held at once: at least one."""
     one_window = forward.log_probs(windows.batch(torch.arange(1))).numel()
     return max(1, MAX_ELEMENTS // one_window)
@@ -187,6 +187,11 @@ def draw_order(count: int) -> Sequence[int]:
     return order
 
 
+def _targets(labels: Tensor) -> Tensor:
+    """Which labels of each row are observations, [B, n]."""
+    return (labels != IGNORED).reshape(len(labels), -1)
+
+
 class _Collected:
     """Token scores that come batch by batch."""
 
@@ -200,7 +205,7 @@ class _Collected:
         self._tokens.append(scores.compact())
         nll = torch.zeros(labels.shape, dtype=torch.float64)
         nll[labels.cpu() != IGNORED] = -scores.log_likelihood
-        self._window_nll.append(nll.sum(1))
+        self._window_nll.append(nll.reshape(len(nll), -1).sum(1))
 
     def scored(self) -> Scored:
         return Scored(self._tally, TokenScores.cat(self._tokens), torch.cat(self._window_nll))

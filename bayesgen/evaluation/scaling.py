@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from bayesgen.data.windows import Windows
+from bayesgen.data.windows import Rows
 from bayesgen.likelihoods import IGNORED
 from bayesgen.predictive import Forward
 
@@ -20,7 +20,7 @@ MAX_ELEMENTS = 2**26
 """Log-probabilities that are kept while τ is fitted (256 MiB of float32)."""
 
 
-def fit_temperature(forward: Forward, windows: Windows, batch_size: int) -> float:
+def fit_temperature(forward: Forward, windows: Rows, batch_size: int) -> float:
     """τ that minimises the NLL of softmax(logits/τ) on `windows`, evenly spaced over the text.
 
     Guo et al. 2017, https://arxiv.org/abs/1706.04599, section 4.2. `forward` must hold the
@@ -28,14 +28,14 @@ def fit_temperature(forward: Forward, windows: Windows, batch_size: int) -> floa
     """
     kept_log_probs: list[Tensor] = []
     kept_labels: list[Tensor] = []
-    count = min(MAX_WINDOWS, len(windows), max(1, MAX_TOKENS // windows.block_size))
+    count = min(MAX_WINDOWS, len(windows), max(1, MAX_TOKENS // windows.row_targets))
     stride = 1
     for part in torch.linspace(0, len(windows) - 1, count).round().long().split(batch_size):
         batch = windows.batch(part)
         scored = batch["labels"] != IGNORED
         log_probs = forward.log_probs(batch).cpu()[scored]
         if not kept_log_probs:  # of a large vocabulary every n-th token must do
-            total = count * windows.block_size * log_probs.shape[-1]
+            total = count * windows.row_targets * log_probs.shape[-1]
             stride = math.ceil(total / MAX_ELEMENTS)
         kept_log_probs.append(log_probs[::stride].clone())
         kept_labels.append(batch["labels"][scored][::stride])

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from bayesgen.data.fast_tokenizers import fast_tokenizer
 from bayesgen.data.tokenizers import Tokenizer
 from bayesgen.errors import UserError
-from bayesgen.models.huggingface import without_progress
+from bayesgen.models.huggingface import quiet
 from bayesgen.models.nanogpt import GPT, GPTConfig, write_checkpoint
 from bayesgen.runs import atomic_write
 from bayesgen.settings import BaselineSettings
@@ -81,7 +81,7 @@ class HuggingFace:
         Over a model of another shape the old weights go first, so that no file is ever beside
         weights that it does not describe.
         """
-        with tempfile.TemporaryDirectory() as staging, without_progress():
+        with tempfile.TemporaryDirectory() as staging, quiet():
             self.module.save_pretrained(staging)
             self.tokenizer.save_pretrained(staging)
             files = {file.name: file.read_bytes() for file in Path(staging).iterdir()}

@@ -166,7 +166,7 @@ def _refuse_wrong_task(name: str, task: str, auto: Any, config: Any) -> None:
 
 def _weights(name: str, task: Task, auto: Any, config: Any) -> tuple[nn.Module, set[str]]:
     """The module with its weights, and the names of those that the folder does not hold."""
-    with torch.random.fork_rng(devices=[]), without_progress():
+    with torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(0)  # a new head is the same at every load
         try:
             module, loading = auto.from_pretrained(
@@ -199,7 +199,7 @@ def _weights(name: str, task: Task, auto: Any, config: Any) -> tuple[nn.Module, 
 def _load_adapters(name: str, module: Any) -> None:
     """Put the PEFT adapters in the folder `name` into `module`."""
     try:
-        with torch.random.fork_rng(devices=[]), without_progress():
+        with torch.random.fork_rng(devices=[]), quiet():
             lacking = module.load_adapter(
                 name, adapter_kwargs={"local_files_only": True}
             ).missing_keys
@@ -332,15 +332,18 @@ def weights_sha256(module: torch.nn.Module) -> str:
 
 
 @contextmanager
-def without_progress() -> Iterator[None]:
-    """transformers shows no bars of its own: a command has one, with the numbers of its work."""
+def quiet() -> Iterator[None]:
+    """transformers shows no bars and reports of its own: a command has one bar, with the numbers of
+    its work, and what a load found is looked at here."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(level)
         if shown:
             logging.enable_progress_bar()
 

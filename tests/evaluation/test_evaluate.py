@@ -136,7 +136,7 @@ def test_temperature_is_recovered(
     labels = torch.distributions.Categorical(logits=forward.log_probs(batch) / 0.6).sample()
 
     class Relabelled:
-        block_size = 8
+        row_targets = 8
 
         def __len__(self) -> int:
             return 400

@@ -1,0 +1,8 @@
+"""Fine-tune a pretrained model on labelled texts. See --help, or `bayesgen finetune --help`."""
+
+import sys
+
+from bayesgen.cli.main import door
+
+if __name__ == "__main__":
+    sys.exit(door("finetune"))
