@@ -243,7 +243,7 @@ def test_a_failed_write_leaves_the_old_checkpoint(
         raise OSError("no space left")
 
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(UserError, match="no space left"):
         write(path, module)
     assert path.read_bytes() == before
 
