@@ -40,7 +40,7 @@ Positive = Annotated[float, Range(0, above=True)]
 NonNegative = Annotated[float, Range(0)]
 Fraction = Annotated[float, Range(0, 1)]
 Nucleus = Annotated[float, Range(0, 1, above=True)]
-Splits = Literal["val", "train"]
+Splits = Literal["val", "train", "test"]
 
 # what several classes have, with defaults of their own
 Temperature = Annotated[NonNegative, "T: 1 is Bayes, below 1 a cold posterior (T/N is ours)"]
@@ -55,6 +55,17 @@ BaseDir = Annotated[str, "folder that checkpoints/ lies in"]
 Device = Annotated[str, "cpu, cuda, mps, or auto"]
 BatchSize = Annotated[Count, "windows per step"]
 RandomSeed = Annotated[Seed, "of everything random"]
+LabelledData = Annotated[
+    str | None, "labelled data: ag_news, sst2, imdb, stsb, or the path of a file or folder"
+]
+TextColumn = Annotated[str | None, "of --data (default: found by its name)"]
+LabelColumn = Annotated[str | None, "the same, of the labels"]
+PairColumn = Annotated[str | None, "the same, of the second text of a pair"]
+Validation = Annotated[
+    Positive,
+    "training rows to hold back, a number or below 1 a share, where --data has no rows for"
+    " validation; the same rows for every seed",
+]
 Corpus = Annotated[str, "python-docs, shakespeare, a UTF-8 text file, or a nanoGPT data folder"]
 
 
@@ -78,7 +89,9 @@ class ModelSettings:
         "layers that get adapters: ends of their names, with commas between (default: PEFT's"
         " choice for the architecture; c_attn for nanoGPT)",
     ] = None
-    task: Annotated[Literal["causal-lm"], "what the model does"] = "causal-lm"
+    task: Annotated[Literal["causal-lm", "sequence-classification"], "what the model does"] = (
+        "causal-lm"
+    )
     device: Device = "auto"
     precision: Annotated[
         Literal["fp32", "bf16"], "of the network's arithmetic; θ is always float32"
@@ -88,14 +101,20 @@ class ModelSettings:
 @dataclass(frozen=True)
 class DataSettings:
     corpus: Corpus = "python-docs"
-    data: Annotated[str | None, "labelled data, for tasks other than causal-lm"] = None
+    data: LabelledData = None
     data_dir: DataDir = None
+    text_column: TextColumn = None
+    label_column: LabelColumn = None
+    pair_column: PairColumn = None
+    validation: Validation = 0.1
     train_samples: Annotated[
-        Count | None, "training windows that make up the data set, drawn by seed (default: all)"
+        Count | None,
+        "training windows (or examples) that make up the data set, drawn by seed (default: all)",
     ] = None
     batch_size: BatchSize = 12
     block_size: Annotated[
-        Count | None, "tokens per window (default: the model's own, at most 1024)"
+        Count | None,
+        "tokens per window, and of an example at most (default: the model's own, at most 1024)",
     ] = None
     seed: RandomSeed = 0
 
@@ -332,18 +351,12 @@ class FinetuneSettings:
     task: Annotated[Literal["sequence-classification", "regression"], "what the model does"] = (
         "sequence-classification"
     )
-    data: Annotated[
-        str | None, "labelled data: ag_news, sst2, imdb, stsb, or the path of a file or folder"
-    ] = None
+    data: LabelledData = None
     data_dir: DataDir = None
-    text_column: Annotated[str | None, "of --data (default: found by its name)"] = None
-    label_column: Annotated[str | None, "the same, of the labels"] = None
-    pair_column: Annotated[str | None, "the same, of the second text of a pair"] = None
-    validation: Annotated[
-        Positive,
-        "training rows to hold back, a number or below 1 a share, where --data has no rows for"
-        " validation",
-    ] = 0.1
+    text_column: TextColumn = None
+    label_column: LabelColumn = None
+    pair_column: PairColumn = None
+    validation: Validation = 0.1
     train_samples: Annotated[Count | None, "training rows to use, drawn by seed (default: all)"] = (
         None
     )
@@ -419,6 +432,7 @@ class EvaluateSettings(ScoringSettings):
     text: Annotated[str | None, "score this whole text too (a name or path)"] = None
     model: Annotated[str | None, "the runs' model, where it does not lie where it did"] = None
     corpus: Annotated[str | None, "the runs' corpus, where it does not lie where it did"] = None
+    data: Annotated[str | None, "the same, of labelled data"] = None
     data_dir: DataDir = None
     device: Device = "auto"
 
@@ -533,6 +547,10 @@ def without_effect(sampler: str, settings: TrainSettings) -> dict[str, str]:
 
     adapters = "lora" in settings.parameters.split(",")
     needs(adapters, "needs --parameters lora", "lora_r", "lora_alpha", "lora_targets")
+    text = settings.task == "causal-lm"
+    labelled = ("data", "text_column", "label_column", "pair_column", "validation")
+    needs(not text, "needs --task sequence-classification", *labelled)
+    needs(text, f"has no effect on {settings.task}, which takes --data", "corpus")
     evaluation = [name for name in described(EvalSettings) if name != "eval"]
     needs(settings.eval, "needs --eval", *evaluation)
     if isinstance(settings, ChainSettings):
@@ -559,11 +577,6 @@ def validate(settings: TrainSettings) -> None:
         UserError: see the messages.
     """
     check_ranges(settings)
-    if settings.data is not None:
-        raise UserError(
-            "--data is for labelled tasks, which are not in this version; a causal-lm takes"
-            " --corpus"
-        )
     if settings.prior == "swag" or settings.prior_path is not None:
         raise UserError(
             "--prior swag and --prior-path: priors learned from pretraining are not in this"

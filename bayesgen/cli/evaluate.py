@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bayesgen.cli.options import Parser, add_flags, combine, parse
 from bayesgen.errors import UserError
-from bayesgen.settings import EvaluateSettings, check_ranges
+from bayesgen.settings import DataSettings, EvaluateSettings, check_ranges
 
 if TYPE_CHECKING:
     from bayesgen.cli.scoring import Material
@@ -99,31 +100,28 @@ def _prepare(name: str, settings: EvaluateSettings) -> tuple[Run, FunctionalMode
     Raises:
         UserError: something is missing, or not what the run was made with.
     """
-    from bayesgen.cli.scoring import check_draws, read_material
+    from bayesgen.cli.inputs import read_inputs
+    from bayesgen.cli.scoring import check_draws
     from bayesgen.cli.sources import open_source
-    from bayesgen.data.corpora import load_corpus
 
     source = open_source(name, model=settings.model, device=settings.device)
     assert source.run is not None
     record = source.run.record()
-    stored = record["settings"]
-    data_dir = settings.data_dir or stored["data_dir"]
-    corpus = load_corpus(
-        settings.corpus or stored["corpus"],
-        tokenizer=source.model.tokenizer,
-        data_dir=Path(data_dir) if data_dir else None,
-    )
-    if corpus.fingerprint["sha256"] != record["data"]["sha256"]:
+    stored = {f.name: record["settings"].get(f.name, f.default) for f in fields(DataSettings)}
+    elsewhere = {
+        "data_dir": settings.data_dir or stored["data_dir"],
+        "corpus": settings.corpus or stored["corpus"],
+        "data": settings.data or stored["data"],
+    }
+    data = DataSettings(**(stored | elsewhere))
+    inputs = read_inputs(source.model, data, record["block_size"])
+    if inputs.data["sha256"] != record["data"]["sha256"]:
         raise UserError(
-            f"--corpus: '{corpus.name}' is not the corpus that the run '{name}' was made on (its"
-            " sha256 differs)"
+            f"--corpus, --data: '{inputs.data['name']}' is not what the run '{name}' was made on"
+            " (its sha256 differs)"
         )
     check_draws(settings, len(source.posterior))
-    material = read_material(
-        source.model, corpus, settings,
-        block_size=record["block_size"], train_samples=stored["train_samples"],
-        seed=stored["seed"], data_dir=data_dir, text=settings.text,
-    )  # fmt: skip
+    material = inputs.material(settings, settings.text)
     return source.run, source.model, material
 
 

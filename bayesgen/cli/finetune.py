@@ -222,7 +222,6 @@ def _load(settings: FinetuneSettings) -> tuple[LabelledCorpus, FunctionalModel]:
         task=settings.task,
         data_dir=Path(settings.data_dir) if settings.data_dir else None,
         validation=settings.validation,
-        seed=settings.seed,
         text_column=settings.text_column,
         label_column=settings.label_column,
         pair_column=settings.pair_column,

@@ -122,21 +122,16 @@ def _posterior(settings: QuickstartSettings, checkpoint: Path, out: Path) -> Run
 
 
 def _paragraph(settings: QuickstartSettings, checkpoint: Path, run: Run) -> None:
-    from bayesgen.cli.session import load_inputs
-    from bayesgen.posterior import Posterior
+    from bayesgen.cli.sources import open_source
+    from bayesgen.data.corpora import load_corpus
     from bayesgen.predictive import Predictive
 
     print(f"\n4/4 a paragraph from the mixture of {TEXT_DRAWS} draws\n")
-    model, corpus = load_inputs(
-        SGHMCSettings(
-            model=str(checkpoint),
-            corpus=settings.corpus,
-            data_dir=settings.data_dir,
-            device=settings.device,
-        )
-    )
+    source = open_source(str(run.path), device=settings.device)
+    data_dir = Path(settings.data_dir) if settings.data_dir else None
+    corpus = load_corpus(settings.corpus, tokenizer=source.model.tokenizer, data_dir=data_dir)
     prompt = corpus.tokenizer.decode(corpus.val[:PROMPT_TOKENS])
-    predictive = Predictive(model, Posterior.load(run.path).thin(TEXT_DRAWS))
+    predictive = Predictive(source.model, source.posterior.thin(TEXT_DRAWS))
     text = predictive.generate(
         prompt, max_new_tokens=settings.text_tokens, temperature=0.8, seed=settings.seed
     )

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from bayesgen.data.corpora import Corpus, FarText, load_far_text
-from bayesgen.data.windows import Windows, subset
+from bayesgen.data.examples import Examples
+from bayesgen.data.windows import Rows, Windows, subset
 from bayesgen.errors import UserError
 from bayesgen.evaluation import evaluate_split, passes_key, run_passes
 from bayesgen.evaluation.cache import Passes, TokenCache
@@ -24,9 +25,10 @@ from bayesgen.posterior import Posterior
 from bayesgen.predictive import Predictive
 from bayesgen.predictive.mixture import scoring_precision
 from bayesgen.runs import Run
-from bayesgen.settings import ScoringSettings
+from bayesgen.settings import DataSettings, ScoringSettings
 
 CACHE = "token_scores"
+R = TypeVar("R", bound=Rows)
 
 
 @dataclass(frozen=True)
@@ -34,47 +36,44 @@ class Material:
     """What is scored, read before anything is computed.
 
     Attributes:
-        scored: split -> its windows.
-        held_in: training text, to fit a temperature on.
+        scored: split -> its windows or examples.
+        held_in: training data, to fit a temperature on.
         far: windows of the far text, if there is one.
         texts: what the evaluation file says of the texts.
     """
 
-    scored: Mapping[str, Windows]
-    held_in: Windows
-    far: Windows | None
+    scored: Mapping[str, Rows]
+    held_in: Rows
+    far: Rows | None
     texts: dict[str, Any]
 
 
 def read_material(
     model: FunctionalModel,
     corpus: Corpus,
-    settings: ScoringSettings,
-    *,
+    data: DataSettings,
     block_size: int,
-    train_samples: int | None,
-    seed: int,
-    data_dir: str | None,
+    settings: ScoringSettings,
     text: str | None = None,
 ) -> Material:
     """The windows that `settings` ask for.
 
     Args:
-        train_samples, seed: of the run: `train` is the data that it fitted.
+        data: of the run: `train` is the data that it fitted.
         text: a corpus that is scored whole, as the split `text`.
 
     Raises:
         UserError: a text is missing or cannot be scored, or has too few windows.
     """
     assert model.tokenizer is not None
-    folder = Path(data_dir) if data_dir else None
+    folder = Path(data.data_dir) if data.data_dir else None
     train = (
         Windows.tiled(corpus.train, block_size, split="train")
-        if train_samples is None
-        else subset(corpus.train, block_size, train_samples, seed)
+        if data.train_samples is None
+        else subset(corpus.train, block_size, data.train_samples, data.seed)
     )
     splits = {"train": train, "val": Windows.tiled(corpus.val, block_size, split="val")}
-    scored = {str(name): splits[name] for name in settings.eval_splits}
+    scored = _chosen(splits, settings)
     texts: dict[str, Any] = {"corpus": {"name": corpus.name, **corpus.fingerprint}}
     if text is not None:
         whole = load_far_text(text, model.tokenizer, folder, "--text")
@@ -103,6 +102,36 @@ def read_material(
                 f" {whole_windows} whole windows of {block_size} tokens"
             )
     return Material(scored, train, far, texts)
+
+
+def read_examples(
+    name: str,
+    fingerprint: Mapping[str, Any],
+    splits: Mapping[str, Examples],
+    settings: ScoringSettings,
+    text: str | None = None,
+) -> Material:
+    """The labelled examples that `settings` ask for.
+
+    Raises:
+        UserError: they ask for a split that is not there, or for what only texts have.
+    """
+    idle = {"--text": text, "--ood-corpus": settings.ood_corpus,
+            "--eval-num-text-samples": settings.eval_num_text_samples}  # fmt: skip
+    for flag, value in idle.items():
+        if value:
+            raise UserError(f"{flag} is for language models, and this run has labelled data")
+    texts = {"corpus": {"name": name, **fingerprint}}
+    return Material(_chosen(splits, settings), splits["train"], None, texts)
+
+
+def _chosen(splits: Mapping[str, R], settings: ScoringSettings) -> dict[str, R]:
+    absent = [name for name in settings.eval_splits if name not in splits]
+    if absent:
+        raise UserError(
+            f"--eval-splits {absent[0]}: the data have no such split ({', '.join(splits)})"
+        )
+    return {str(name): splits[name] for name in settings.eval_splits}
 
 
 def check_draws(settings: ScoringSettings, there: int) -> None:
@@ -160,7 +189,7 @@ def _score(
                 f"{report.key}.far-{far_key}",
                 partial(_shift, near, far),
             )
-        if settings.eval_num_text_samples:
+        if settings.eval_num_text_samples and isinstance(windows, Windows):
             made = cache.plain(
                 f"{report.key}.texts-{settings.eval_num_text_samples}",
                 partial(

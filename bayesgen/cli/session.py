@@ -7,7 +7,6 @@ import resource
 import signal
 import sys
 from datetime import datetime
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,13 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from bayesgen.cli.inputs import Inputs, read_inputs
 from bayesgen.cli.options import Chosen
-from bayesgen.cli.scoring import check_draws, read_material, score_run
+from bayesgen.cli.scoring import check_draws, score_run
 from bayesgen.cli.sources import adapters
 from bayesgen.cli.train import DEFAULT_MODEL
-from bayesgen.data.corpora import Corpus, load_corpus
-from bayesgen.data.windows import Batches
 from bayesgen.errors import Interrupted, UserError
-from bayesgen.inference.job import Job, make_job, resolve_device, training_batches
+from bayesgen.inference.job import Job, make_job, resolve_device
 from bayesgen.inference.loop import ChainTotals, graceful_stop, run_chain
 from bayesgen.inference.opening import Opening, opening
 from bayesgen.inference.resources import estimate, require
@@ -39,8 +37,6 @@ MANY_CLIPPED = 0.01
 """Share of the steps whose gradient may be cut without a warning."""
 LARGE = 2**30
 """Bytes from which on a run says what it needs before it loads the weights, which takes a while."""
-DEFAULT_BLOCK = 1024
-"""Tokens per window where the model has no limit of its own, or a longer one."""
 
 
 def train(name: str, chosen: Chosen[TrainSettings], resumed: Run | None = None) -> Run:
@@ -53,27 +49,12 @@ def train(name: str, chosen: Chosen[TrainSettings], resumed: Run | None = None) 
     settings = chosen.settings
     if resumed is None:
         _check_resources(name, settings)
-    model, corpus = load_inputs(settings)
-    block_size = settings.block_size or min(model.block_size or DEFAULT_BLOCK, DEFAULT_BLOCK)
-    if model.block_size is not None and block_size > model.block_size:
-        raise UserError(
-            f"--block-size {block_size} exceeds the model's longest context, {model.block_size}"
-        )
-
-    @cache
-    def batches(chain: int) -> Batches:
-        return training_batches(settings, corpus.train, block_size, chain)
-
+    inputs = read_inputs(_model(settings), settings)
+    model = inputs.model
     # whatever cannot work is refused before a folder is made
-    material = None
-    if settings.eval:
-        material = read_material(
-            model, corpus, settings,
-            block_size=block_size, train_samples=settings.train_samples, seed=settings.seed,
-            data_dir=settings.data_dir,
-        )  # fmt: skip
+    material = inputs.material(settings, None) if settings.eval else None
     if resumed is None:
-        job = make_job(name, settings, model, batches)
+        job = make_job(name, settings, model, inputs.batches)
         if settings.eval:
             check_draws(settings, job.num_draws)
         sizes = opening(job)
@@ -81,16 +62,16 @@ def train(name: str, chosen: Chosen[TrainSettings], resumed: Run | None = None) 
         run = Run.create(Path(folder))
     else:
         run = resumed
-        _same_inputs(run.record(), model, corpus)
+        _same_inputs(run.record(), inputs)
         scales = _stored_scales(run, model) if isinstance(settings, ChainSettings) else None
-        job = make_job(name, settings, model, batches, scales)
+        job = make_job(name, settings, model, inputs.batches, scales)
         if settings.eval:
             check_draws(settings, job.num_draws)
     with run.locked():
         if resumed is None:
             if job.scales is not None:
                 run.write_tensors(PRECONDITIONER, job.scales.tensors())
-            run.write_json("run.json", _record(job, chosen, corpus, sizes, block_size))
+            run.write_json("run.json", _record(job, chosen, inputs, sizes))
             _print_opening(name, run, sizes)
         config = run.record()["settings"] if settings.wandb else None
         with graceful_stop() as stop, Tracker(run, config) as tracker:
@@ -134,18 +115,6 @@ def _totals(job: Job, chains: list[ChainTotals]) -> dict[str, Any]:
     }
 
 
-def load_inputs(settings: TrainSettings) -> tuple[FunctionalModel, Corpus]:
-    """The model, and the corpus in the model's own tokens."""
-    model = _model(settings)
-    if model.tokenizer is None:
-        raise UserError(
-            f"--model: '{model.info.name}' has no tokenizer; give its meta.pkl with --meta-path"
-            " (nanoGPT), or save the tokenizer into the folder (Hugging Face)"
-        )
-    data_dir = Path(settings.data_dir) if settings.data_dir else None
-    return model, load_corpus(settings.corpus, tokenizer=model.tokenizer, data_dir=data_dir)
-
-
 def _model(settings: TrainSettings, outline: bool = False) -> FunctionalModel:
     return load_model(
         settings.model or Path(settings.base_dir) / DEFAULT_MODEL,
@@ -180,22 +149,22 @@ def _warn_of_clipping(totals: dict[str, Any]) -> None:
         )
 
 
-def _same_inputs(record: dict[str, Any], model: FunctionalModel, corpus: Corpus) -> None:
+def _same_inputs(record: dict[str, Any], inputs: Inputs) -> None:
     """Refuse to continue a run on another model or other data."""
-    if record["model"]["sha256"] != model.info.sha256:
+    if record["model"]["sha256"] != inputs.model.info.sha256:
         raise UserError(
-            f"--resume: '{model.info.name}' is not the model that the run started from (its sha256"
-            " differs); put the old one back or start a new run"
-        )
-    if record["data"]["sha256"] != corpus.fingerprint["sha256"]:
-        raise UserError(
-            f"--resume: the corpus '{corpus.name}' is not the one that the run started with (its"
+            f"--resume: '{inputs.model.info.name}' is not the model that the run started from (its"
             " sha256 differs); put the old one back or start a new run"
+        )
+    if record["data"]["sha256"] != inputs.data["sha256"]:
+        raise UserError(
+            f"--resume: the data '{inputs.data['name']}' are not those that the run started with"
+            " (their sha256 differs); put the old ones back or start a new run"
         )
 
 
 def _record(
-    job: Job, chosen: Chosen[TrainSettings], corpus: Corpus, sizes: Opening, block_size: int
+    job: Job, chosen: Chosen[TrainSettings], inputs: Inputs, sizes: Opening
 ) -> dict[str, Any]:
     """The content of run.json."""
     info = job.model.info
@@ -213,8 +182,8 @@ def _record(
             "config": dict(info.config),
             "sha256": info.sha256,
         },
-        "data": {"name": corpus.name, **corpus.fingerprint},
-        "block_size": block_size,
+        "data": inputs.data,
+        "block_size": inputs.block_size,
         "num_observations": job.num_observations,
         "num_parameters": job.model.num_parameters,
         "num_bayesian": job.model.layout.size,

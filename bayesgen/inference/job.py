@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from bayesgen.affine import Affine
-from bayesgen.data.windows import Batches, RandomWindows, ShuffledWindows, Windows, subset
+from bayesgen.data.windows import Batches, RandomWindows, Rows, ShuffledWindows, Windows, subset
 from bayesgen.errors import UserError
 from bayesgen.log_posterior import LogPosterior
 from bayesgen.models import FunctionalModel
@@ -76,7 +76,7 @@ def training_batches(
     the data once take its non-overlapping windows, each target once. `train_samples` fixes the
     data set to that many windows, the same for every chain.
     """
-    order = int(np.random.SeedSequence([settings.seed, chain]).generate_state(1)[0])
+    order = _order(settings, chain)
     if settings.train_samples is not None:
         windows = subset(tokens, block_size, settings.train_samples, settings.seed)
         return ShuffledWindows(windows, settings.batch_size, order)
@@ -84,6 +84,16 @@ def training_batches(
         windows = Windows.tiled(tokens, block_size, split="train")
         return ShuffledWindows(windows, settings.batch_size, order)
     return RandomWindows(tokens, block_size, settings.batch_size, order)
+
+
+def example_batches(settings: DataSettings, rows: Rows, chain: int = 0) -> Batches:
+    """The same for labelled examples: every row once per pass."""
+    return ShuffledWindows(rows, settings.batch_size, _order(settings, chain))
+
+
+def _order(settings: DataSettings, chain: int) -> int:
+    """Seed of one chain's batches."""
+    return int(np.random.SeedSequence([settings.seed, chain]).generate_state(1)[0])
 
 
 def make_job(

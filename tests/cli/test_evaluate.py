@@ -460,7 +460,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["run", "--eval-batch", "3"], "did you mean --eval-batch-size?"),
         (["run", "--learning-rate", "3"], "unknown flag --learning-rate"),
         (["run", "--eval"], "unknown flag --eval"),
-        (["run", "--eval-splits", "test"], "--eval-splits: invalid choice: 'test'"),
+        (["run", "--eval-splits", "test"], "--eval-splits test: the data have no such split"),
         (["run", "--eval-precision", "fp8"], "--eval-precision: invalid choice"),
         (["run", "--eval-max-samples", "0"], "--eval-max-samples must be at least 1"),
         (["run", "--eval-num-text-samples", "-1"], "must be at least 0"),
@@ -508,7 +508,7 @@ def test_a_corpus_that_has_changed_is_refused(
     before = files(workspace.path)
     capsys.readouterr()
     line = refused(evaluate("run"), capsys)
-    assert "'corpus.txt' is not the corpus that the run 'run' was made on" in line
+    assert "'corpus.txt' is not what the run 'run' was made on" in line
     assert files(workspace.path) == before
 
 

@@ -1,0 +1,120 @@
+"""What a run is made of: a model, and data in the model's own tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from bayesgen.cli.scoring import Material, read_examples, read_material
+from bayesgen.data.corpora import load_corpus
+from bayesgen.data.examples import Examples
+from bayesgen.data.labelled import load_labelled
+from bayesgen.data.windows import Batches
+from bayesgen.errors import UserError
+from bayesgen.inference.job import example_batches, training_batches
+from bayesgen.models import FunctionalModel
+from bayesgen.settings import DataSettings, ScoringSettings
+
+DEFAULT_BLOCK = 1024
+"""Tokens per window where the model has no limit of its own, or a longer one."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A model and its data.
+
+    Attributes:
+        data: name and fingerprint: what a run's `run.json` says of the data.
+        block_size: tokens of a window or example, at most.
+        batches: the training data of chain c.
+        material: what is to be scored, by these settings; with a whole text of its own, or None.
+    """
+
+    model: FunctionalModel
+    data: dict[str, Any]
+    block_size: int
+    batches: Callable[[int], Batches]
+    material: Callable[[ScoringSettings, str | None], Material]
+
+
+def read_inputs(
+    model: FunctionalModel, settings: DataSettings, block_size: int | None = None
+) -> Inputs:
+    """The data of `settings`, of the kind that the model's task needs.
+
+    Args:
+        block_size: of a run that is read again; by default that of the settings or the model.
+
+    Raises:
+        UserError: the data are missing, damaged or of another kind, or no tokenizer is there.
+    """
+    if model.tokenizer is None:
+        raise UserError(
+            f"--model: '{model.info.name}' has no tokenizer; give its meta.pkl with --meta-path"
+            " (nanoGPT), or save the tokenizer into the folder (Hugging Face)"
+        )
+    block_size = block_size or settings.block_size
+    if block_size is None:
+        block_size = min(model.block_size or DEFAULT_BLOCK, DEFAULT_BLOCK)
+    if model.block_size is not None and block_size > model.block_size:
+        raise UserError(
+            f"--block-size {block_size} exceeds the model's longest context, {model.block_size}"
+        )
+    read = _text if model.info.task == "causal-lm" else _labelled
+    return read(model, settings, block_size)
+
+
+def _text(model: FunctionalModel, settings: DataSettings, block_size: int) -> Inputs:
+    corpus = load_corpus(settings.corpus, tokenizer=model.tokenizer, data_dir=_data_dir(settings))
+    return Inputs(
+        model,
+        {"name": corpus.name, **corpus.fingerprint},
+        block_size,
+        cache(partial(training_batches, settings, corpus.train, block_size)),
+        partial(read_material, model, corpus, settings, block_size),
+    )
+
+
+def _labelled(model: FunctionalModel, settings: DataSettings, block_size: int) -> Inputs:
+    if settings.data is None:
+        raise UserError(
+            f"--data: a {model.info.task} needs labelled data: ag_news, sst2, imdb, stsb, or the"
+            " path of a file or folder"
+        )
+    corpus = load_labelled(
+        settings.data,
+        task=model.info.task,
+        data_dir=_data_dir(settings),
+        validation=settings.validation,
+        text_column=settings.text_column,
+        label_column=settings.label_column,
+        pair_column=settings.pair_column,
+    )
+    outputs = int(model.info.config.get("num_labels") or len(model.info.config["id2label"]))
+    if corpus.classes is not None and len(corpus.classes) != outputs:
+        raise UserError(
+            f"--data {settings.data}: {len(corpus.classes)} classes, but the model has {outputs};"
+            " fine-tune it on these data first (scripts/finetune.py)"
+        )
+    tokenizer: Any = model.tokenizer
+    splits = {
+        name: Examples(part, tokenizer.tokenizer, block_size)
+        for name, part in {"train": corpus.train, "val": corpus.val, "test": corpus.test}.items()
+        if part is not None
+    }
+    if settings.train_samples is not None:
+        splits["train"] = splits["train"].subset(settings.train_samples, settings.seed)
+    return Inputs(
+        model,
+        {"name": corpus.name, **corpus.fingerprint, "rows": splits["train"].describe()},
+        block_size,
+        cache(partial(example_batches, settings, splits["train"])),
+        partial(read_examples, corpus.name, corpus.fingerprint, splits),
+    )
+
+
+def _data_dir(settings: DataSettings) -> Path | None:
+    return Path(settings.data_dir) if settings.data_dir else None
