@@ -1,0 +1,157 @@
+"""A classifier of texts goes through the same doors: fine-tuned, sampled, scored, continued."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bayesgen.cli.main import door
+from tests.encoder import CLASSES, save_encoder, write_rows
+
+transformers = pytest.importorskip("transformers")
+
+CHAIN = ("--sampler", "sghmc", "--task", "sequence-classification", "--model", "tuned",
+         "--data", "rows.tsv", "--batch-size", "8", "--warmup-steps", "4", "--sampling-steps", "8",
+         "--thinning", "2", "--out", "run")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with rows, and an encoder that was fine-tuned on them for a moment."""
+    path = tmp_path_factory.mktemp("shelf")
+    save_encoder(path / "encoder")
+    write_rows(path / "rows.tsv", 80)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path)
+        argv = ["--model", "encoder", "--data", "rows.tsv", "--out", "tuned", "--max-steps", "4"]
+        assert door("finetune", argv) == 0
+    return path
+
+
+@pytest.fixture
+def here(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory that sees the shelf."""
+    for found in shelf.iterdir():
+        (tmp_path / found.name).symlink_to(found)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def train(*flags: str) -> int:
+    return door("train", [*CHAIN, *flags])
+
+
+def evaluation(run: Path) -> dict[str, Any]:
+    (path,) = run.glob("bayesian_eval_*[0-9].json")
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
+
+
+def validation_rows() -> tuple[list[str], torch.Tensor]:
+    """Texts and class ids that the run holds back, found by what it does not train on."""
+    from bayesgen.data.labelled import load_labelled
+
+    val = load_labelled("rows.tsv", task="sequence-classification").val
+    return list(val.first), torch.as_tensor(val.labels)
+
+
+def test_the_mixture_is_that_of_plain_transformers(here: Path) -> None:
+    assert train("--eval", "--eval-splits", "val", "train") == 0
+    record = json.loads((here / "run" / "run.json").read_text())
+    assert record["num_observations"] == 72
+    assert record["data"]["classes"] == sorted(CLASSES)
+    content = evaluation(here / "run")
+    report = content["splits"]["val"]
+    assert report["num_tokens"] == report["num_windows"] == 8
+    assert content["splits"]["train"]["num_tokens"] == 72
+
+    texts, labels = validation_rows()
+    network = transformers.AutoModelForSequenceClassification.from_pretrained("tuned").eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained("tuned")
+    inputs = tokenizer(texts, padding=True, return_tensors="pt")
+    parameters = dict(network.named_parameters())
+    each = []
+    for path in sorted((here / "run" / "draws").glob("*.safetensors")):
+        (theta,) = load_file(path)["draws"]
+        for p in record["parameters"]:
+            size = math.prod(p["shape"])
+            value = theta[p["offset"] : p["offset"] + size].view(p["shape"])
+            parameters[p["name"]].data.copy_(value)
+        with torch.no_grad():
+            each.append(network(**inputs).logits.double().log_softmax(-1))
+    assert len(each) == 4
+    mixture = torch.stack(each).logsumexp(0) - math.log(4)
+    bma = report["predictors"]["bma"]
+    assert bma["nll"] == pytest.approx(-float(mixture.gather(1, labels[:, None]).mean()), abs=1e-5)
+    assert bma["accuracy"] == float((mixture.argmax(1) == labels).double().mean())
+    entropy = -(mixture.exp() * mixture).sum(1).mean()
+    assert report["entropy"]["total"] == pytest.approx(float(entropy), abs=1e-5)
+    assert report["entropy"]["epistemic"] > 0
+
+
+def test_it_is_continued_and_scored_again(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("--eval") == 0
+    first = evaluation(here / "run")
+    assert train("--resume", "run") == 0
+    assert door("evaluate", ["run", "--eval-splits", "train"]) == 0
+    newest = sorted((here / "run").glob("bayesian_eval_*[0-9].json"))[-1]
+    assert set(json.loads(newest.read_text())["splits"]) == {"train"}
+    assert first["corpus"]["name"] == "rows.tsv"
+    assert "rows.tsv, train: 72 target" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("sampler", ["laplace", "ekf", "vi", "map"])
+def test_methods_that_pass_over_the_data(sampler: str, here: Path) -> None:
+    argv = ["--sampler", sampler, "--task", "sequence-classification", "--model", "tuned", "--data",
+            "rows.tsv", "--out", "run", "--parameters", "head", "--eval"]  # fmt: skip
+    assert door("train", argv) == 0
+    record = json.loads((here / "run" / "run.json").read_text())
+    assert record["num_bayesian"] == 3 * 16 + 3
+    assert evaluation(here / "run")["splits"]["val"]["predictors"]["bma"]["nll"] > 0
+
+
+def test_train_samples_are_counted_and_nested(here: Path) -> None:
+    assert train("--train-samples", "10") == 0
+    assert json.loads((here / "run" / "run.json").read_text())["num_observations"] == 10
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--eval", "--eval-splits", "test"], "no such split (train, val)"),
+        (["--eval", "--eval-num-text-samples", "2"], "is for language models"),
+        (["--eval", "--ood-corpus", "python-docs"], "is for language models"),
+        (["--data", "four.tsv"], "4 classes, but the model has 3"),
+        (["--data", "gone.tsv"], "--data gone.tsv"),
+        (["--data", "one.tsv"], "one class"),
+        (["--train-samples", "1000"], "has 72 examples"),
+        (["--block-size", "64"], "exceeds the model's longest context, 32"),
+        (["--text-column", "words"], "words"),
+        (["--corpus", "python-docs"], "--corpus has no effect"),
+        (["--model", "encoder", "--data", "four.tsv"], "4 classes, but the model has 2"),
+    ],
+)
+def test_bad_input_is_one_line(
+    flags: list[str], says: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = (here / "rows.tsv").read_text().splitlines()
+    (here / "four.tsv").write_text("\n".join([*rows, *["a b\tfourth"] * 40]))
+    (here / "one.tsv").write_text("\n".join(["text\tlabel", *["a b\tsame"] * 20]))
+    capsys.readouterr()
+    assert train(*flags) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("error: ")
+    assert says in line
+    assert not (here / "run").exists()
+
+
+def test_labelled_data_are_needed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["--sampler", "sgld", "--task", "sequence-classification", "--model", "tuned"]
+    assert door("train", argv) == 2
+    assert "--data: a sequence-classification needs labelled data" in capsys.readouterr().err
