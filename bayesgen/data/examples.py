@@ -73,6 +73,10 @@ class Examples:
         return 1
 
     @property
+    def num_classes(self) -> int | None:
+        return None if self.data.classes is None else len(self.data.classes)
+
+    @property
     def truncated(self) -> int:
         """Number of rows that were cut."""
         return int(self.cut.sum())

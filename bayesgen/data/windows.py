@@ -54,6 +54,10 @@ class Rows(Protocol):
     def row_targets(self) -> int:
         """Labels of one row, at most."""
 
+    @property
+    def num_classes(self) -> int | None:
+        """Of labelled examples; None for tokens of a text, which nobody tells apart by class."""
+
     def batch(self, indices: ArrayLike, /) -> dict[str, Tensor]:
         """The rows of the 1-D `indices`: what the network takes, and "labels" [B, ...]."""
 
@@ -105,6 +109,10 @@ class Windows:
     @property
     def row_targets(self) -> int:
         return self.block_size
+
+    @property
+    def num_classes(self) -> None:
+        return None
 
     def take(self, indices: ArrayLike) -> Windows:
         return replace(self, starts=self.starts[np.asarray(indices, dtype=np.int64)])

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torchmetrics.functional.classification import multiclass_f1_score
 from tqdm import tqdm
 
 from bayesgen.data.windows import Rows
@@ -91,6 +92,7 @@ class SplitReport:
         window_nll: predictor -> summed NLL of each window [windows], float64, in nats.
         window_tokens: targets of each window [windows].
         differences: predictor -> the mixture's NLL minus the predictor's.
+        macro_f1: predictor -> mean over the classes of F1, of labelled examples; None of text.
         key: of the passes in the cache.
     """
 
@@ -105,6 +107,7 @@ class SplitReport:
     window_nll: dict[str, Tensor]
     window_tokens: Tensor
     differences: dict[str, Interval]
+    macro_f1: dict[str, float] | None = None
     key: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -118,6 +121,7 @@ class SplitReport:
             "reliability": self.reliability,
             "entropy": vars(self.entropy),
             "by_num_draws": [{"draws": k, **vars(s)} for k, s in sorted(self.by_draws.items())],
+            **({} if self.macro_f1 is None else {"macro_f1": self.macro_f1}),
             "selective": {name: asdict(s) for name, s in self.selective.items()},
             "bma_minus": {
                 name: {**vars(d), "no_interval": no_interval}
@@ -174,6 +178,7 @@ def evaluate_split(
             for name in PREDICTORS
             if name != "bma"
         },
+        macro_f1=_macro_f1(scored, split),
         key=key,
     )
 
@@ -263,6 +268,18 @@ def _temperatures(forward: Forward, split: Split, held_in: Rows) -> Tensor:
         other = split.windows.take(split.indices[1 - half :: 2])
         taus[half::2] = fit_temperature(forward, other, split.batch_size)
     return taus
+
+
+def _macro_f1(scored: dict[str, Scored], split: Split) -> dict[str, float] | None:
+    classes = split.windows.num_classes
+    if classes is None:
+        return None
+    parts = split.indices.split(1024)
+    labels = torch.cat([split.windows.batch(part.numpy())["labels"] for part in parts])
+    return {
+        name: float(multiclass_f1_score(s.tokens.guess, labels, classes, average="macro"))
+        for name, s in scored.items()
+    }
 
 
 def _selective(passes: Passes, window_tokens: Tensor, progress: str | None) -> dict[str, Any]:

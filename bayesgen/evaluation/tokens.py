@@ -26,6 +26,7 @@ class TokenScores:
         correct: whether the most probable token was the target, bool.
         brier: Σ_v (p_v − 1[v is the target])².
         entropy: of the distribution, nats.
+        guess: the most probable token, int32.
     """
 
     log_likelihood: Tensor
@@ -33,6 +34,7 @@ class TokenScores:
     correct: Tensor
     brier: Tensor
     entropy: Tensor
+    guess: Tensor
 
     @classmethod
     def of(cls, log_probs: Tensor, labels: Tensor) -> TokenScores:
@@ -45,7 +47,7 @@ class TokenScores:
         brier = probs.square().sum(-1) - 2 * log_likelihood.exp() + 1
         entropy = torch.special.entr(probs).sum(-1)
         # sums are taken in float64, which not every accelerator has
-        per_token = (log_likelihood, confidence, guess == targets, brier, entropy)
+        per_token = (log_likelihood, confidence, guess == targets, brier, entropy, guess.int())
         return cls(*(t.cpu().double() if t.is_floating_point() else t.cpu() for t in per_token))
 
     @classmethod

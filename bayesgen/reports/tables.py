@@ -17,7 +17,10 @@ Evaluations = Mapping[str, Mapping[str, Any]]
 
 def predictor_table(evaluations: Evaluations) -> Table:
     """Predictor x headline numbers, for every run and split."""
-    columns = ("perplexity", "NLL", "accuracy", "ECE", "Brier", "bma's NLL minus it, 95 %")
+    classes = any("macro_f1" in report for *_, report in _splits(evaluations))
+    columns = ["perplexity", "NLL", "accuracy", "ECE", "Brier", "bma's NLL minus it, 95 %"]
+    if classes:
+        columns.insert(-1, "macro-F1")
     table = _table(evaluations, ("split", "predictor"), columns)
     for label, split, report in _splits(evaluations):
         best = min(report["predictors"].values(), key=lambda s: _or_infinity(s["nll"]))
@@ -28,6 +31,7 @@ def predictor_table(evaluations: Evaluations) -> Table:
                 split,
                 name,
                 *_headline(s),
+                *([_number(report.get("macro_f1", {}).get(name), 4)] if classes else []),
                 _interval(difference) if difference else "",
                 style="bold" if s is best else "",
             )

@@ -90,6 +90,13 @@ def test_the_mixture_is_that_of_plain_transformers(here: Path) -> None:
     bma = report["predictors"]["bma"]
     assert bma["nll"] == pytest.approx(-float(mixture.gather(1, labels[:, None]).mean()), abs=1e-5)
     assert bma["accuracy"] == float((mixture.argmax(1) == labels).double().mean())
+    f1 = []
+    for c in range(3):
+        guessed, true = mixture.argmax(1) == c, labels == c
+        both = float((guessed & true).sum())
+        f1.append(2 * both / max(float(guessed.sum() + true.sum()), 1))
+    assert report["macro_f1"]["bma"] == pytest.approx(sum(f1) / 3)
+    assert set(report["macro_f1"]) == set(report["predictors"]) - {"mean_of_draws"}
     entropy = -(mixture.exp() * mixture).sum(1).mean()
     assert report["entropy"]["total"] == pytest.approx(float(entropy), abs=1e-5)
     assert report["entropy"]["epistemic"] > 0
