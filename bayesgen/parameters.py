@@ -22,6 +22,7 @@ CHUNK = 524_288
 """Elements of θ that `posteriors` sees at a time: few Python calls, and each update stays in the
 cache (2 MiB of float32)."""
 
+KEYWORDS = ("all", "last-layer", "head", "layers=-2:", "lora")
 ADAPTER = "lora_"
 """What the names of adapters' parameters hold: PEFT's own mark."""
 
@@ -117,6 +118,8 @@ def select(module: nn.Module, subset: Subset = "all") -> list[str]:
     else:
         chosen = set()
         for part in (part.strip() for part in subset.split(",")):
+            if not part:
+                raise UserError(f"--parameters '{subset}': nothing stands between two commas")
             chosen |= _part(module, list(named), part)
     if not chosen:
         raise UserError("--parameters selects nothing: at least one parameter must be Bayesian")
@@ -139,7 +142,9 @@ def _part(module: nn.Module, names: list[str], part: str) -> set[str]:
         found, hint = _layers(module, part.removeprefix("layers="))
     else:
         found = set(fnmatch.filter(names, part))
-        nearest = difflib.get_close_matches(part, names, n=1, cutoff=0.0)
+        nearest = difflib.get_close_matches(part.lower(), KEYWORDS, n=1, cutoff=0.8) or (
+            difflib.get_close_matches(part, names, n=1, cutoff=0.0)
+        )
         hint = f"; the nearest name is '{nearest[0]}'" if nearest else ""
     if not found:
         raise UserError(

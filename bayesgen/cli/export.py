@@ -74,15 +74,18 @@ def main(argv: list[str]) -> int:
     record = None if source.run is None else source.run.record()
     evaluation = None if source.run is None else _newest_evaluation(source.run)
     made = bayesian_class(model.module).from_posterior(model, posterior, record, evaluation)
-    out.absolute().parent.mkdir(parents=True, exist_ok=True)
-    # the folder is whole or not there
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=out.absolute().parent) as scratch:
-        folder = Path(scratch) / "model"
-        with quiet():
-            made.save_pretrained(folder)
-        if isinstance(model.tokenizer, HuggingFaceTokenizer):
-            model.tokenizer.tokenizer.save_pretrained(folder)
-        folder.replace(out)
+    try:
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+        # the folder is whole or not there
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=out.absolute().parent) as scratch:
+            folder = Path(scratch) / "model"
+            with quiet():
+                made.save_pretrained(folder)
+            if isinstance(model.tokenizer, HuggingFaceTokenizer):
+                model.tokenizer.tokenizer.save_pretrained(folder)
+            folder.replace(out)
+    except OSError as error:
+        raise UserError(f"--out: '{out}' cannot be written ({error.strerror or error})") from error
     size = sum(path.stat().st_size for path in out.iterdir())
     print(
         f"{len(posterior)} draws of {type(made.network).__name__} in {out}, {size / 2**20:.1f} MiB"

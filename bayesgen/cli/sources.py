@@ -51,6 +51,12 @@ def open_source(name: str, *, model: str | None = None, device: str = "auto") ->
     posterior = Posterior.load(name)
     record = run.record()
     settings, stored = record["settings"], record["model"]
+    place = Path(stored["name"])
+    if model is None and not place.exists() and (place.suffix or len(place.parts) > 2):
+        raise UserError(
+            f"the model of the run '{name}' is not at '{place}' any more; say with --model where it"
+            " is"
+        )
     loaded = load_model(
         model or stored["name"],
         task=settings["task"],
@@ -80,5 +86,5 @@ def adapters(settings: Mapping[str, Any]) -> Lora | None:
     return Lora(
         settings["lora_r"],
         settings["lora_alpha"],
-        tuple(t.strip() for t in targets.split(",")) if targets else None,
+        None if targets is None else tuple(t.strip() for t in targets.split(",")),
     )

@@ -6,13 +6,14 @@ Needs the extra `hf` (`pip install 'bayesgen[hf]'`).
 from __future__ import annotations
 
 import hashlib
+import textwrap
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from bayesgen.errors import UserError
@@ -23,8 +24,6 @@ from bayesgen.parameters import ADAPTER, Subset
 
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model")
 ADAPTERS = "adapter_config.json"
-UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError)
-"""What transformers raises where nothing loadable lies in a folder."""
 
 
 def load(
@@ -67,10 +66,13 @@ def load(
     _refuse_wrong_task(base, task, auto, config)
     new: set[str] = set()
     if outline:
-        with torch.device("meta"):
-            module = auto.from_config(config, dtype=torch.float32).to("meta")
+        try:
+            with torch.device("meta"), quiet():
+                module = auto.from_config(config, dtype=torch.float32).to("meta")
+        except Exception as error:  # of a damaged config.json, nearly any
+            raise _unloadable(base, error) from error
         if adapters:
-            add_adapters(module, adapters)
+            add_adapters(module, adapters, folder=name)
     else:
         module, new = _weights(base, kind, auto, config)
         if adapters:
@@ -106,6 +108,11 @@ def _refuse_missing(name: str) -> None:
             f"--model: no folder at '{name}'; name a Hugging Face model's folder, its hub name, or"
             " a nanoGPT checkpoint (.pt)"
         )
+    if (path / "config.json").is_file() and '"bayesian-' in (path / "config.json").read_text():
+        raise UserError(
+            f"--model: '{name}' is a posterior that was exported for transformers; name the run"
+            " itself, or the model that it started from"
+        )
     if path.is_dir() and not any((path / f).is_file() for f in ("config.json", ADAPTERS)):
         raise UserError(
             f"--model: '{name}' holds no Hugging Face model (no config.json in the folder); name"
@@ -120,9 +127,16 @@ def _adapters_of(name: str) -> Any:
     from peft import PeftConfig
 
     try:
-        config = PeftConfig.from_pretrained(name)
-    except UNREADABLE as error:
+        with quiet():
+            config = PeftConfig.from_pretrained(name)
+    except Exception as error:  # of a damaged folder, nearly any
         raise _unloadable(name, error) from error
+    kind = getattr(config, "peft_type", None)
+    if kind != "LORA" or config.use_dora:
+        raise UserError(
+            f"--model: '{name}' holds adapters of the kind {'DoRA' if kind == 'LORA' else getattr(kind, 'value', kind)};"
+            " only LoRA can be sampled: merge them into their model (PEFT's merge_and_unload)"
+        )
     if not config.base_model_name_or_path:
         raise UserError(
             f"--model: '{name}' does not say which model its adapters belong to; put its folder or"
@@ -138,8 +152,9 @@ def _config(name: str, num_labels: int | None, task: str) -> Any:
         num_labels = 1
     given = {} if num_labels is None else {"num_labels": num_labels}
     try:
-        return AutoConfig.from_pretrained(name, local_files_only=Path(name).is_dir(), **given)
-    except UNREADABLE as error:
+        with quiet():
+            return AutoConfig.from_pretrained(name, local_files_only=Path(name).is_dir(), **given)
+    except Exception as error:  # of a damaged folder, nearly any
         raise _unloadable(name, error) from error
 
 
@@ -177,7 +192,7 @@ def _weights(name: str, task: Task, auto: Any, config: Any) -> tuple[nn.Module, 
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # refused below, with their names
             )
-        except UNREADABLE as error:
+        except Exception as error:  # of a damaged folder, nearly any
             raise _unloadable(name, error) from error
     if loading["mismatched_keys"]:
         key, stored, made = min(loading["mismatched_keys"])
@@ -203,7 +218,12 @@ def _load_adapters(name: str, module: Any) -> None:
             lacking = module.load_adapter(
                 name, adapter_kwargs={"local_files_only": True}
             ).missing_keys
-    except UNREADABLE as error:
+    except Exception as error:  # of a damaged folder, nearly any
+        if "report" in str(error):  # of the shapes, which nobody is shown
+            raise UserError(
+                f"--model: the adapters in '{name}' have other shapes than its {ADAPTERS} says;"
+                " copy both anew"
+            ) from error
         raise _unloadable(name, error) from error
     if lacking:
         raise UserError(
@@ -233,11 +253,16 @@ def _tokenizer(name: str, module: Any) -> HuggingFaceTokenizer | None:
     if folder.is_dir() and not any(any(folder.glob(pattern)) for pattern in TOKENIZER_FILES):
         return None
     try:
-        tokenizer = HuggingFaceTokenizer(
-            AutoTokenizer.from_pretrained(name, local_files_only=folder.is_dir())
-        )
-    except (OSError, ValueError, KeyError):
+        with quiet():
+            raw = AutoTokenizer.from_pretrained(name, local_files_only=folder.is_dir())
+    except Exception as error:  # of a damaged file, nearly any
+        if folder.is_dir():
+            raise UserError(
+                f"--model: the tokenizer in '{name}' cannot be read"
+                f" ({textwrap.shorten(str(error), 120, placeholder=' ...')}); save it anew"
+            ) from error
         return None  # a model without a tokenizer still scores token ids
+    tokenizer = HuggingFaceTokenizer(raw)
     if _knows_nothing(tokenizer):
         return None
     rows = module.get_input_embeddings().weight.shape[0]
@@ -270,8 +295,13 @@ def _block_size(config: Any, module: nn.Module) -> int | None:
 
 
 def _unloadable(name: str, error: Exception) -> UserError:
-    first = " ".join(str(error).split())[:200]
-    return UserError(f"--model: '{name}' is no loadable Hugging Face model: {first}")
+    reason = textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" ...")
+    if Path(name).is_dir():
+        return UserError(f"--model: '{name}' is no loadable Hugging Face model: {reason}")
+    return UserError(
+        f"--model: there is no folder '{name}', and no such model could be loaded from the Hugging"
+        f" Face hub: {reason}"
+    )
 
 
 class CausalReader:
@@ -335,15 +365,22 @@ def weights_sha256(module: torch.nn.Module) -> str:
 def quiet() -> Iterator[None]:
     """transformers shows no bars and reports of its own: a command has one bar, with the numbers of
     its work, and what a load found is looked at here."""
+    from huggingface_hub.utils import logging as hub
     from transformers.utils import logging
 
-    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    shown, level, hub_level = (
+        logging.is_progress_bar_enabled(), logging.get_verbosity(), hub.get_verbosity(),
+    )  # fmt: skip
     logging.disable_progress_bar()
     logging.set_verbosity_error()
+    hub.set_verbosity_error()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logging.set_verbosity(level)
+        hub.set_verbosity(hub_level)
         if shown:
             logging.enable_progress_bar()
 

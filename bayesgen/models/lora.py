@@ -7,6 +7,7 @@ https://arxiv.org/abs/2106.09685): at the start the network is the one that was 
 from __future__ import annotations
 
 import copy
+import textwrap
 import warnings
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -81,11 +82,14 @@ class Lora:
         )
 
 
-def add_adapters(module: nn.Module, config: Any, new: Collection[str] = ()) -> set[str]:
-    """Put the adapters that `config` describes into `module`.
+def add_adapters(
+    module: nn.Module, config: Any, new: Collection[str] = (), folder: str | None = None
+) -> set[str]:
+    """Put the adapters that `config` describes into `module`, on its device.
 
     Args:
         new: names of parameters that no training has seen yet.
+        folder: where `config` was read.
 
     Returns:
         The same, by their names beside the adapters, and those of the adapters.
@@ -96,16 +100,22 @@ def add_adapters(module: nn.Module, config: Any, new: Collection[str] = ()) -> s
     from peft import inject_adapter_in_model
 
     untrained = {id(p) for name, p in module.named_parameters() if name in new}
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    device = next(module.parameters()).device
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), device:
         torch.manual_seed(0)  # the same adapters at every load
         # PEFT transposes for GPT-2's layers by itself, and says so
         warnings.filterwarnings("ignore", message="fan_in_fan_out")
         try:
             inject_adapter_in_model(config, module)
-        except ValueError as error:
+        except Exception as error:  # of a damaged configuration, nearly any
+            reason = textwrap.shorten(str(error), 160, placeholder=" ...")
+            if folder is not None:
+                raise UserError(
+                    f"--model: the adapters in '{folder}' do not fit their model: {reason}"
+                ) from error
             raise UserError(
-                f"--lora-targets: {' '.join(str(error).split())[:160]}; name ends of the names of"
-                f" linear layers, such as {_linear_layers(module)}"
+                f"--lora-targets: {reason}; name ends of the names of linear layers, such as"
+                f" {_linear_layers(module)}"
             ) from error
     return {n for n, p in module.named_parameters() if ADAPTER in n or id(p) in untrained}
 

@@ -43,7 +43,7 @@ def refused(code: int, capsys: pytest.CaptureFixture[str]) -> str:
         (["--eval", "--ood-corpus", "gone.txt"], "--ood-corpus gone.txt: neither a path nor"),
         (["--eval", "--eval-precision", "fp8"], "--eval-precision: invalid choice"),
         (["--data", "ag_news"], "--data needs --task sequence-classification"),
-        (["--task", "sequence-classification"], "--corpus has no effect on sequence-classification"),
+        (["--task", "sequence-classification"], "--corpus has no effect on sequence"),
         (["stray"], "unexpected argument 'stray'"),
         (["--thinning", "100"], "lower --thinning"),
         (["--schedule", "cyclical", "--cycle-exploration", "1"], "--cycle-exploration"),

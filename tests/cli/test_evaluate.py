@@ -337,7 +337,7 @@ def test_a_model_that_has_moved_is_named(
     there.parent.mkdir()
     here.rename(there)
     capsys.readouterr()
-    assert "no checkpoint at 'model.pt'" in refused(evaluate("run"), capsys)
+    assert "is not at 'model.pt' any more" in refused(evaluate("run"), capsys)
     assert evaluate("run", "--model", str(there)) == 0
     assert scores(evaluation(run)) == expected
 

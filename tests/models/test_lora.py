@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -531,3 +532,62 @@ def test_the_adapters_of_another_task_are_refused(bases: dict[str, Base], tmp_pa
     message = refusal(lambda: load_model(tmp_path, task="masked-lm", parameters="lora"))
     assert message.startswith("--task masked-lm: ")
     assert "causal-lm" in message
+
+
+def stored_adapters(path: Path, config: Any) -> Path:
+    """A folder of PEFT adapters, with the small GPT-2 that they belong to beside it."""
+    transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(
+            vocab_size=11, n_positions=16, n_embd=16, n_layer=1, n_head=2, bos_token_id=0,
+            eos_token_id=0,
+        )
+    ).save_pretrained(path / "base")  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        base = transformers.GPT2LMHeadModel.from_pretrained(path / "base")
+        adapted = peft.get_peft_model(base, config)
+        adapted.peft_config["default"].base_model_name_or_path = str(path / "base")
+        adapted.save_pretrained(path / "adapters")
+    return path / "adapters"
+
+
+@pytest.mark.parametrize("outline", [False, True])
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"r": "x"}, "not supported between"),
+        ({"target_modules": ["nosuch"]}, "Target modules {'nosuch'} not found"),
+        ({"peft_type": "IA3", "feedforward_modules": []}, "adapters of the kind IA3"),
+        ({"use_dora": True}, "adapters of the kind DoRA"),
+    ],
+)
+def test_a_damaged_or_foreign_adapter_folder_is_one_line(
+    change: dict[str, Any], says: str, outline: bool, tmp_path: Path
+) -> None:
+    config = peft.LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True)
+    folder = stored_adapters(tmp_path, config)
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(UserError) as caught:
+        load_model(folder, parameters="lora", outline=outline)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "--lora-targets" not in str(caught.value)
+
+
+def test_adapters_of_another_rank_than_they_say_are_refused(tmp_path: Path) -> None:
+    config = peft.LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True)
+    folder = stored_adapters(tmp_path, config)
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"r": 3}))
+    with pytest.raises(UserError, match="have other shapes than its adapter_config"):
+        load_model(folder, parameters="lora")
+
+
+def test_an_outline_holds_no_adapters_in_memory(tmp_path: Path) -> None:
+    stored_adapters(tmp_path, peft.LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True))
+    outline = load_model(
+        tmp_path / "base", parameters="lora", lora=Lora(r=10**9), outline=True
+    )  # 256 GB of float32
+    assert {p.device.type for p in outline.module.parameters()} == {"meta"}
+    assert outline.layout.size == 10**9 * (16 + 48)

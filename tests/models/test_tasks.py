@@ -453,7 +453,7 @@ def test_a_name_that_the_hub_does_not_give_is_refused(
     requests: list[str],
 ) -> None:
     message = refusal("somebody/something")
-    assert message.startswith("--model: 'somebody/something' is no loadable Hugging Face model")
+    assert message.startswith("--model: there is no folder 'somebody/something', and no such")
     assert any("somebody/something" in address for address in requests)
     requests.clear()  # this one had to ask
 
@@ -508,3 +508,34 @@ def test_an_outline_of_a_nanogpt_checkpoint_reads_no_weights(
     assert same_sizes(outline, model)
     assert outline.info.config == model.info.config
     assert outline.tokenizer == model.tokenizer
+
+
+@pytest.mark.parametrize("outline", [False, True])
+@pytest.mark.parametrize(
+    "change", [{"n_head": 5}, {"n_layer": "three"}, {"activation_function": "zork"}], ids=str
+)
+def test_a_config_with_bad_values_is_one_line(
+    change: dict[str, Any], outline: bool, tmp_path: Path
+) -> None:
+    config = transformers.GPT2Config(
+        vocab_size=11, n_positions=16, n_embd=16, n_layer=1, n_head=2, bos_token_id=0,
+        eos_token_id=0,
+    )  # fmt: skip
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(UserError, match="is no loadable Hugging Face model") as caught:
+        load_model(tmp_path, outline=outline)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_tokenizer_is_one_line(tmp_path: Path) -> None:
+    config = transformers.GPT2Config(
+        vocab_size=11, n_positions=16, n_embd=16, n_layer=1, n_head=2, bos_token_id=0,
+        eos_token_id=0,
+    )  # fmt: skip
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{bad")
+    with pytest.raises(UserError, match=r"the tokenizer in .* cannot be read") as caught:
+        load_model(tmp_path)
+    assert "\n" not in str(caught.value)
