@@ -133,9 +133,10 @@ def _adapters_of(name: str) -> Any:
         raise _unloadable(name, error) from error
     kind = getattr(config, "peft_type", None)
     if kind != "LORA" or config.use_dora:
+        kind = "DoRA" if kind == "LORA" else getattr(kind, "value", kind)
         raise UserError(
-            f"--model: '{name}' holds adapters of the kind {'DoRA' if kind == 'LORA' else getattr(kind, 'value', kind)};"
-            " only LoRA can be sampled: merge them into their model (PEFT's merge_and_unload)"
+            f"--model: '{name}' holds adapters of the kind {kind}; only LoRA can be sampled:"
+            " merge them into their model (PEFT's merge_and_unload)"
         )
     if not config.base_model_name_or_path:
         raise UserError(
