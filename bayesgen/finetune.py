@@ -40,7 +40,8 @@ from bayesgen.data.labelled import Labelled, LabelledCorpus
 from bayesgen.errors import Interrupted, UserError
 from bayesgen.inference.loop import StopRequest
 from bayesgen.models import FunctionalModel, load_model
-from bayesgen.models.huggingface import HuggingFaceTokenizer, quiet
+from bayesgen.models.hf_tokenizer import HuggingFaceTokenizer
+from bayesgen.models.quiet import quiet
 from bayesgen.settings import FinetuneSettings
 
 SAME_NAME = (

@@ -59,7 +59,8 @@ def main(argv: list[str]) -> int:
     from bayesgen.cli.sources import open_source
 
     try:
-        from bayesgen.models.huggingface import HuggingFaceTokenizer, quiet
+        from bayesgen.models.hf_tokenizer import HuggingFaceTokenizer
+        from bayesgen.models.quiet import quiet
         from bayesgen.predictive.gpt2 import as_gpt2
         from bayesgen.predictive.pretrained import bayesian_class
     except ImportError as error:

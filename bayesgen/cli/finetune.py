@@ -272,7 +272,8 @@ def _write(folder: Path, trainer: Any, model: FunctionalModel, record: dict[str,
 
     Its config.json comes last: before, the folder is no model.
     """
-    from bayesgen.models.huggingface import HuggingFaceTokenizer, quiet
+    from bayesgen.models.hf_tokenizer import HuggingFaceTokenizer
+    from bayesgen.models.quiet import quiet
     from bayesgen.runs import Run
 
     staging = folder / UNFINISHED / "result"

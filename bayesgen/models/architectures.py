@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from bayesgen.data.fast_tokenizers import fast_tokenizer
 from bayesgen.data.tokenizers import Tokenizer
 from bayesgen.errors import UserError
-from bayesgen.models.huggingface import quiet
 from bayesgen.models.nanogpt import GPT, GPTConfig, write_checkpoint
+from bayesgen.models.quiet import quiet
 from bayesgen.runs import atomic_write
 from bayesgen.settings import BaselineSettings
 

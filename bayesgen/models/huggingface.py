@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import textwrap
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +16,12 @@ from torch import nn
 
 from bayesgen.errors import UserError
 from bayesgen.models.functional import Call, FunctionalModel, ModelInfo
+from bayesgen.models.hf_tokenizer import read_tokenizer
 from bayesgen.models.lora import Lora, add_adapters
+from bayesgen.models.quiet import quiet
 from bayesgen.models.tasks import TASKS, Task
 from bayesgen.parameters import ADAPTER, Subset
 
-TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model")
 ADAPTERS = "adapter_config.json"
 
 
@@ -82,9 +81,9 @@ def load(
     sha256 = None if outline else weights_sha256(module)
     if lora is not None and not any(ADAPTER in name for name, _ in module.named_parameters()):
         new = add_adapters(module, lora.config(module), new)
-    tokenizer = None if task == "image-classification" else _tokenizer(name, module)
+    tokenizer = None if task == "image-classification" else read_tokenizer(name, module)
     if adapters and tokenizer is None:
-        tokenizer = _tokenizer(base, module)
+        tokenizer = read_tokenizer(base, module)
     return FunctionalModel(
         module,
         _call(kind, module),
@@ -246,43 +245,6 @@ def _call(task: Task, module: Any) -> Call:
     return call
 
 
-def _tokenizer(name: str, module: Any) -> HuggingFaceTokenizer | None:
-    from transformers import AutoTokenizer
-
-    folder = Path(name)
-    # without files transformers can make up a tokenizer that no model was trained with
-    if folder.is_dir() and not any(any(folder.glob(pattern)) for pattern in TOKENIZER_FILES):
-        return None
-    try:
-        with quiet():
-            raw = AutoTokenizer.from_pretrained(name, local_files_only=folder.is_dir())
-    except Exception as error:  # of a damaged file, nearly any
-        if folder.is_dir():
-            raise UserError(
-                f"--model: the tokenizer in '{name}' cannot be read"
-                f" ({textwrap.shorten(str(error), 120, placeholder=' ...')}); save it anew"
-            ) from error
-        return None  # a model without a tokenizer still scores token ids
-    tokenizer = HuggingFaceTokenizer(raw)
-    if _knows_nothing(tokenizer):
-        return None
-    rows = module.get_input_embeddings().weight.shape[0]
-    if tokenizer.vocab_size > rows:
-        raise UserError(
-            f"--model: the tokenizer in '{name}' has {tokenizer.vocab_size} tokens but the model"
-            f" only {rows}; put the model's own tokenizer into the folder"
-        )
-    return tokenizer
-
-
-def _knows_nothing(tokenizer: HuggingFaceTokenizer) -> bool:
-    """Whether transformers made it up: it encodes every text as nothing."""
-    try:
-        return not len(tokenizer.encode("a"))
-    except UserError:
-        return False
-
-
 def _block_size(config: Any, module: nn.Module) -> int | None:
     """The longest input in tokens; None where nothing limits it."""
     size = getattr(config, "max_position_embeddings", None)
@@ -360,53 +322,3 @@ def weights_sha256(module: torch.nn.Module) -> str:
     for parameter in module.parameters():
         digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """transformers shows no bars and reports of its own: a command has one bar, with the numbers of
-    its work, and what a load found is looked at here."""
-    from huggingface_hub.utils import logging as hub
-    from transformers.utils import logging
-
-    shown, level, hub_level = (
-        logging.is_progress_bar_enabled(), logging.get_verbosity(), hub.get_verbosity(),
-    )  # fmt: skip
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    hub.set_verbosity_error()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(level)
-        hub.set_verbosity(hub_level)
-        if shown:
-            logging.enable_progress_bar()
-
-
-class HuggingFaceTokenizer:
-    """A transformers tokenizer behind the project's tokenizer protocol."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
-        self.name = str(tokenizer.name_or_path)
-        self.vocab_size = len(tokenizer)
-
-    def encode(self, text: str) -> Any:
-        """Ids of `text`, 1-D. Raises UserError where the vocabulary lacks something in it."""
-        try:
-            found = self.tokenizer(text, add_special_tokens=False, return_tensors="np")
-        except Exception as error:  # tokenizers raises nothing more particular
-            raise UserError(
-                f"the tokenizer of '{self.name}' cannot encode this text"
-                f" ({' '.join(str(error).split())}); take a text in its own alphabet"
-            ) from error
-        return found["input_ids"][0]
-
-    def decode(self, ids: Any) -> str:
-        return str(self.tokenizer.decode(ids))
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"kind": "huggingface", "name": self.name}

@@ -18,7 +18,7 @@ from bayesgen.data.fast_tokenizers import fast_tokenizer
 from bayesgen.data.tokenizers import TiktokenTokenizer
 from bayesgen.errors import UserError
 from bayesgen.models import FunctionalModel
-from bayesgen.models.huggingface import HuggingFaceTokenizer
+from bayesgen.models.hf_tokenizer import HuggingFaceTokenizer
 from bayesgen.posterior import Posterior
 
 END_OF_TEXT = 50256
