@@ -73,7 +73,16 @@ def test_the_package_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.parametrize(
-    "script", ["bayesian_training_script", "evaluate", "generate", "train_baseline", "quickstart"]
+    "script",
+    [
+        "bayesian_training_script",
+        "evaluate",
+        "generate",
+        "export",
+        "train_baseline",
+        "finetune",
+        "quickstart",
+    ],
 )
 def test_scripts_are_doors_to_the_same_commands(script: str, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "scripts" / f"{script}.py"), "--nonsense", "1"]
