@@ -66,7 +66,7 @@ Loss = Callable[..., Tensor]
 Scores = dict[str, float | None]
 
 
-class Rows(Dataset[Any]):
+class ExampleSet(Dataset[Any]):
     """Rows of `examples`, which a loader takes a whole batch at a time."""
 
     def __init__(self, examples: Examples) -> None:
@@ -238,7 +238,7 @@ def make_trainer(
     """
     chosen = rows(corpus.train, model, settings)
     if settings.train_samples is not None:
-        chosen = Rows(chosen.examples.subset(settings.train_samples, settings.seed))
+        chosen = ExampleSet(chosen.examples.subset(settings.train_samples, settings.seed))
     module: Any = model.module
     freeze(module, settings.freeze or ())
     if settings.task == "regression":
@@ -275,7 +275,7 @@ def make_trainer(
     return trainer
 
 
-def rows(data: Labelled, model: FunctionalModel, settings: FinetuneSettings) -> Rows:
+def rows(data: Labelled, model: FunctionalModel, settings: FinetuneSettings) -> ExampleSet:
     """`data` in the tokens of `model`.
 
     Raises:
@@ -290,7 +290,7 @@ def rows(data: Labelled, model: FunctionalModel, settings: FinetuneSettings) -> 
         raise UserError(
             f"--max-length {length} exceeds the model's longest context, {model.block_size}"
         )
-    return Rows(Examples(data, model.tokenizer.tokenizer, length))
+    return ExampleSet(Examples(data, model.tokenizer.tokenizer, length))
 
 
 def _arguments(settings: FinetuneSettings, work: Path, device: torch.device) -> Any:
@@ -405,7 +405,7 @@ def curve(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return table
 
 
-def score(trainer: Any, data: Rows) -> Scores:
+def score(trainer: Any, data: ExampleSet) -> Scores:
     """The loss and the scores of `data`."""
     found = trainer.predict(data).metrics
     return {name: found[f"test_{name}"] for name in ("loss", *SCORES) if f"test_{name}" in found}
