@@ -37,7 +37,7 @@ class Material:
 
     Attributes:
         scored: split -> its windows or examples.
-        held_in: training data, to fit a temperature on.
+        held_in: data that a temperature is fitted on: training text, or validation rows.
         far: windows of the far text, if there is one.
         texts: what the evaluation file says of the texts.
     """
@@ -122,7 +122,9 @@ def read_examples(
         if value:
             raise UserError(f"{flag} is for language models, and this run has labelled data")
     texts = {"corpus": {"name": name, **fingerprint}}
-    return Material(_chosen(splits, settings), splits["train"], None, texts)
+    # a classifier that fits its training rows looks calibrated there: the temperature is fitted on
+    # rows that it has not seen (Guo et al. 2017)
+    return Material(_chosen(splits, settings), splits["val"], None, texts)
 
 
 def _chosen(splits: Mapping[str, R], settings: ScoringSettings) -> dict[str, R]:

@@ -1,7 +1,7 @@
 """Score a split: every target token once, five predictors side by side on the same tokens.
 
 - `deterministic`: the checkpoint that the chain started from;
-- `temperature_scaled`: the same with one temperature, fitted on training text;
+- `temperature_scaled`: the same with one temperature, fitted on training text, or on validation rows;
 - `posterior_mean`: the mean of the draws' weights;
 - `mean_of_draws`: the average of the draws' own scores (perplexity: exp of the mean NLL);
 - `bma`: the mixture over the draws, the Bayesian model average.
@@ -143,7 +143,7 @@ def evaluate_split(
     """Score all five predictors on `windows`.
 
     Args:
-        held_in: training text, to fit a temperature on.
+        held_in: training text or validation rows, to fit a temperature on.
         max_windows: score this many windows, evenly spaced, instead of all.
         cache: where what the networks said is kept and looked for.
         progress: title of a progress bar, or None for none.
@@ -255,9 +255,9 @@ def _passes(
 
 
 def _temperatures(forward: Forward, split: Split, held_in: Rows) -> Tensor:
-    """τ for each scored window [W], fitted on training text that is not scored with it.
+    """τ for each scored window [W], fitted on held-in data that is not scored with it.
 
-    Where the training text itself is scored, each half of its windows has the temperature of the
+    Where the held-in data themselves are scored, each half of its windows has the temperature of the
     other half (cross-fitting); a window that is alone there has 1.
     """
     count = len(split.indices)

@@ -1,4 +1,4 @@
-"""Temperature scaling: one number fitted on training text, for a fair deterministic baseline."""
+"""Temperature scaling: one number fitted on held-in data, for a fair deterministic baseline."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from bayesgen.likelihoods import IGNORED
 from bayesgen.predictive import Forward
 
 MAX_WINDOWS = 512
+MAX_EXAMPLES = 8192
+"""The same of labelled examples, which hold one observation each."""
 MAX_TOKENS = 2**16
 """Tokens that are read while τ is fitted."""
 MAX_ELEMENTS = 2**26
@@ -24,11 +26,12 @@ def fit_temperature(forward: Forward, windows: Rows, batch_size: int) -> float:
     """τ that minimises the NLL of softmax(logits/τ) on `windows`, evenly spaced over the text.
 
     Guo et al. 2017, https://arxiv.org/abs/1706.04599, section 4.2. `forward` must hold the
-    checkpoint's weights; `windows` must be text that is not scored afterwards.
+    checkpoint's weights; `windows` must be data that are not scored afterwards.
     """
     kept_log_probs: list[Tensor] = []
     kept_labels: list[Tensor] = []
-    count = min(MAX_WINDOWS, len(windows), max(1, MAX_TOKENS // windows.row_targets))
+    most = MAX_EXAMPLES if windows.row_targets == 1 else MAX_WINDOWS
+    count = min(most, len(windows), max(1, MAX_TOKENS // windows.row_targets))
     stride = 1
     for part in torch.linspace(0, len(windows) - 1, count).round().long().split(batch_size):
         batch = windows.batch(part)

@@ -102,6 +102,30 @@ def test_the_mixture_is_that_of_plain_transformers(here: Path) -> None:
     assert report["entropy"]["epistemic"] > 0
 
 
+def test_the_temperature_is_fitted_on_validation_rows(here: Path) -> None:
+    folder = here / "split"
+    folder.mkdir()
+    for name, count in (("train", 40), ("val", 24), ("test", 16)):
+        write_rows(folder / f"{name}.tsv", count, seed=len(name))
+    assert train("--data", "split", "--eval", "--eval-splits", "test", "val") == 0
+    fitted = {k: v["fitted_temperature"] for k, v in evaluation(here / "run")["splits"].items()}
+
+    network = transformers.AutoModelForSequenceClassification.from_pretrained("tuned").eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained("tuned")
+    lines = (folder / "val.tsv").read_text().splitlines()[1:]
+    texts, names = zip(*(line.split("\t") for line in lines), strict=True)
+    labels = torch.tensor([sorted(CLASSES).index(name) for name in names])
+    with torch.no_grad():
+        logits = network(**tokenizer(list(texts), padding=True, return_tensors="pt")).logits
+
+    def nll(tau: float) -> float:
+        return float(torch.nn.functional.cross_entropy(logits.double() / tau, labels))
+
+    least = min(map(nll, torch.linspace(-3, 3, 6001).exp().tolist()))
+    assert nll(fitted["test"]) == pytest.approx(least, abs=1e-5)
+    assert nll(fitted["val"]) > least + 1e-5  # each half has the temperature of the other
+
+
 def test_it_is_continued_and_scored_again(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train("--eval") == 0
     first = evaluation(here / "run")
