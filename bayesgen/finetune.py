@@ -35,14 +35,16 @@ from transformers import (
     TrainingArguments,
 )
 
+from bayesgen.data.embedded import Embedded
 from bayesgen.data.examples import Examples
 from bayesgen.data.labelled import Labelled, LabelledCorpus
 from bayesgen.errors import Interrupted, UserError
 from bayesgen.inference.loop import StopRequest
 from bayesgen.models import FunctionalModel, load_model
+from bayesgen.models.frozen import embedded, frozen_encoder
 from bayesgen.models.hf_tokenizer import HuggingFaceTokenizer
 from bayesgen.models.quiet import quiet
-from bayesgen.settings import FinetuneSettings
+from bayesgen.settings import LABELS, FinetuneSettings
 
 SAME_NAME = (
     "learning_rate", "num_train_epochs", "per_device_train_batch_size",
@@ -62,6 +64,9 @@ LOG_EVERY = 10
 DEFAULT_LENGTH = 512
 """Tokens of the longest text where the model has no limit of its own."""
 
+LEAST_NOISE = 1e-6
+"""Standard deviation of the labels where a fine-tune met all of them: a density needs some."""
+
 Loss = Callable[..., Tensor]
 Scores = dict[str, float | None]
 
@@ -69,7 +74,7 @@ Scores = dict[str, float | None]
 class ExampleSet(Dataset[Any]):
     """Rows of `examples`, which a loader takes a whole batch at a time."""
 
-    def __init__(self, examples: Examples) -> None:
+    def __init__(self, examples: Examples | Embedded) -> None:
         self.examples = examples
 
     def __len__(self) -> int:
@@ -147,6 +152,21 @@ def regression_scores(prediction: Any) -> Scores:
             "pearson": stats.pearsonr(outputs, labels).statistic,
         }
     return {name: float(r) if math.isfinite(r) else None for name, r in found.items()}
+
+
+def score_range(data: Labelled) -> list[float]:
+    """The lowest and the highest score of `data`.
+
+    Raises:
+        UserError: they are the same.
+    """
+    low, high = float(data.labels.min()), float(data.labels.max())
+    if low == high:
+        raise UserError(
+            f"{data.name}: all {len(data):,} scores are {low:g}; a similarity needs texts that are"
+            " more alike than others"
+        )
+    return [low, high]
 
 
 class Flow(TrainerCallback):  # type: ignore[misc]
@@ -236,21 +256,31 @@ def make_trainer(
     Raises:
         UserError: settings, model and data do not go together.
     """
-    chosen = rows(corpus.train, model, settings)
-    if settings.train_samples is not None:
-        chosen = ExampleSet(chosen.examples.subset(settings.train_samples, settings.seed))
     module: Any = model.module
     freeze(module, settings.freeze or ())
-    if settings.task == "regression":
+    if settings.gradient_checkpointing and frozen_encoder(module) is not None:
+        raise UserError(
+            "--gradient-checkpointing has no effect beside --freeze: the encoder stays as it is and"
+            " reads each text once"
+        )
+    if settings.gradient_checkpointing and not module.supports_gradient_checkpointing:
+        raise UserError(
+            f"--gradient-checkpointing: transformers has none for a {type(module).__name__}; leave"
+            " it out, and take more --gradient-accumulation-steps or --bf16"
+        )
+    chosen = rows(corpus.train, model, settings, settings.train_samples)
+    labels = chosen.examples.data
+    scored = LABELS[settings.task] == "score"
+    if settings.task == "sentence-similarity":
+        module.config.score_range = score_range(labels)
+    if scored:
         module.config.problem_type = "regression"
         loss: Loss = squared_error
     else:
         module.config.problem_type = "single_label_classification"
         module.config.id2label = dict(enumerate(corpus.classes or ()))
         module.config.label2id = {name: i for i, name in module.config.id2label.items()}
-        weights = (
-            balanced_weights(chosen.examples.data) if settings.class_weights == "balanced" else None
-        )
+        weights = balanced_weights(labels) if settings.class_weights == "balanced" else None
         loss = criterion(weights, settings.label_smoothing_factor)
     callbacks: list[Any] = [Flow(stop or StopRequest())]
     if settings.early_stopping_patience is not None:
@@ -262,9 +292,7 @@ def make_trainer(
         eval_dataset=rows(corpus.val, model, settings),
         data_collator=lambda batch: batch,  # rows come as a batch
         compute_loss_func=loss,
-        compute_metrics=regression_scores
-        if settings.task == "regression"
-        else classification_scores,
+        compute_metrics=regression_scores if scored else classification_scores,
         # some families return hidden states after their logits
         preprocess_logits_for_metrics=lambda found, _: (
             found[0] if isinstance(found, tuple) else found
@@ -275,8 +303,13 @@ def make_trainer(
     return trainer
 
 
-def rows(data: Labelled, model: FunctionalModel, settings: FinetuneSettings) -> ExampleSet:
-    """`data` in the tokens of `model`.
+def rows(
+    data: Labelled, model: FunctionalModel, settings: FinetuneSettings, samples: int | None = None
+) -> ExampleSet:
+    """`data` in the tokens of `model`, or as embeddings where its encoder is not trained.
+
+    Args:
+        samples: how many of the rows, drawn by seed; None for all.
 
     Raises:
         UserError: it has no tokenizer.
@@ -290,7 +323,16 @@ def rows(data: Labelled, model: FunctionalModel, settings: FinetuneSettings) -> 
         raise UserError(
             f"--max-length {length} exceeds the model's longest context, {model.block_size}"
         )
-    return ExampleSet(Examples(data, model.tokenizer.tokenizer, length))
+    apart = settings.task == "sentence-similarity"
+    examples = Examples(data, model.tokenizer.tokenizer, length, apart=apart)
+    if samples is not None:
+        examples = examples.subset(samples, settings.seed)
+    frozen = frozen_encoder(model.module)
+    if frozen is None:
+        return ExampleSet(examples)
+    return ExampleSet(
+        embedded(examples, frozen, Path(settings.data_dir) if settings.data_dir else None)
+    )
 
 
 def _arguments(settings: FinetuneSettings, work: Path, device: torch.device) -> Any:
@@ -352,6 +394,9 @@ def train(trainer: Any, task: str) -> None:
     if last is not None and _is_over(last[1]):
         trainer.state = last[1]
     else:
+        for data in (trainer.train_dataset, trainer.eval_dataset):
+            if isinstance(data.examples, Embedded):
+                data.examples.read()  # under a bar of its own
         bar = tqdm(
             desc="finetune", dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 30
         )
@@ -360,6 +405,15 @@ def train(trainer: Any, task: str) -> None:
             trainer.train(resume_from_checkpoint=None if last is None else str(last[0]))
     best = load_model(work / f"checkpoint-{trainer.state.best_global_step}", task=task)
     trainer.model.load_state_dict(best.module.state_dict())
+
+
+def set_noise(config: Any, val_loss: float) -> float:
+    """Keep in `config` the noise of real-valued labels that a mean squared error shows.
+
+    Returns it: the root of the error, the noise of the largest likelihood.
+    """
+    config.noise_std = max(math.sqrt(val_loss), LEAST_NOISE)
+    return float(config.noise_std)
 
 
 def last_checkpoint(folder: Path) -> tuple[Path, Any] | None:

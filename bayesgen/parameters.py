@@ -126,6 +126,19 @@ def select(module: nn.Module, subset: Subset = "all") -> list[str]:
     return [name for name in named if name in chosen]
 
 
+def stacks(module: nn.Module) -> dict[str, nn.ModuleList]:
+    """Stacks of blocks of one kind, such as a transformer's layers, by name.
+
+    There may be several (an encoder's and a decoder's), but none inside a block of another.
+    """
+    found: dict[str, nn.ModuleList] = {}
+    for name, child in module.named_modules():
+        inner = any(name.startswith(f"{outer}.") for outer in found)
+        if isinstance(child, nn.ModuleList) and len(set(map(type, child))) == 1 and not inner:
+            found[name] = child
+    return found
+
+
 def _part(module: nn.Module, names: list[str], part: str) -> set[str]:
     """Names of the parameters that one part of a subset selects: at least one."""
     hint = ""
@@ -135,6 +148,7 @@ def _part(module: nn.Module, names: list[str], part: str) -> set[str]:
         found = _last_layer(module)
     elif part == "head":
         found = _head(module)
+        hint = ": the model has no head"
     elif part == "lora":
         found = {name for name in names if ADAPTER in name}
         hint = ": the model has no adapters"
@@ -174,17 +188,11 @@ def _head(module: nn.Module) -> set[str]:
 
 def _layers(module: nn.Module, index: str) -> tuple[set[str], str]:
     """Parameters of the blocks at `index`, and what there is to choose from."""
-    stacks: dict[str, nn.ModuleList] = {}
-    for name, child in module.named_modules():
-        inner = any(name.startswith(f"{outer}.") for outer in stacks)
-        if isinstance(child, nn.ModuleList) and len(set(map(type, child))) == 1 and not inner:
-            stacks[name] = child
+    known = stacks(module)
     try:
         numbers = [int(n) if n.strip() else None for n in index.split(":")]
         where = slice(*numbers) if len(numbers) > 1 else _single(numbers[0])
-        blocks = [
-            f"{name}.{i}." for name, stack in stacks.items() for i in range(len(stack))[where]
-        ]
+        blocks = [f"{name}.{i}." for name, stack in known.items() for i in range(len(stack))[where]]
     except (TypeError, ValueError):
         raise UserError(
             f"--parameters: 'layers={index}' is no index or slice; such as layers=-2: or layers=0"
@@ -194,7 +202,7 @@ def _layers(module: nn.Module, index: str) -> tuple[set[str], str]:
         for name, _ in module.named_parameters()
         if any(name.startswith(block) for block in blocks)
     }
-    have = " and ".join(f"{len(stack)} blocks in '{name}'" for name, stack in stacks.items())
+    have = " and ".join(f"{len(stack)} blocks in '{name}'" for name, stack in known.items())
     return found, f"; the model has {have or 'no stack of blocks'}"
 
 

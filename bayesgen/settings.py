@@ -42,6 +42,20 @@ Fraction = Annotated[float, Range(0, 1)]
 Nucleus = Annotated[float, Range(0, 1, above=True)]
 Splits = Literal["val", "train", "test"]
 
+LABELS: Mapping[str, Literal["class", "score"]] = {
+    "sequence-classification": "class",
+    "regression": "score",
+    "sentence-classification": "class",
+    "sentence-similarity": "score",
+}
+"""What a label is, by task with labelled texts: one of a few classes, or a real number."""
+
+
+def tasks_with(labels: str) -> str:
+    """The tasks whose labels are of this kind, in words."""
+    return " or ".join(task for task, kind in LABELS.items() if kind == labels)
+
+
 # what several classes have, with defaults of their own
 Temperature = Annotated[NonNegative, "T: 1 is Bayes, below 1 a cold posterior (T/N is ours)"]
 FinalFraction = Annotated[Fraction, "step size at the end, as a fraction of the first"]
@@ -50,11 +64,14 @@ PriorName = Annotated[
     Literal["normal", "pretrained", "swag"],
     "N(0, σ²), N(loaded weights, σ²), or one learned from pretraining",
 ]
-DataDir = Annotated[str | None, "cache and search place for corpora"]
+DataDir = Annotated[str | None, "cache and search place for corpora; embeddings are kept there too"]
 BaseDir = Annotated[str, "folder that checkpoints/ lies in"]
 Device = Annotated[str, "cpu, cuda, mps, or auto"]
 BatchSize = Annotated[Count, "windows per step"]
 RandomSeed = Annotated[Seed, "of everything random"]
+Checkpointing = Annotated[
+    bool, "compute activations again in the backward pass: less memory, more time"
+]
 LabelledData = Annotated[
     str | None, "labelled data: ag_news, sst2, imdb, stsb, or the path of a file or folder"
 ]
@@ -89,9 +106,16 @@ class ModelSettings:
         "layers that get adapters: ends of their names, with commas between (default: PEFT's"
         " choice for the architecture; c_attn for nanoGPT)",
     ] = None
-    task: Annotated[Literal["causal-lm", "sequence-classification"], "what the model does"] = (
-        "causal-lm"
-    )
+    task: Annotated[
+        Literal[
+            "causal-lm",
+            "sequence-classification",
+            "regression",
+            "sentence-classification",
+            "sentence-similarity",
+        ],
+        "what the model does",
+    ] = "causal-lm"
     device: Device = "auto"
     precision: Annotated[
         Literal["fp32", "bf16"], "of the network's arithmetic; θ is always float32"
@@ -137,6 +161,7 @@ class LoopSettings:
     ] = None
     chains: Annotated[Count, "independent chains (or fits), one after the other"] = 1
     gradient_accumulation: Annotated[Count, "micro-batches that each batch is split into"] = 1
+    gradient_checkpointing: Checkpointing = False
     log_every: Annotated[Count, "steps between lines of metrics.jsonl"] = 10
     checkpoint_every: Annotated[Count, "steps between saved states (resume is exact at any)"] = 200
     wandb: Annotated[bool, "log to Weights & Biases too (WANDB_AVAILABLE; --no-wandb)"] = False
@@ -161,6 +186,11 @@ class ScoringSettings:
     ] = "fp32"
     ood_corpus: Annotated[
         str | None, "a far text (a name or path): how well uncertainty tells it from the split"
+    ] = None
+    ood_data: Annotated[
+        str | None,
+        "the same for classifiers: another labelled set (a name or path, its labels are not used),"
+        " or a table of texts",
     ] = None
 
 
@@ -348,9 +378,26 @@ class FinetuneSettings:
     """The deterministic fine-tune; names are those of transformers' `TrainingArguments`."""
 
     model: Annotated[str | None, "folder or name of a Hugging Face model"] = None
-    task: Annotated[Literal["sequence-classification", "regression"], "what the model does"] = (
-        "sequence-classification"
-    )
+    task: Annotated[
+        Literal[
+            "sequence-classification",
+            "regression",
+            "sentence-classification",
+            "sentence-similarity",
+        ],
+        "what the model does: the last two embed each text by the mean of its tokens",
+    ] = "sequence-classification"
+    head_hidden_size: Annotated[
+        Steps | None,
+        "width of a layer between embedding and classes; 0: none (default: the model's own, or 0)",
+    ] = None
+    head_activation: Annotated[
+        Literal["tanh", "relu"] | None, "of that layer (default: the model's own, or tanh)"
+    ] = None
+    head_dropout: Annotated[
+        Fraction | None,
+        "on the embedding and on that layer, while training (default: the model's own, or 0.1)",
+    ] = None
     data: LabelledData = None
     data_dir: DataDir = None
     text_column: TextColumn = None
@@ -391,9 +438,7 @@ class FinetuneSettings:
     ] = "none"
     max_grad_norm: Annotated[NonNegative, "largest gradient norm; 0 for no clipping"] = 1.0
     bf16: Annotated[bool, "bfloat16 arithmetic; the weights stay float32"] = False
-    gradient_checkpointing: Annotated[
-        bool, "compute activations again in the backward pass: less memory, more time"
-    ] = False
+    gradient_checkpointing: Checkpointing = False
     eval_steps: Annotated[
         Count | None, "optimizer steps between evaluations (default: one after each epoch)"
     ] = None
@@ -452,6 +497,23 @@ class GenerateSettings(DecodingSettings):
         "all draws in one step, one after the other, or without a cache (auto: by memory)",
     ] = "auto"
     json: Annotated[bool, "print one JSON document"] = False
+    model: Annotated[str | None, "the run's model, where it does not lie where it did"] = None
+    device: Device = "auto"
+
+
+@dataclass(frozen=True)
+class SimilaritySettings:
+    pairs_file: Annotated[
+        str | None, "TSV, CSV or JSONL file of pairs: columns sentence1 and sentence2, or two"
+    ] = None
+    level: Annotated[
+        float, Range(0, 1, above=True), "probability that the central intervals hold"
+    ] = 0.9
+    num_draws: Annotated[Count | None, "draws to use, evenly spaced (default: all)"] = None
+    json: Annotated[bool, "print one JSON document"] = False
+    out: Annotated[
+        str | None, "safetensors file to write: mean and sd of every text's embedding"
+    ] = None
     model: Annotated[str | None, "the run's model, where it does not lie where it did"] = None
     device: Device = "auto"
 
@@ -549,7 +611,7 @@ def without_effect(sampler: str, settings: TrainSettings) -> dict[str, str]:
     needs(adapters, "needs --parameters lora", "lora_r", "lora_alpha", "lora_targets")
     text = settings.task == "causal-lm"
     labelled = ("data", "text_column", "label_column", "pair_column", "validation")
-    needs(not text, "needs --task sequence-classification", *labelled)
+    needs(not text, f"needs --task {', '.join(LABELS)}", *labelled)
     needs(text, f"has no effect on {settings.task}, which takes --data", "corpus")
     evaluation = [name for name in described(EvalSettings) if name != "eval"]
     needs(settings.eval, "needs --eval", *evaluation)

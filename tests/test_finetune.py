@@ -18,9 +18,12 @@ pytest.importorskip("transformers")
 
 from transformers import TrainerCallback
 
-from bayesgen.data.labelled import LabelledCorpus, load_labelled
+from bayesgen.data.embedded import Embedded
+from bayesgen.data.examples import Examples
+from bayesgen.data.labelled import LabelledCorpus, labelled, load_labelled
 from bayesgen.errors import Interrupted, UserError
 from bayesgen.finetune import (
+    ExampleSet,
     balanced_weights,
     classification_scores,
     criterion,
@@ -30,11 +33,13 @@ from bayesgen.finetune import (
     regression_scores,
     rows,
     score,
+    score_range,
+    set_noise,
     squared_error,
     train,
 )
 from bayesgen.inference.loop import StopRequest
-from bayesgen.models import FunctionalModel, load_model
+from bayesgen.models import FunctionalModel, Head, load_model
 from bayesgen.settings import FinetuneSettings
 from tests.encoder import save_encoder, write_rows, write_scores
 
@@ -62,7 +67,13 @@ class Bench:
     def model(self, settings: FinetuneSettings = TINY) -> FunctionalModel:
         classes = self.corpus(settings).classes
         labels = None if classes is None else len(classes)
-        return load_model(self.encoder, task=settings.task, num_labels=labels)
+        head = Head(settings.head_hidden_size, None, settings.head_dropout)
+        return load_model(
+            self.encoder,
+            task=settings.task,
+            num_labels=labels,
+            head=head if settings.task == "sentence-classification" else None,
+        )
 
     def trainer(self, out: str = "out", stop: StopRequest | None = None, **changes: Any) -> Any:
         settings = replace(TINY, **changes)
@@ -126,6 +137,13 @@ def test_what_does_not_fit_is_refused(bench: Bench, changes: dict[str, Any], say
     with pytest.raises(UserError, match=says.replace("*", r"\*")):
         bench.trainer(**changes)
     assert not (bench.path / "out").exists()
+
+
+def test_checkpointing_that_transformers_does_not_have_is_refused(bench: Bench) -> None:
+    model, settings = bench.model(), replace(TINY, gradient_checkpointing=True)
+    model.module.supports_gradient_checkpointing = False
+    with pytest.raises(UserError, match="none for a BertForSequenceClassification"):
+        make_trainer(settings, model, bench.corpus(), bench.path / "work", CPU)
 
 
 def test_a_second_gpu_is_refused(bench: Bench) -> None:
@@ -271,6 +289,91 @@ def test_a_regression(bench: Bench) -> None:
     settings = replace(TINY, task="regression")
     found = score(trainer, rows(bench.corpus(settings).val, bench.model(settings), settings))
     assert found["loss"] == pytest.approx(min(row["val_loss"] for row in table), rel=1e-5)
+
+
+# -- sentence models -------------------------------------------------------------------------------
+
+SENTENCES = "sentence-classification"
+HEAD_ONLY: dict[str, Any] = {"task": SENTENCES, "freeze": ("encoder.*",)}
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    return tmp_path / "home/.cache/bayesgen/sentence_embeddings"
+
+
+def test_a_frozen_encoder_reads_each_text_once_and_the_head_learns_the_same(
+    bench: Bench, own_cache: Path
+) -> None:
+    start = bench.model(replace(TINY, **HEAD_ONLY)).module
+    before = {name: p.clone() for name, p in start.named_parameters()}
+    once = bench.trained("once", **HEAD_ONLY)
+    assert isinstance(once.train_dataset.examples, Embedded)
+    each = bench.trainer("each", **HEAD_ONLY)  # from here on the same random numbers
+    for name in ("train_dataset", "eval_dataset"):
+        examples = getattr(each, name).examples.examples
+        assert isinstance(examples, Examples)
+        setattr(each, name, ExampleSet(examples))
+    train(each, SENTENCES)
+    assert len(list(own_cache.glob("*.safetensors"))) == 2
+    # the head's dropout is drawn alike; the encoder's is off, else the losses would differ
+    assert losses(once) == pytest.approx(losses(each), rel=1e-4)
+    torch.testing.assert_close(weights(once), weights(each), rtol=1e-3, atol=1e-4)
+    for name, after in once.model.named_parameters():
+        assert torch.equal(before[name], after) == name.startswith("encoder."), name
+
+
+def test_an_encoder_that_is_trained_in_part_reads_the_texts(bench: Bench, own_cache: Path) -> None:
+    trainer = bench.trained(task=SENTENCES, freeze=("encoder.embeddings.*",), max_steps=2)
+    assert isinstance(trainer.train_dataset.examples, Examples)
+    assert not own_cache.exists()
+
+
+def test_a_similarity_is_a_line_between_the_extreme_scores(bench: Bench) -> None:
+    bench.data = write_scores(bench.path / "pairs.tsv", 40)
+    trainer = bench.trained(task="sentence-similarity", num_train_epochs=3)
+    scores = trainer.train_dataset.examples.data.labels
+    assert trainer.model.config.score_range == [scores.min(), scores.max()]
+    table = curve(trainer.state.log_history)
+    assert set(table[0]) == {"step", "epoch", "train_loss", "val_loss", "spearman", "pearson"}
+    assert table[-1]["train_loss"] < table[0]["train_loss"]
+    # by hand, one pair at a time
+    errors = []
+    for i in range(len(trainer.eval_dataset)):
+        batch = trainer.eval_dataset.examples.batch([i])
+        label = batch.pop("labels")
+        with torch.no_grad():
+            errors.append(float(trainer.model.eval()(**batch).logits[0, 0] - label))
+    best = min(row["val_loss"] for row in table)
+    assert np.mean(np.square(errors)) == pytest.approx(best, rel=1e-4)
+
+
+def test_the_range_of_the_scores_and_their_noise() -> None:
+    data = labelled([("a", "b", 3.0), ("c", "d", 1.5), ("e", "f", 4.0)], task="regression")
+    assert score_range(data) == [1.5, 4.0]
+    with pytest.raises(UserError, match="all 2 scores are 3"):
+        score_range(labelled([("a", "b", 3.0), ("c", "d", 3.0)], task="regression"))
+    config = SimpleNamespace()
+    assert set_noise(config, 0.25) == config.noise_std == 0.5
+    assert set_noise(config, 0.0) > 0
+
+
+def test_idle_checkpointing_of_a_frozen_encoder_is_refused(bench: Bench) -> None:
+    with pytest.raises(UserError, match="--gradient-checkpointing has no effect"):
+        bench.trainer(gradient_checkpointing=True, **HEAD_ONLY)
+
+
+def test_a_sentence_model_takes_less_memory_and_less_precision(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, dropout=0.0)
+    options: dict[str, Any] = {"task": SENTENCES, "learning_rate": 1e-3, "max_steps": 3}
+    heads = {"head_dropout": 0.0}
+    plain = bench.trained("plain", **options, **heads)
+    again = bench.trained("again", **options, **heads, gradient_checkpointing=True)
+    torch.testing.assert_close(weights(plain), weights(again))
+    rough = bench.trained("rough", **options, **heads, bf16=True)
+    assert losses(rough) == pytest.approx(losses(plain), rel=0.02)
+    assert losses(rough) != losses(plain)
 
 
 def test_less_memory_and_less_precision_change_little(tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bayesgen.cli.memory import memory_guard
 from bayesgen.cli.options import Parser, add_flags, combine, flag, parse
 from bayesgen.errors import UserError
-from bayesgen.settings import FinetuneSettings, check_ranges, described
+from bayesgen.settings import LABELS, FinetuneSettings, check_ranges, described, tasks_with
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +28,14 @@ examples:
         --num-train-epochs 5 --early-stopping-patience 1 --eval-test
   a score for each pair of sentences:
     python scripts/finetune.py --model models/all-MiniLM-L6-v2 --data stsb --task regression
+  one embedding for each text, a head with a layer of 25 on top, the encoder as it is (each text
+  is read once, and never again for any other head):
+    python scripts/finetune.py --model models/all-MiniLM-L6-v2 --data imdb --max-length 256 \\
+        --task sentence-classification --head-hidden-size 25 --freeze 'encoder.*' \\
+        --learning-rate 1e-3
+  how alike two texts are, by the cosine of their embeddings:
+    python scripts/finetune.py --model models/all-MiniLM-L6-v2 --data stsb \\
+        --task sentence-similarity
   your own rows, a rare class, the embeddings as they are:
     python scripts/finetune.py --model MODEL --data mails.csv --class-weights balanced \\
         --freeze '*embeddings*'
@@ -43,6 +52,7 @@ CHANGEABLE = {"data", "data_dir", "device", "eval_test", "model"}
 """What may be different where a fine-tune is continued; data and model are known by their hash."""
 
 CLASSIFIERS_ONLY = ("class_weights", "label_smoothing_factor")
+HEADS_ONLY = ("head_hidden_size", "head_activation", "head_dropout")
 
 
 @dataclass(frozen=True)
@@ -79,17 +89,21 @@ def choose(argv: list[str]) -> Command:
 
 def main(argv: list[str]) -> int:
     command = choose(argv)
-    import torch
-
-    try:
+    with memory_guard(_less_memory(command.settings)):
         run(command)
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            "the device is out of memory: lower --per-device-train-batch-size (and raise"
-            " --gradient-accumulation-steps), --per-device-eval-batch-size or --max-length, or take"
-            " --gradient-checkpointing, --bf16 or --freeze"
-        ) from error
     return 0
+
+
+def _less_memory(settings: FinetuneSettings) -> str:
+    """What makes a fine-tune need less memory beside what it was given already."""
+    ways = [
+        ("--gradient-checkpointing", not settings.gradient_checkpointing),
+        ("--bf16", not settings.bf16),
+        ("a smaller --per-device-train-batch-size with more --gradient-accumulation-steps", True),
+        ("a smaller --max-length or --per-device-eval-batch-size", True),
+        ("--freeze", True),
+    ]
+    return "take " + ", ".join(way for way, helps in ways if helps)
 
 
 def run(command: Command) -> None:
@@ -100,7 +114,7 @@ def run(command: Command) -> None:
         Interrupted: a signal stopped it; a checkpoint was written.
     """
     try:
-        from bayesgen.finetune import curve, make_trainer, rows, score, train
+        from bayesgen.finetune import curve, make_trainer, rows, score, set_noise, train
     except ImportError as error:
         raise UserError("finetune needs transformers; pip install 'bayesgen[hf]'") from error
     from bayesgen.inference.job import resolve_device
@@ -136,6 +150,8 @@ def run(command: Command) -> None:
         "test": test,
         "peak_memory_mib": round(_peak_memory_mib(device), 1),
     }
+    if LABELS[settings.task] == "score":
+        record["noise_std"] = set_noise(trainer.model.config, best["val_loss"])
     _write(folder, trainer, model, record)
     _show(record)
     print(
@@ -154,10 +170,16 @@ def _refuse(settings: FinetuneSettings, flags: dict[str, Any]) -> None:
         raise UserError("--max-steps stands in the place of --num-train-epochs: give one of them")
     if settings.lr_scheduler_type == "constant" and "warmup_steps" in flags:
         raise UserError("--warmup-steps needs another --lr-scheduler-type than constant")
-    if settings.task == "regression":
-        for name in CLASSIFIERS_ONLY:
-            if getattr(settings, name) != described(FinetuneSettings)[name].default:
-                raise UserError(f"{flag(name)} needs --task sequence-classification")
+    idle: dict[str, str] = {}
+    if LABELS[settings.task] == "score":
+        idle |= dict.fromkeys(CLASSIFIERS_ONLY, tasks_with("class"))
+    if settings.task != "sentence-classification":
+        idle |= dict.fromkeys(HEADS_ONLY, "sentence-classification")
+    for name, task in idle.items():
+        if getattr(settings, name) != described(FinetuneSettings)[name].default:
+            raise UserError(f"{flag(name)} needs --task {task}")
+    if settings.head_activation is not None and not settings.head_hidden_size:
+        raise UserError("--head-activation needs a --head-hidden-size above 0")
 
 
 def _new_folder(settings: FinetuneSettings) -> Path:
@@ -215,7 +237,7 @@ def _stored(folder: Path, flags: dict[str, Any]) -> FinetuneSettings:
 def _load(settings: FinetuneSettings) -> tuple[LabelledCorpus, FunctionalModel]:
     """The data, and the model with a head for their classes."""
     from bayesgen.data.labelled import load_labelled
-    from bayesgen.models import load_model
+    from bayesgen.models import Head, load_model
 
     corpus = load_labelled(
         str(settings.data),
@@ -227,7 +249,14 @@ def _load(settings: FinetuneSettings) -> tuple[LabelledCorpus, FunctionalModel]:
         pair_column=settings.pair_column,
     )
     labels = None if corpus.classes is None else len(corpus.classes)
-    return corpus, load_model(str(settings.model), task=settings.task, num_labels=labels)
+    head = Head(settings.head_hidden_size, settings.head_activation, settings.head_dropout)
+    model = load_model(
+        str(settings.model),
+        task=settings.task,
+        num_labels=labels,
+        head=head if settings.task == "sentence-classification" else None,
+    )
+    return corpus, model
 
 
 def _record(

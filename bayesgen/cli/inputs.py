@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -10,9 +10,11 @@ from typing import Any
 
 from bayesgen.cli.scoring import Material, read_examples, read_material
 from bayesgen.data.corpora import load_corpus
+from bayesgen.data.embedded import Embedded
 from bayesgen.data.examples import Examples
 from bayesgen.data.labelled import load_labelled
-from bayesgen.data.windows import Batches
+from bayesgen.data.unlabelled import load_unlabelled
+from bayesgen.data.windows import Batches, Rows
 from bayesgen.errors import UserError
 from bayesgen.inference.job import example_batches, training_batches
 from bayesgen.models import FunctionalModel
@@ -99,21 +101,62 @@ def _labelled(model: FunctionalModel, settings: DataSettings, block_size: int) -
             f"--data {settings.data}: {len(corpus.classes)} classes, but the model has {outputs};"
             " fine-tune it on these data first (scripts/finetune.py)"
         )
+    pairs = model.info.task == "sentence-similarity"
+    if pairs and model.info.config.get("score_range") is None:
+        raise UserError(
+            f"--model: '{model.info.name}' does not know the range of the scores; fine-tune it on"
+            f" these data first (scripts/finetune.py --task {model.info.task})"
+        )
     tokenizer: Any = model.tokenizer
-    splits = {
-        name: Examples(part, tokenizer.tokenizer, block_size)
+    examples = {
+        name: Examples(part, tokenizer.tokenizer, block_size, apart=pairs)
         for name, part in {"train": corpus.train, "val": corpus.val, "test": corpus.test}.items()
         if part is not None
     }
     if settings.train_samples is not None:
-        splits["train"] = splits["train"].subset(settings.train_samples, settings.seed)
+        examples["train"] = examples["train"].subset(settings.train_samples, settings.seed)
+    splits = _embedded(model, examples, _data_dir(settings))
     return Inputs(
         model,
-        {"name": corpus.name, **corpus.fingerprint, "rows": splits["train"].describe()},
+        {"name": corpus.name, **corpus.fingerprint, "rows": examples["train"].describe()},
         block_size,
         cache(partial(example_batches, settings, splits["train"])),
-        partial(read_examples, corpus.name, corpus.fingerprint, splits),
+        partial(
+            read_examples,
+            corpus.name,
+            corpus.fingerprint,
+            splits,
+            partial(_far_rows, model, examples["train"], _data_dir(settings)),
+        ),
     )
+
+
+def _far_rows(
+    model: FunctionalModel, near: Examples, data_dir: Path | None, name: str
+) -> tuple[Rows, dict[str, Any]]:
+    """The rows of `--ood-data`, encoded as the run's own, and what they are."""
+    pairs = near.data.second is not None
+    split, texts = load_unlabelled(name, pairs=pairs, data_dir=data_dir, flag="--ood-data")
+    rows = Examples(texts, near.tokenizer, near.max_length)
+    described = {
+        "name": texts.name.removesuffix(f"/{split}"),
+        "split": split,
+        "rows": len(rows),
+        "sha256": texts.fingerprint,
+    }
+    return _embedded(model, {split: rows}, data_dir)[split], described
+
+
+def _embedded(
+    model: FunctionalModel, splits: Mapping[str, Examples], data_dir: Path | None
+) -> Mapping[str, Examples | Embedded]:
+    """`splits`, as embeddings where the encoder that makes these is not Bayesian."""
+    from bayesgen.models.frozen import embedded, frozen_encoder
+
+    frozen = frozen_encoder(model.module, model.layout)
+    if frozen is None:
+        return splits
+    return {name: embedded(part, frozen, data_dir) for name, part in splits.items()}
 
 
 def _data_dir(settings: DataSettings) -> Path | None:

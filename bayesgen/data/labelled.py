@@ -29,10 +29,7 @@ from bayesgen.data.tables import (
     some,
 )
 from bayesgen.errors import UserError
-
-CLASSIFICATION = "sequence-classification"
-REGRESSION = "regression"
-TASKS = (CLASSIFICATION, REGRESSION)
+from bayesgen.settings import LABELS, tasks_with
 
 VALIDATION = 0.1
 """Default share of the training rows that validates where the data have no rows for that."""
@@ -131,7 +128,7 @@ def load_labelled(
     alphabetical order.
 
     Args:
-        task: one of `TASKS`.
+        task: one of `settings.LABELS`.
         validation: where the data have no rows for validation, how many of the training rows
             become these, drawn by `seed`: a share below 1 or a number. Where they have, anything
             but the default is refused.
@@ -141,14 +138,14 @@ def load_labelled(
     Raises:
         UserError: something is missing, damaged or does not fit the task.
     """
-    if task not in TASKS:
-        raise UserError(f"--task {task}: labelled texts are for {' and '.join(TASKS)}")
+    if task not in LABELS:
+        raise UserError(f"--task {task}: labelled texts are for {', '.join(LABELS)}")
     wanted = Wanted(text_column, pair_column, label_column)
     name, tables = read_tables(name_or_path, data_dir, headed=any(wanted))
     for split, table in tables.items():
         if not table.rows:
             raise UserError(f"{table.source}: the {split} split has no rows; add some")
-    scores = task == REGRESSION
+    scores = LABELS[task] == "score"
     places = find_columns(tables["train"], scores, wanted)
     splits: dict[str, Labelled] = {}
     for split, table in tables.items():
@@ -170,7 +167,7 @@ def labelled(
     rows: Iterable[Sequence[Any]],
     classes: Sequence[str] | None = None,
     *,
-    task: str = CLASSIFICATION,
+    task: str = "sequence-classification",
     name: str = "rows",
 ) -> Labelled:
     """`rows` of (text, label) or (text, text, label) as data.
@@ -178,7 +175,7 @@ def labelled(
     Args:
         classes: names in the order of their ids. An integer is then an id and a string a name;
             by default the classes are those that occur, as in `load_labelled`.
-        task: one of `TASKS`.
+        task: one of `settings.LABELS`.
 
     Raises:
         UserError: a row is not of this form, or its label is none of the task.
@@ -254,26 +251,16 @@ def _rows(table: Table, places: Places) -> _Rows:
     text, pair, label = places
     header = table.header
 
-    def where(place: int) -> str:
-        return f" in '{header[place]}'" if header else ""
-
-    def texts(place: int) -> tuple[str, ...]:
-        for i, row in enumerate(table.rows):
-            if not isinstance(row[place], str):
-                raise UserError(
-                    f"{table.at(i)}: no text{where(place)}; complete or remove this row"
-                )
-        return tuple(row[place] for row in table.rows)
-
+    where = f" in '{header[label]}'" if header else ""
     labels = [row[label] for row in table.rows]
     for i, value in enumerate(labels):
         if value == "" or not isinstance(value, str | Real):
             raise UserError(
-                f"{table.at(i)}: no name or number{where(label)} as a label; complete or remove"
-                " this row"
+                f"{table.at(i)}: no name or number{where} as a label; complete or remove this row"
             )
     classes = (table.classes or {}).get(header[label]) if header else None
-    return _Rows(texts(text), None if pair is None else texts(pair), labels, classes, table.at)
+    second = None if pair is None else table.texts(pair)
+    return _Rows(table.texts(text), second, labels, classes, table.at)
 
 
 def _labelled(name: str, rows: _Rows, task: str, train: Labelled | None = None) -> Labelled:
@@ -282,7 +269,7 @@ def _labelled(name: str, rows: _Rows, task: str, train: Labelled | None = None) 
         raise UserError(
             f"{name}: pairs of texts in one split and single texts in another; give all the same"
         )
-    if task == REGRESSION:
+    if LABELS[task] == "score":
         return Labelled(name, rows.first, rows.second, _scores(rows), None)
     known = rows.classes if train is None else train.classes
     classes = known or _find_classes(rows)
@@ -295,7 +282,7 @@ def _scores(rows: _Rows) -> NDArray[np.float32]:
         if score is None:
             raise UserError(
                 f"{rows.at(i)}: '{short(value)}' is a label and no score; take --task"
-                f" {CLASSIFICATION}"
+                f" {tasks_with('class')}"
             )
         if not abs(score) <= _LARGEST:
             raise UserError(f"{rows.at(i)}: {value} is no finite score; correct or remove it")
@@ -311,7 +298,8 @@ def _find_classes(rows: _Rows) -> tuple[str, ...]:
     for i, found in enumerate(numbers):
         if not isinstance(found, int):
             raise UserError(
-                f"{rows.at(i)}: {rows.labels[i]} is a score and no label; take --task {REGRESSION}"
+                f"{rows.at(i)}: {rows.labels[i]} is a score and no label; take --task"
+                f" {tasks_with('score')}"
             )
     return tuple(sorted(names, key=int))
 

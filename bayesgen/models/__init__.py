@@ -8,10 +8,10 @@ from bayesgen.errors import UserError
 from bayesgen.models import nanogpt
 from bayesgen.models.functional import FunctionalModel, ModelInfo
 from bayesgen.models.lora import Lora, add_adapters
-from bayesgen.models.tasks import TASKS
+from bayesgen.models.tasks import TASKS, Head
 from bayesgen.parameters import Subset, names_adapters
 
-__all__ = ["FunctionalModel", "Lora", "ModelInfo", "load_model"]
+__all__ = ["FunctionalModel", "Head", "Lora", "ModelInfo", "load_model"]
 
 
 def load_model(
@@ -21,6 +21,7 @@ def load_model(
     parameters: Subset = "all",
     lora: Lora | None = None,
     num_labels: int | None = None,
+    head: Head | None = None,
     meta_path: str | Path | None = None,
     device: str = "cpu",
     outline: bool = False,
@@ -35,6 +36,7 @@ def load_model(
             is among them and the model has no adapters, untrained ones are added.
         lora: rank, scale and targets of adapters that are added.
         num_labels: of a classifier whose head is new.
+        head: of a sentence classifier; by default the folder's own, or a single layer.
         meta_path: nanoGPT's `meta.pkl` where it does not lie beside the checkpoint.
         outline: make it on the device "meta", without its weights: their sizes alone.
 
@@ -46,6 +48,8 @@ def load_model(
         raise UserError(f"--task: unknown task '{task}' ({', '.join(TASKS)})")
     if num_labels is not None:
         _refuse_num_labels(num_labels, task)
+    if head is not None and task != "sentence-classification":
+        raise UserError(f"--head-hidden-size, --head-dropout: a {task} has none; leave them out")
     adapters = (lora or Lora()) if names_adapters(parameters) else None
     path = Path(name)
     if nanogpt.is_checkpoint(path) or path.is_file():
@@ -56,19 +60,25 @@ def load_model(
         from bayesgen.models import huggingface
 
         model = huggingface.load(
-            str(name), task, parameters, lora=adapters, num_labels=num_labels, outline=outline
+            str(name),
+            task,
+            parameters,
+            lora=adapters,
+            num_labels=num_labels,
+            head=head,
+            outline=outline,
         )
     return model if outline else model.to(device)
 
 
 def _refuse_num_labels(num_labels: int, task: str) -> None:
     """Refuse a number of labels that cannot be had."""
-    if not TASKS[task].new_head:
+    if not TASKS[task].new_head and not TASKS[task].scored:
         raise UserError(f"--num-labels: a {task} has no classes; leave it out")
     if num_labels < 1:
         raise UserError(f"--num-labels {num_labels}: must be at least 1")
-    if task == "regression" and num_labels != 1:
-        raise UserError(f"--num-labels {num_labels}: a regression has one output; leave it out")
+    if TASKS[task].scored and num_labels != 1:
+        raise UserError(f"--num-labels {num_labels}: a {task} has one output; leave it out")
 
 
 def _nanogpt(

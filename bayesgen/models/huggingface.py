@@ -6,6 +6,7 @@ Needs the extra `hf` (`pip install 'bayesgen[hf]'`).
 from __future__ import annotations
 
 import hashlib
+import math
 import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,15 +15,19 @@ from typing import Any
 import torch
 from torch import nn
 
+from bayesgen import likelihoods
 from bayesgen.errors import UserError
+from bayesgen.likelihoods import Likelihood
 from bayesgen.models.functional import Call, FunctionalModel, ModelInfo
 from bayesgen.models.hf_tokenizer import read_tokenizer
 from bayesgen.models.lora import Lora, add_adapters
 from bayesgen.models.quiet import quiet
-from bayesgen.models.tasks import TASKS, Task
+from bayesgen.models.tasks import TASKS, Head, Task
 from bayesgen.parameters import ADAPTER, Subset
 
 ADAPTERS = "adapter_config.json"
+POOLER = "pooler."
+SENTENCES = ("sentence-classification", "sentence-similarity")
 
 
 def load(
@@ -32,6 +37,7 @@ def load(
     *,
     lora: Lora | None = None,
     num_labels: int | None = None,
+    head: Head | None = None,
     outline: bool = False,
 ) -> FunctionalModel:
     """Load `name`, a local folder or a hub name, through the Auto classes, in float32.
@@ -43,6 +49,7 @@ def load(
     Args:
         lora: adapters to add, untrained, where the model has none.
         num_labels: of a classifier; the folder's own by default.
+        head: of a sentence classifier; the folder's own by default.
         outline: make it on the device "meta", without its weights: their sizes alone.
 
     Raises:
@@ -55,6 +62,8 @@ def load(
         raise UserError(
             "--model: a Hugging Face model needs transformers; pip install 'bayesgen[hf]'"
         ) from error
+    from bayesgen.models import sentence  # makes transformers know it
+
     kind = TASKS[task]
     auto = getattr(transformers, kind.auto_class)
     _refuse_missing(name)
@@ -62,7 +71,10 @@ def load(
     base = adapters.base_model_name_or_path if adapters else name
     _refuse_missing(base)
     config = _config(base, num_labels, task)
-    _refuse_wrong_task(base, task, auto, config)
+    _refuse_wrong_task(base, task, config)
+    if task in SENTENCES:
+        stored = config
+        config = sentence.configured(config, base, task, head, num_labels)
     new: set[str] = set()
     if outline:
         try:
@@ -73,7 +85,10 @@ def load(
         if adapters:
             add_adapters(module, adapters, folder=name)
     else:
-        module, new = _weights(base, kind, auto, config)
+        if task in SENTENCES and config is not stored:
+            module, new = _around_encoder(base, kind, auto, config)
+        else:
+            module, new = _weights(base, kind, auto, config)
         if adapters:
             _load_adapters(name, module)
             # a head that was trained with the adapters has a name of its own
@@ -93,7 +108,7 @@ def load(
         info=ModelInfo(name, "huggingface", task, config.to_dict(), sha256),
         # a stateful model (Mamba, RWKV) keeps something else than keys and values
         reader=CausalReader(config) if task == "causal-lm" and not module._is_stateful else None,
-        likelihood=kind.likelihood,
+        likelihood=_likelihood(kind, config, base),
         new=new,
     )
 
@@ -148,7 +163,7 @@ def _adapters_of(name: str) -> Any:
 def _config(name: str, num_labels: int | None, task: str) -> Any:
     from transformers import AutoConfig
 
-    if task == "regression":
+    if TASKS[task].scored:
         num_labels = 1
     given = {} if num_labels is None else {"num_labels": num_labels}
     try:
@@ -158,11 +173,18 @@ def _config(name: str, num_labels: int | None, task: str) -> Any:
         raise _unloadable(name, error) from error
 
 
-def _refuse_wrong_task(name: str, task: str, auto: Any, config: Any) -> None:
+def _refuse_wrong_task(name: str, task: str, config: Any) -> None:
     """Refuse an architecture that cannot do `task`, and name what it can."""
     import transformers
 
+    from bayesgen.models.sentence import SentenceConfig
+
     def can(other: str) -> bool:
+        if isinstance(config, SentenceConfig):
+            return other == config.task
+        if other in SENTENCES:
+            encoder = type(config) in transformers.AutoModelForMaskedLM._model_mapping
+            return encoder and not config.is_encoder_decoder
         known = type(config) in getattr(transformers, TASKS[other].auto_class)._model_mapping
         permuted = config.model_type == "xlnet"
         if other == "causal-lm":
@@ -179,8 +201,29 @@ def _refuse_wrong_task(name: str, task: str, auto: Any, config: Any) -> None:
         )
 
 
-def _weights(name: str, task: Task, auto: Any, config: Any) -> tuple[nn.Module, set[str]]:
-    """The module with its weights, and the names of those that the folder does not hold."""
+def _around_encoder(name: str, task: Task, auto: Any, config: Any) -> tuple[nn.Module, set[str]]:
+    """A sentence model with the encoder in `name`, and the names of what is new in it."""
+    from bayesgen.models.sentence import SentenceModel, without_pooler
+
+    inner = config.text_config
+    encoder, lacking = _weights(name, task, auto, inner, bare=True, **without_pooler(inner))
+    with torch.random.fork_rng(devices=[]), quiet():
+        torch.manual_seed(0)  # a new head is the same at every load
+        module = SentenceModel.around(encoder, config)
+    base = f"{module.base_model_prefix}."
+    head = {key for key, _ in module.named_parameters() if not key.startswith(base)}
+    return module, head | {f"{base}{key}" for key in lacking}
+
+
+def _weights(
+    name: str, task: Task, auto: Any, config: Any, bare: bool = False, **options: Any
+) -> tuple[nn.Module, set[str]]:
+    """The module with its weights, and the names of those that the folder does not hold.
+
+    Args:
+        bare: it is an encoder alone: no part of it is a head.
+        options: of the module's class.
+    """
     with torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(0)  # a new head is the same at every load
         try:
@@ -191,6 +234,7 @@ def _weights(name: str, task: Task, auto: Any, config: Any) -> tuple[nn.Module, 
                 local_files_only=Path(name).is_dir(),
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # refused below, with their names
+                **options,
             )
         except Exception as error:  # of a damaged folder, nearly any
             raise _unloadable(name, error) from error
@@ -201,14 +245,31 @@ def _weights(name: str, task: Task, auto: Any, config: Any) -> tuple[nn.Module, 
             f" --num-labels makes it {list(made)}; they must agree"
         )
     new = set(loading["missing_keys"])
-    base = f"{module.base_model_prefix}."
-    lacking = {key for key in new if not task.new_head or key.startswith(base)}
+    base = "" if bare else f"{module.base_model_prefix}."
+    inner = {key.removeprefix(base): key for key in new if key.startswith(base)}
+    # masked tokens train no pooler: where it is missing it is as new as the head
+    lacking = {key for name, key in inner.items() if not name.startswith(POOLER)}
+    if not task.new_head:
+        lacking = new
     if lacking:
         raise UserError(
             f"--model: '{name}' lacks weights of its own architecture, such as '{min(lacking)}';"
             " name a model that was trained for this task"
         )
     return module, new
+
+
+def _likelihood(task: Task, config: Any, name: str) -> Likelihood:
+    """Density of the labels, with the noise that a fine-tune left."""
+    std = getattr(config, "noise_std", None)
+    if std is None or not task.scored:
+        return task.likelihood
+    if isinstance(std, bool) or not isinstance(std, int | float) or not 0 < std < math.inf:
+        raise UserError(
+            f"--model: noise_std in the config.json of '{name}' is {std!r}; it must be a positive"
+            " number, the standard deviation of the labels around the outputs"
+        )
+    return likelihoods.Gaussian(float(std))
 
 
 def _load_adapters(name: str, module: Any) -> None:
@@ -247,6 +308,7 @@ def _call(task: Task, module: Any) -> Call:
 
 def _block_size(config: Any, module: nn.Module) -> int | None:
     """The longest input in tokens; None where nothing limits it."""
+    config = config.text_config if config.model_type == "bayesgen-sentence" else config
     size = getattr(config, "max_position_embeddings", None)
     if not isinstance(size, int) or size < 1:
         return None

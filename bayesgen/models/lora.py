@@ -73,7 +73,8 @@ class Lora:
                     f"--lora-targets: '{target}' shares its weight with another layer, so that its"
                     " adapter could not be merged into it; name other layers"
                 )
-        kind = getattr(getattr(module, "config", None), "model_type", None)
+        base = getattr(module, "base_model", module)  # around an encoder: that encoder
+        kind = getattr(getattr(base, "config", None), "model_type", None)
         chosen = self.targets or CHOICES.get(kind, "all-linear")
         return LoraConfig(
             r=self.r,

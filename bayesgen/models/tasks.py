@@ -11,11 +11,26 @@ from bayesgen.likelihoods import Likelihood
 
 
 @dataclass(frozen=True)
+class Head:
+    """The head of a sentence classifier; None is the model's own value, or that of a new head.
+
+    Attributes:
+        hidden_size: width of a layer between embedding and classes (0: none, as in a new head).
+        activation: of that layer, tanh (that of a new head) or relu.
+        dropout: on the embedding and on that layer while training (0.1 in a new head).
+    """
+
+    hidden_size: int | None = None
+    activation: str | None = None
+    dropout: float | None = None
+
+
+@dataclass(frozen=True)
 class Task:
     """One task.
 
     Attributes:
-        auto_class: of transformers.
+        auto_class: of transformers; of a sentence model, what loads its encoder, too.
         likelihood: log p(labels | outputs).
         new_head: whether a model may come without the head, which then starts at random.
         inputs: what the network is called with beside the batch.
@@ -26,6 +41,11 @@ class Task:
     new_head: bool = False
     inputs: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def scored(self) -> bool:
+        """Whether the labels are real numbers, and the model has one output."""
+        return isinstance(self.likelihood, likelihoods.Gaussian)
+
 
 TASKS: Mapping[str, Task] = {
     "causal-lm": Task("AutoModelForCausalLM", inputs={"use_cache": False}),
@@ -34,6 +54,8 @@ TASKS: Mapping[str, Task] = {
     "seq2seq-lm": Task("AutoModelForSeq2SeqLM", inputs={"use_cache": False}),
     "sequence-classification": Task("AutoModelForSequenceClassification", new_head=True),
     "regression": Task("AutoModelForSequenceClassification", likelihoods.Gaussian(), new_head=True),
+    "sentence-classification": Task("AutoModel", new_head=True),
+    "sentence-similarity": Task("AutoModel", likelihoods.Gaussian()),
     "token-classification": Task("AutoModelForTokenClassification", new_head=True),
     "image-classification": Task("AutoModelForImageClassification", new_head=True),
 }

@@ -255,3 +255,86 @@ def test_news_in_words(tokenizer: Any) -> None:
     batch = examples.batch(range(8))
     assert batch["input_ids"].shape == batch["attention_mask"].shape
     assert batch["attention_mask"].sum() == sum(len(row) for row in examples.ids[:8])
+
+
+# -- pairs of texts apart --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pairs() -> Labelled:
+    rows = [("a b c", "d", 1.0), ("e", "f g h i j", 2.0), ("b", "a", 5.0)]
+    return labelled(rows, task="sentence-similarity", name="pairs")
+
+
+def test_texts_apart_are_two_sequences_of_one_row(pairs: Labelled, tokenizer: Any) -> None:
+    examples = Examples(pairs, tokenizer, 6, apart=True)
+    assert (len(examples), examples.num_targets, examples.truncated) == (3, 3, 1)
+    assert examples.cut.tolist() == [False, True, False]
+    assert examples.lengths.tolist() == [5, 6, 3]
+    batch = examples.batch([2, 0])
+    assert batch["input_ids"].tolist() == [
+        [[CLS, *ids("b"), SEP, PAD, PAD], [CLS, *ids("a"), SEP, PAD, PAD]],
+        [[CLS, *ids("a b c"), SEP], [CLS, *ids("d"), SEP, PAD, PAD]],
+    ]
+    assert batch["attention_mask"].tolist() == [
+        [[1, 1, 1, 0, 0], [1, 1, 1, 0, 0]],
+        [[1] * 5, [1, 1, 1, 0, 0]],
+    ]
+    assert not batch["token_type_ids"].any()
+    assert batch["labels"].tolist() == [5.0, 1.0]
+    second = examples.batch([1])["input_ids"]
+    assert second.tolist() == [[[CLS, *ids("e"), SEP, PAD, PAD, PAD], [CLS, *ids("f g h i"), SEP]]]
+    says = examples.describe()
+    assert says.startswith("3 examples of pairs, 3 to 6 tokens (mean 4.7)")
+    assert says.endswith("1 (33.3%) were cut to 6 tokens")
+
+
+def test_rows_of_texts_apart_are_taken_together(pairs: Labelled, tokenizer: Any) -> None:
+    examples = Examples(pairs, tokenizer, 6, apart=True)
+    taken = examples.take([2, 1])
+    assert len(taken) == 2
+    assert taken.truncated == 1
+    for key, value in taken.batch([0, 1]).items():
+        assert torch.equal(value, examples.batch([2, 1])[key])
+    drawn = examples.subset(2, seed=3)
+    assert len(drawn) == 2
+    assert drawn.overlaps(examples)
+    assert drawn.take([0]).batch([0])["input_ids"].shape[:2] == (1, 2)
+
+
+def test_the_fingerprint_tells_texts_apart_from_one_sequence(
+    pairs: Labelled, tokenizer: Any
+) -> None:
+    examples = Examples(pairs, tokenizer, 16, apart=True)
+    other = labelled([("a b", "c d", 1.0), ("e", "f g h i j", 2.0), ("b", "a", 5.0)],
+                     task="sentence-similarity")  # fmt: skip
+    prints = {
+        examples.fingerprint(),
+        Examples(pairs, tokenizer, 16).fingerprint(),
+        Examples(other, tokenizer, 16, apart=True).fingerprint(),
+        examples.take([1, 0, 2]).fingerprint(),
+    }
+    assert len(prints) == 4
+    assert Examples(pairs, tokenizer, 16, apart=True).fingerprint() == examples.fingerprint()
+
+
+def test_single_texts_cannot_be_apart(texts: Labelled, pairs: Labelled, tokenizer: Any) -> None:
+    with pytest.raises(UserError, match="single texts") as caught:
+        Examples(texts, tokenizer, 8, apart=True)
+    assert "\n" not in str(caught.value)
+    assert "--pair-column" in str(caught.value)
+    # each text has its own room
+    assert len(Examples(pairs, tokenizer, 3, apart=True).ids[0]) == 3
+    with pytest.raises(UserError, match="--max-length 2"):
+        Examples(pairs, tokenizer, 2, apart=True)
+    bare = make_tokenizer()
+    bare.backend_tokenizer.post_processor = _nothing_added()
+    empty = labelled([("a", "b", 1.0), ("c", "", 2.0)], task="sentence-similarity")
+    with pytest.raises(UserError, match="row 2 has no tokens"):
+        Examples(empty, bare, 4, apart=True)
+
+
+def _nothing_added() -> Any:
+    from tokenizers import processors
+
+    return processors.TemplateProcessing(single="$A", pair="$A $B:1", special_tokens=[])

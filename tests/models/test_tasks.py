@@ -23,7 +23,10 @@ from tests.models.zoo import ARCHITECTURES, BATCHES, ENCODER, SPECIAL, Architect
 
 transformers = pytest.importorskip("transformers")
 
-ENCODER_TASKS = "masked-lm, sequence-classification, regression, token-classification"
+ENCODER_TASKS = (
+    "masked-lm, sequence-classification, regression, sentence-classification, sentence-similarity,"
+    " token-classification"
+)
 DECODER_TASKS = "causal-lm, sequence-classification, regression, token-classification"
 GPT2 = next(a.settings for a in ARCHITECTURES if a.name == "GPT-2")
 T5 = next(a.settings for a in ARCHITECTURES if a.name == "T5")
@@ -115,7 +118,7 @@ def test_a_loaded_model_gives_the_logits_and_the_loss_of_the_plain_module(
     logits = model(model.theta, batch)
     torch.testing.assert_close(logits, expected)
 
-    if task == "regression":
+    if TASKS[task].scored:
         log_prob = Normal(expected.flatten(), 1.0).log_prob(batch["labels"])
     else:
         seen = batch["labels"] != -100
@@ -133,9 +136,11 @@ def test_a_loaded_model_gives_the_logits_and_the_loss_of_the_plain_module(
         ("GPT2LMHeadModel", GPT2, "masked-lm", DECODER_TASKS),
         ("GPT2LMHeadModel", GPT2, "permutation-lm", DECODER_TASKS),
         ("GPT2LMHeadModel", GPT2, "image-classification", DECODER_TASKS),
-        ("XLNetLMHeadModel", XLNET, "causal-lm", ENCODER_TASKS.replace("masked", "permutation")),
+        ("XLNetLMHeadModel", XLNET, "causal-lm", DECODER_TASKS.replace("causal", "permutation")),
         ("ViTForImageClassification", VIT, "causal-lm", "image-classification"),
         ("ViTForImageClassification", VIT, "regression", "image-classification"),
+        ("ViTForImageClassification", VIT, "sentence-similarity", "image-classification"),
+        ("GPT2LMHeadModel", GPT2, "sentence-classification", DECODER_TASKS),
         ("T5ForConditionalGeneration", T5, "causal-lm", DECODER_TASKS.replace("causal", "seq2seq")),
     ],
 )
@@ -214,6 +219,22 @@ def test_a_model_without_a_classification_head_gets_a_new_one(
     outputs = model(model.theta, batch_of(task))
     assert outputs.isfinite().all()
     assert outputs.shape[-1] == (1 if task == "regression" else settings.get("num_labels", 2))
+
+
+def test_a_pooler_that_is_missing_is_as_new_as_the_head(save: Callable[..., Path]) -> None:
+    """Masked tokens train none. Its parameters are in the base model, and the head is not."""
+    folder = save("BertForMaskedLM", ENCODER)
+    head = {"classifier.weight", "classifier.bias"}
+    pooler = {"bert.pooler.dense.weight", "bert.pooler.dense.bias"}
+    model, again = (load_model(folder, task="sequence-classification") for _ in range(2))
+    assert model.new == head | pooler
+    assert torch.equal(model.theta, again.theta)
+    assert model.module.bert.pooler.dense.weight.any()
+    roberta = save("RobertaForMaskedLM", ENCODER | {"pad_token_id": 1})  # has none
+    layers = {name.rsplit(".", 1)[0] for name in load_model(roberta, task="regression").new}
+    assert layers == {"classifier.dense", "classifier.out_proj"}
+    # a task that needs its head trained needs all of it
+    assert "lacks weights" in refusal(save("BertModel", ENCODER), task="masked-lm")
 
 
 @pytest.mark.parametrize("num_labels", [1, 2, 5])
@@ -477,6 +498,8 @@ def test_an_outline_has_the_sizes_of_the_model_and_reads_no_weights(
     architecture: Architecture, parameters: str, tmp_path: Path
 ) -> None:
     random_network(architecture).save_pretrained(tmp_path)
+    if architecture.task == "sentence-similarity":
+        parameters = parameters.removeprefix("head,")  # it has none
     options: dict[str, Any] = {"task": architecture.task, "parameters": parameters}
     if parameters == "lora":
         options["lora"] = Lora(r=3)

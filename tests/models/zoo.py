@@ -15,6 +15,7 @@ from torch import Tensor
 from bayesgen.models import FunctionalModel, load_model
 
 transformers = pytest.importorskip("transformers")
+sentence = pytest.importorskip("bayesgen.models.sentence")
 
 VOCABULARY, LENGTH, LABELS, ROWS = 30, 8, 3, 3
 ENCODER = {
@@ -31,7 +32,7 @@ class Architecture:
 
     Attributes:
         name: what people call it.
-        class_name: the transformers class of the network.
+        class_name: the class of the network, in transformers or `bayesgen.models.sentence`.
         settings: of its configuration.
     """
 
@@ -66,6 +67,16 @@ ARCHITECTURES = (
     ),
     Architecture(
         "BERT", "BertForSequenceClassification", "regression", ENCODER | {"num_labels": 1}
+    ),
+    Architecture(
+        "BERT, mean of tokens", "SentenceModel", "sentence-classification",
+        {"text_config": {"model_type": "bert", **ENCODER}, "head_hidden_size": 5,
+         "num_labels": LABELS},
+    ),
+    Architecture(
+        "BERT, mean of tokens", "SentenceModel", "sentence-similarity",
+        {"text_config": {"model_type": "bert", **ENCODER}, "task": "sentence-similarity",
+         "score_range": (0.0, 5.0), "num_labels": 1},
     ),
     Architecture(
         "BERT", "BertForTokenClassification", "token-classification",
@@ -156,7 +167,8 @@ class Zoo:
 
 def random_network(architecture: Architecture) -> Any:
     """Weights and running statistics that are neither all zero nor all one."""
-    network = getattr(transformers, architecture.class_name)
+    place = sentence if architecture.class_name == "SentenceModel" else transformers
+    network = getattr(place, architecture.class_name)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         module = network(network.config_class(**architecture.settings)).eval()
@@ -217,6 +229,15 @@ def _scored(generator: torch.Generator) -> dict[str, Tensor]:
     return _padded(generator) | {"labels": torch.randn(ROWS, generator=generator)}
 
 
+def _paired(generator: torch.Generator) -> dict[str, Tensor]:
+    """Two texts a row; the first of the first row is shorter."""
+    mask = torch.ones(ROWS, 2, LENGTH, dtype=torch.long)
+    mask[0, 0, -2:] = 0
+    tokens = torch.randint(3, VOCABULARY, (ROWS, 2, LENGTH), generator=generator)
+    labels = 5 * torch.rand(ROWS, generator=generator)
+    return {"input_ids": tokens * mask, "attention_mask": mask, "labels": labels}
+
+
 def _tagged(generator: torch.Generator) -> dict[str, Tensor]:
     inputs = _padded(generator)
     labels = _classes((ROWS, LENGTH), generator)
@@ -239,6 +260,8 @@ BATCHES: Mapping[str, Callable[[torch.Generator], dict[str, Tensor]]] = {
     "seq2seq-lm": _translated,
     "sequence-classification": _classified,
     "regression": _scored,
+    "sentence-classification": _classified,
+    "sentence-similarity": _paired,
     "token-classification": _tagged,
     "image-classification": _pictured,
 }
