@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from bayesgen.errors import UserError
@@ -21,7 +23,7 @@ from bayesgen.evaluation.tokens import Scores, Tally, TokenScores
 from bayesgen.predictive import Predictive
 from bayesgen.runs import atomic_save, atomic_write
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ class TokenCache:
 
     `<key>.safetensors` holds the numbers of every token and predictor, `<key>.npy` the
     log-likelihood of every token under every draw, [draws, tokens] float32, in the order of the
-    run. A file is complete or not there.
+    run. Of real-valued labels `<key>.outputs.safetensors` holds the outputs of every draw (see
+    `bayesgen.evaluation.regression`). A file is complete or not there.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -62,14 +65,19 @@ class TokenCache:
         return digest.hexdigest()[:16]
 
     @contextmanager
-    def log_likelihoods(self, draws: int, tokens: int) -> Iterator[Keep]:
+    def log_likelihoods(self, draws: int, back: Tensor) -> Iterator[Keep]:
         """A file for an array [draws, tokens], which `write` puts in its place.
 
         It is written with plain writes: the pages of a memory map would count as memory.
+
+        Args:
+            back: where the tokens of the text stand among those that come [tokens]: at the end
+                they are put into the order of the text.
         """
+        tokens = len(back)
         self.folder.mkdir(parents=True, exist_ok=True)
         layout = {"descr": "<f4", "fortran_order": False, "shape": (draws, tokens)}
-        with self._unfinished().open("wb") as file:
+        with self._unfinished().open("w+b") as file:
             np.lib.format.write_array_header_1_0(file, layout)
             begin = file.tell()
             file.truncate(begin + 4 * draws * tokens)
@@ -79,6 +87,11 @@ class TokenCache:
                 file.write(values.numpy().astype("<f4").tobytes())
 
             yield keep
+            if not torch.equal(back, torch.arange(tokens)):
+                for draw in range(draws):
+                    file.seek(begin + 4 * draw * tokens)
+                    row = np.frombuffer(file.read(4 * tokens), "<f4")
+                    keep(draw, 0, torch.from_numpy(row[back.numpy()]))
 
     def write(self, key: str, passes: Passes) -> None:
         self._unfinished().replace(self.folder / f"{key}.npy")
@@ -145,6 +158,16 @@ class TokenCache:
         content = json.loads(json.dumps(make()))  # the same types as when it is read
         self.folder.mkdir(parents=True, exist_ok=True)
         atomic_write(path, json.dumps(content).encode())
+        return content
+
+    def tensors(self, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The tensors that `make` gives, made once and kept as <name>.safetensors."""
+        path = self.folder / f"{name}.safetensors"
+        with suppress(OSError, SafetensorError):
+            return load_file(path)
+        content = make()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        atomic_save(path, content, {})
         return content
 
     def drop_unfinished(self) -> None:

@@ -2,33 +2,43 @@
 
 Windows are taken in blocks whose mixture [tokens, V] fits in memory, and within a block each draw
 is loaded once: memory does not grow with the draws or the split, but for a few numbers a token.
+Rows of different lengths are read from the longest to the shortest, so that little is padded;
+whatever is returned is in the order of the split.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from bayesgen.data.windows import Rows
 from bayesgen.evaluation.tokens import Scores, Tally, TokenScores
 from bayesgen.likelihoods import IGNORED
 from bayesgen.posterior import Posterior
 from bayesgen.predictive import Forward
+from bayesgen.predictive.trunk import Trunk
 
 MAX_ELEMENTS = 2**26
 """Mixture probabilities that are held at once (256 MiB of float32)."""
+TRUNK_BYTES = 2**28
+"""Outputs of modules that are kept from one draw to the next, but for those of a single batch."""
 STEPS = (1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 500, 1000)
 """Numbers of draws at which the mixture is scored on the way to all of them."""
 Advance = Callable[[int], Any]
 """Told of every window that was read."""
 Keep = Callable[[int, int, Tensor], None]
-"""Takes a draw, the first of some tokens, and the draw's log-likelihoods of these [n]."""
+"""Takes a draw, the first of some tokens as they are read, and the draw's log-likelihoods of these
+[n]."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +46,16 @@ class Split:
     """The windows that are scored, and how they are cut into batches.
 
     Attributes:
-        indices: of the windows [W].
+        indices: of the windows [W], in the order of the text.
         tokens: targets of each of them [W].
+        order: places of the windows in `indices` as they are read [W]: the longest first, where the
+            rows have `lengths`.
     """
 
     windows: Rows
     indices: Tensor
     tokens: Tensor
+    order: Tensor
     batch_size: int
     device: torch.device
 
@@ -50,15 +63,27 @@ class Split:
     def of(
         cls, windows: Rows, batch_size: int, max_windows: int | None, device: torch.device
     ) -> Split:
-        indices = torch.arange(len(windows))
-        if max_windows is not None and max_windows < len(windows):
-            indices = torch.linspace(0, len(windows) - 1, max_windows).round().long()
+        indices = evenly_spaced(len(windows), max_windows)
         counts = [_targets(windows.batch(part)["labels"]).sum(1) for part in indices.split(1024)]
-        return cls(windows, indices, torch.cat(counts), batch_size, device)
+        order = torch.arange(len(indices))
+        lengths = getattr(windows, "lengths", None)
+        if lengths is not None:
+            order = torch.as_tensor(lengths)[indices].argsort(descending=True, stable=True)
+        return cls(windows, indices, torch.cat(counts), order, batch_size, device)
 
     def batches(self, indices: Tensor) -> Iterator[dict[str, Tensor]]:
         for part in indices.split(self.batch_size):
             yield {k: v.to(self.device) for k, v in self.windows.batch(part).items()}
+
+    @property
+    def tokens_back(self) -> Tensor:
+        """Where the tokens of the text stand among those that are read [n]."""
+        return self.order.repeat_interleave(self.tokens[self.order]).argsort(stable=True)
+
+    @property
+    def windows_back(self) -> Tensor:
+        """The same of the windows [W]."""
+        return self.order.argsort()
 
 
 @dataclass(frozen=True)
@@ -99,6 +124,13 @@ class Mixed:
     by_draws: dict[int, Scores]
 
 
+def evenly_spaced(rows: int, most: int | None) -> Tensor:
+    """Places of at most `most` of so many rows [W], int64; None takes all."""
+    if most is None or most >= rows:
+        return torch.arange(rows)
+    return torch.linspace(0, rows - 1, most).round().long()
+
+
 def max_batch(forward: Forward, windows: Rows) -> int:
     """Windows whose log-probabilities, [tokens, V] each, may be held at once: at least one."""
     one_window = forward.log_probs(windows.batch(torch.arange(1))).numel()
@@ -108,19 +140,33 @@ def max_batch(forward: Forward, windows: Rows) -> int:
 def single(
     forward: Forward, split: Split, theta: Tensor, advance: Advance, tau: Tensor | None = None
 ) -> Scored:
-    """One set of weights; with `tau`, one number for each window [W], its probabilities are
-    softmax(log p / τ)."""
-    forward.load(theta)
-    collected = _Collected()
-    rows = torch.arange(len(split.indices)).split(split.batch_size)
-    for part, batch in zip(rows, split.batches(split.indices), strict=True):
-        log_probs = forward.log_probs(batch)
-        if tau is not None:
-            each = tau[part].view(-1, *[1] * (log_probs.dim() - 1)).to(log_probs)
-            log_probs = (log_probs / each).log_softmax(-1)
-        collected.add(TokenScores.of(log_probs, batch["labels"]), batch["labels"])
-        advance(len(batch["labels"]))
-    return collected.scored()
+    """One set of weights; `tau` as in `singles`."""
+    return singles(forward, split, {"": (theta, tau)}, advance)[""]
+
+
+def singles(
+    forward: Forward,
+    split: Split,
+    weights: Mapping[str, tuple[Tensor, Tensor | None]],
+    advance: Advance,
+) -> dict[str, Scored]:
+    """Several sets of weights, each on its own.
+
+    Args:
+        weights: name -> θ and τ; with τ, one number for each window [W], the probabilities are
+            softmax(log p / τ).
+    """
+    collected = {name: _Collected() for name in weights}
+    for reading in _readings(forward, split, len(split.indices)):
+        for name, (theta, tau) in weights.items():
+            forward.load(theta)
+            for places, labels, log_probs in reading:
+                if tau is not None:
+                    each = tau[places].view(-1, *[1] * (log_probs.dim() - 1)).to(log_probs)
+                    log_probs = (log_probs / each).log_softmax(-1)
+                collected[name].add(TokenScores.of(log_probs, labels), labels)
+                advance(len(labels))
+    return {name: each.scored(split) for name, each in collected.items()}
 
 
 def mixture(
@@ -141,24 +187,25 @@ def mixture(
     steps = {k: Tally() for k in STEPS if k < count}
     mixed, draws_nll, aleatoric = _Collected(), [], []
     done = 0
-    for block in split.indices.split(max_batch(forward, split.windows)):
+    for reading in _readings(forward, split, max_batch(forward, split.windows)):
         sums: list[Tensor] = []
-        window_nll = torch.zeros(len(block), dtype=torch.float64)
+        every: list[Tensor] = []
+        window_nll = torch.zeros(len(reading.block), dtype=torch.float64)
         entropy: Tensor | float = 0.0
         for taken, s in enumerate(order, start=1):
             forward.load(posterior[s])
             own = _Collected(keep_tally=each[s])
-            for i, batch in enumerate(split.batches(block)):
-                log_probs = forward.log_probs(batch)
-                own.add(TokenScores.of(log_probs, batch["labels"]), batch["labels"])
+            for i, (_, labels, log_probs) in enumerate(reading):
+                own.add(TokenScores.of(log_probs, labels), labels)
                 if taken == 1:
                     sums.append(log_probs)
+                    every.append(labels)
                 else:
                     torch.logaddexp(sums[i], log_probs, out=sums[i])
                 if taken in steps:
                     so_far = sums[i] - math.log(taken)
-                    steps[taken].add(TokenScores.of(so_far, batch["labels"]))
-                advance(len(batch["labels"]))
+                    steps[taken].add(TokenScores.of(so_far, labels))
+                advance(len(labels))
             scored = own.scored()
             window_nll += scored.window_nll / count
             entropy = entropy + scored.tokens.entropy.double() / count
@@ -168,23 +215,88 @@ def mixture(
         done += len(entropy)
         aleatoric.append(entropy)
         draws_nll.append(window_nll)
-        for total, batch in zip(sums, split.batches(block), strict=True):
-            scores = TokenScores.of(total - math.log(count), batch["labels"])
-            mixed.add(scores, batch["labels"])
-    bma = mixed.scored()
+        for total, labels in zip(sums, every, strict=True):
+            mixed.add(TokenScores.of(total - math.log(count), labels), labels)
+    bma = mixed.scored(split)
     return Mixed(
         bma,
-        torch.cat(aleatoric),
+        torch.cat(aleatoric)[split.tokens_back],
         Scores.mean([tally.scores() for tally in each]),
-        torch.cat(draws_nll),
+        torch.cat(draws_nll)[split.windows_back],
         {k: tally.scores() for k, tally in steps.items()} | {count: bma.scores},
     )
+
+
+def _readings(forward: Forward, split: Split, most: int) -> Iterator[_Reading]:
+    """The windows as they are read, in blocks that all weights go through in turn.
+
+    A block has at most `most` windows, and what weights share of it fits in memory.
+    """
+    # the longest window comes first: none has larger outputs
+    (longest,) = split.batches(split.indices[split.order[:1]])
+    trunk = forward.trunk(longest)
+    if trunk is not None:
+        batches = max(1, TRUNK_BYTES // max(1, trunk.bytes * split.batch_size))
+        most = min(most, batches * split.batch_size)
+    for block in split.order.split(most):
+        yield _Reading(forward, split, block, trunk)
+        if trunk is not None:
+            trunk.forget()
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """A block of windows, read again for each set of weights.
+
+    Attributes:
+        block: places of the windows [B].
+        trunk: what the weights share.
+    """
+
+    forward: Forward
+    split: Split
+    block: Tensor
+    trunk: Trunk | None
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Places, labels and log p(class | input) of each batch, by the weights that are loaded."""
+        places = self.block.split(self.split.batch_size)
+        batches = self._batches() if self.trunk is None else self._held
+        for number, (part, batch) in enumerate(zip(places, batches, strict=True)):
+            with nullcontext() if self.trunk is None else self.trunk.over(number):
+                log_probs = self.forward.log_probs(batch)
+            yield part, batch["labels"], log_probs
+
+    def _batches(self) -> Iterator[dict[str, Tensor]]:
+        return self.split.batches(self.split.indices[self.block])
+
+    @cached_property
+    def _held(self) -> list[dict[str, Tensor]]:
+        """The batches, held beside what the trunk keeps of them: padding them takes longer than a
+        Bayesian head."""
+        return list(self._batches())
 
 
 def draw_order(count: int) -> Sequence[int]:
     """A fixed random order: the first k draws are spread over the run, and over its chains."""
     order: list[int] = np.random.default_rng(0).permutation(count).tolist()
     return order
+
+
+@contextmanager
+def progress_bar(title: str | None, total: int, unit: str = "window") -> Iterator[Advance]:
+    """A bar that is told of every `unit`; none without a title."""
+    bar = tqdm(
+        total=total,
+        desc=title,
+        unit=unit,
+        unit_scale=unit == "window",
+        disable=title is None,
+        dynamic_ncols=True,
+        mininterval=0.5 if sys.stderr.isatty() else 30,
+    )
+    with bar:
+        yield bar.update
 
 
 def _targets(labels: Tensor) -> Tensor:
@@ -207,5 +319,9 @@ class _Collected:
         nll[labels.cpu() != IGNORED] = -scores.log_likelihood
         self._window_nll.append(nll.reshape(len(nll), -1).sum(1))
 
-    def scored(self) -> Scored:
-        return Scored(self._tally, TokenScores.cat(self._tokens), torch.cat(self._window_nll))
+    def scored(self, split: Split | None = None) -> Scored:
+        """All of it, in the order of the text where `split` was read."""
+        tokens, window_nll = TokenScores.cat(self._tokens), torch.cat(self._window_nll)
+        if split is not None:
+            tokens, window_nll = tokens.take(split.tokens_back), window_nll[split.windows_back]
+        return Scored(self._tally, tokens, window_nll)

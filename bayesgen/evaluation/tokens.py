@@ -55,6 +55,10 @@ class TokenScores:
         """The scores of one text after the other."""
         return cls(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(cls)))
 
+    def take(self, places: Tensor) -> TokenScores:
+        """Those at `places` [m], in their order."""
+        return TokenScores(*(getattr(self, f.name)[places] for f in fields(self)))
+
     def compact(self) -> TokenScores:
         """The same in float32."""
         values = (getattr(self, f.name) for f in fields(self))

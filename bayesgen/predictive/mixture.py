@@ -8,18 +8,21 @@ Logits are never averaged, and the exponential of a mean log-likelihood is never
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from bayesgen import likelihoods
+from bayesgen.likelihoods import Gaussian
 from bayesgen.models.functional import Batch, FunctionalModel
 from bayesgen.posterior import Posterior
 from bayesgen.predictive import generation
+from bayesgen.predictive.gaussian import GaussianMixture
 from bayesgen.predictive.generation import GeneratedText
 from bayesgen.predictive.reading import Strategy
+from bayesgen.predictive.trunk import Trunk, find_trunk
 from bayesgen.settings import DecodingSettings, check_ranges
 
 Precision = Literal["fp32", "bf16"]
@@ -29,16 +32,16 @@ class Forward:
     """A model whose weights are set by a vector: the cheap way through many draws in turn.
 
     Args:
-        precision: of the network's arithmetic; probabilities are always float32.
-
-    Raises:
-        ValueError: the model's outputs are no logits of classes.
+        precision: of the network's arithmetic; outputs and probabilities are always float32.
     """
 
     def __init__(self, model: FunctionalModel, precision: Precision = "fp32") -> None:
-        if model.likelihood is not likelihoods:
-            raise ValueError(f"a {model.info.task} model has no distribution over classes")
         self.precision = precision
+        self._no_classes = (
+            None
+            if model.likelihood is likelihoods
+            else f"a {model.info.task} model has no distribution over classes"
+        )
         self._call = model.call
         # weights are rounded once a draw, not at every product
         self._flat = model.bind(torch.bfloat16 if precision == "bf16" else None)
@@ -48,14 +51,28 @@ class Forward:
         """Make `theta` [P] the weights from here on."""
         self._flat.theta.copy_(theta)
 
+    def trunk(self, batch: Batch) -> Trunk | None:
+        """What the passes of all θ over a batch like this have in common, or None."""
+        return find_trunk(self._flat, lambda: self.outputs(batch))
+
     @torch.no_grad()
-    def log_probs(self, batch: Batch) -> Tensor:
-        """log p(class | input) [..., V], float32, on the model's device: of a language model
-        [B, T, V], of a classifier [B, V]."""
+    def outputs(self, batch: Batch) -> Tensor:
+        """What the network puts out, float32, on the model's device: logits [..., V] of classes,
+        or means [B, 1] of real-valued labels."""
         inputs = {k: v.to(self.device) for k, v in batch.items()}
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            logits = self._call(self._flat.module, inputs)
-        return logits.float().log_softmax(-1)
+            return self._call(self._flat.module, inputs).float()
+
+    def log_probs(self, batch: Batch) -> Tensor:
+        """log p(class | input) [..., V], float32, on the model's device: of a language model
+        [B, T, V], of a classifier [B, V].
+
+        Raises:
+            ValueError: the model's labels are no classes.
+        """
+        if self._no_classes:
+            raise ValueError(self._no_classes)
+        return self.outputs(batch).log_softmax(-1)
 
 
 class Predictive:
@@ -80,13 +97,28 @@ class Predictive:
         self.forward = Forward(model, precision)
 
     def log_probs(self, batch: Batch) -> Tensor:
-        """log of the mixture's probabilities, [B, T, V], float32."""
-        return mixture(self._each(batch), len(self.posterior))
+        """log of the mixture's probabilities, [B, T, V], float32.
 
-    def _each(self, batch: Batch) -> Iterable[Tensor]:
+        Raises:
+            ValueError: the model's labels are no classes.
+        """
+        return mixture(self._each(self.forward.log_probs, batch), len(self.posterior))
+
+    def distribution(self, batch: Batch) -> GaussianMixture:
+        """The mixture for B real-valued labels, in their units.
+
+        Raises:
+            ValueError: the model's labels are no real numbers.
+        """
+        if not isinstance(self.model.likelihood, Gaussian):
+            raise ValueError(f"the labels of a {self.model.info.task} model are no real numbers")
+        outputs = [f.flatten().cpu() for f in self._each(self.forward.outputs, batch)]
+        return GaussianMixture.of(torch.stack(outputs), self.model.likelihood.std)
+
+    def _each(self, read: Callable[[Batch], Tensor], batch: Batch) -> Iterator[Tensor]:
         for theta in self.posterior:
             self.forward.load(theta)
-            yield self.forward.log_probs(batch)
+            yield read(batch)
 
     def generate(self, prompt: str, strategy: Strategy = "auto", **settings: Any) -> GeneratedText:
         """Text that continues `prompt`; `str()` of it is the whole.

@@ -302,7 +302,7 @@ def test_a_folder_is_held_by_one_at_a_time(predictive: Predictive, folder: Path)
 
 def test_what_a_killed_process_left_unfinished_goes(predictive: Predictive, folder: Path) -> None:
     kept = TokenCache(folder)
-    with kept.log_likelihoods(2, 3) as keep:
+    with kept.log_likelihoods(2, torch.arange(3)) as keep:
         keep(0, 0, torch.zeros(3))
     assert names(folder)
     with kept.locked():
