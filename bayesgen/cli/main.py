@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
+from bayesgen.cli.memory import ran_out
 from bayesgen.cli.options import nearest
 from bayesgen.errors import Interrupted, UserError
 
@@ -16,12 +17,15 @@ COMMANDS = {
     "train": "sample a posterior over a model's weights, and score it with --eval",
     "evaluate": "score finished runs again, side by side",
     "generate": "write text from a posterior, and show how sure it is of every token",
+    "similarity": "how alike texts are, and how sure the posterior is of it",
     "export": "save a posterior as a Hugging Face model, which other tools can use",
     "baseline": "train the deterministic baseline (nanoGPT's recipe)",
     "finetune": "fine-tune a pretrained model on labelled texts",
     "quickstart": "baseline, SGHMC posterior, scores and a paragraph, in a few minutes",
 }
 """Name -> one line; the module of the same name holds `main(argv)`."""
+SMALLER = "lower --batch-size, --eval-batch-size, --num-draws or --num-texts, whichever it has"
+"""The way out of full memory where the command itself names no better one."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,14 +67,10 @@ def guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted: nothing half-written is left; give the command again", file=sys.stderr)
         return 128 + signal.SIGINT
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's, without importing it
+    except (MemoryError, RuntimeError) as error:
+        if not ran_out(error):
             raise
-        print(
-            "error: the device is out of memory: lower --batch-size or --eval-batch-size, raise"
-            " --gradient-accumulation, or choose fewer --parameters",
-            file=sys.stderr,
-        )
+        print(f"error: out of memory: {SMALLER}", file=sys.stderr)
         return 2
     except OSError as error:
         if isinstance(error, BrokenPipeError):  # the reader of a pipe left

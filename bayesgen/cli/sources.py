@@ -30,11 +30,14 @@ class Source:
     run: Run | None
 
 
-def open_source(name: str, *, model: str | None = None, device: str = "auto") -> Source:
+def open_source(
+    name: str, *, model: str | None = None, device: str = "auto", task: str = "causal-lm"
+) -> Source:
     """Open a run's folder with the model that it started from, or a model alone.
 
     Args:
         model: where a run's model lies now, if not where it was.
+        task: of a model alone; a run knows its own.
 
     Raises:
         UserError: neither a run nor a model is there, or the model is not the run's.
@@ -45,7 +48,7 @@ def open_source(name: str, *, model: str | None = None, device: str = "auto") ->
             raise UserError(f"'{name}' is not there; name a run's folder or a model's")
         if model is not None:
             raise UserError(f"--model goes with a run, and '{name}' is none")
-        alone = load_model(name, device=on)
+        alone = load_model(name, task=task, device=on)
         return Source(name, alone, Posterior.from_draws(alone.theta[None], alone.layout), None)
     run = Run.open(name, flag="RUN")
     posterior = Posterior.load(name)

@@ -24,7 +24,7 @@ print(model.uncertainty(**inputs).epistemic)  # nats: how much the draws disagre
     ),
 }
 """Auto class and an example of each kind of model."""
-NUMBERS = ("perplexity", "nll", "accuracy", "ece", "brier")
+NUMBERS = ("perplexity", "nll", "accuracy", "rmse", "spearman", "pearson", "ece", "brier")
 PIPELINES = {
     "BayesianCausalLM": "text-generation",
     "BayesianForSequenceClassification": "text-classification",
@@ -39,7 +39,7 @@ def facts(record: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -> di
         evaluation: content of one of its evaluation files.
     """
     splits = evaluation["splits"] if evaluation else {}
-    kept = ("num_tokens", "num_draws", "predictors", "entropy")
+    kept = ("num_tokens", "num_draws", "predictors", "entropy", "variance")
     return {
         "sampler": record["sampler"],
         "temperature": record["settings"]["temperature"],

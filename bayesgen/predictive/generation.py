@@ -110,8 +110,10 @@ def generate(
         The same list after every token: the last token of each text is new.
 
     Raises:
-        ValueError: the model has no tokenizer, or a prompt is empty.
+        ValueError: the model is no causal language model or has no tokenizer, or a prompt is empty.
     """
+    if model.info.task != "causal-lm":
+        raise ValueError(f"a {model.info.task} model continues no text")
     tokenizer = model.tokenizer
     if tokenizer is None:
         raise ValueError("this model has no tokenizer: it cannot read a prompt")

@@ -78,6 +78,7 @@ def test_the_package_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> N
         "bayesian_training_script",
         "evaluate",
         "generate",
+        "similarity",
         "export",
         "train_baseline",
         "finetune",

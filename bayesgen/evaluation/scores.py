@@ -1,0 +1,242 @@
+"""Scores of predicted real-valued labels: density, error, correlation, and calibration."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+
+from bayesgen.predictive.gaussian import GaussianMixture
+
+LEVELS = tuple(round(0.05 * i, 2) for i in range(1, 20))
+"""Central intervals whose coverage makes the calibration error."""
+SHOWN_LEVELS = (0.5, 0.8, 0.9, 0.95)
+COVERAGES = (0.5, 0.8, 1.0)
+"""Shares of the rows, the surest ones, whose error is told."""
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What one predictor said of each of n labels; all [n], float64, on the CPU.
+
+    Attributes:
+        log_likelihood: log p(label), nats.
+        pit: P(Y <= label), the probability integral transform.
+        mean: of the predictive.
+        aleatoric, epistemic: its variance in two parts.
+    """
+
+    log_likelihood: Tensor
+    pit: Tensor
+    mean: Tensor
+    aleatoric: Tensor
+    epistemic: Tensor
+
+    @classmethod
+    def of(cls, predictive: GaussianMixture, labels: Tensor) -> Predicted:
+        """Confront `predictive` with `labels` [n]."""
+        parts, done = [], 0
+        for block in predictive.blocks():
+            mine = labels[done : done + len(block.std)]
+            done += len(mine)
+            said = block.log_prob(mine), block.cdf(mine), block.mean
+            parts.append((*said, block.aleatoric, block.epistemic))
+        return cls(*map(torch.cat, zip(*parts, strict=True)))
+
+    def scores(self, labels: Tensor) -> LabelScores:
+        """The headline numbers of this predictor of `labels` [n]."""
+        correlated = Correlations.of(self.mean, labels)
+        return LabelScores(
+            nll=-float(self.log_likelihood.mean()),
+            rmse=float((self.mean - labels.double()).square().mean().sqrt()),
+            spearman=correlated.spearman,
+            pearson=correlated.pearson,
+            ece=calibration_error(self.pit),
+            no_correlation=correlated.undefined,
+        )
+
+
+@dataclass(frozen=True)
+class LabelScores:
+    """The headline numbers of one predictor on one split.
+
+    nll is in nats per label, rmse in units of the labels, both correlations are those of the
+    predictive mean with the labels, and ece is `calibration_error`.
+
+    Attributes:
+        no_correlation: why there is none, or None.
+    """
+
+    nll: float
+    rmse: float
+    spearman: float | None
+    pearson: float | None
+    ece: float
+    no_correlation: str | None = None
+
+    @classmethod
+    def mean_of(cls, each: Sequence[LabelScores]) -> LabelScores:
+        """The average of the draws' own numbers; a correlation that one draw lacks is None."""
+
+        def mean(numbers: Iterable[float]) -> float:
+            return float(np.mean(list(numbers)))
+
+        def mean_if_all(numbers: Sequence[float | None]) -> float | None:
+            there = [number for number in numbers if number is not None]
+            return mean(there) if len(there) == len(numbers) else None
+
+        return cls(
+            nll=mean(s.nll for s in each),
+            rmse=mean(s.rmse for s in each),
+            spearman=mean_if_all([s.spearman for s in each]),
+            pearson=mean_if_all([s.pearson for s in each]),
+            ece=mean(s.ece for s in each),
+            no_correlation=next((s.no_correlation for s in each if s.no_correlation), None),
+        )
+
+
+@dataclass(frozen=True)
+class Correlations:
+    """Spearman's and Pearson's correlation of two variables.
+
+    Attributes:
+        undefined: why there are none, or None.
+    """
+
+    spearman: float | None
+    pearson: float | None
+    undefined: str | None
+
+    @classmethod
+    def of(cls, first: Tensor, second: Tensor, names: str = "outputs or labels") -> Correlations:
+        """Of `first` [n] and `second` [n].
+
+        Args:
+            names: what they are, for the reason why there are none.
+        """
+        x, y = first.double().numpy(), second.double().numpy()
+        if len(x) < 2:
+            return cls(None, None, "a correlation needs two rows or more")
+        if not (np.isfinite(x).all() and np.isfinite(y).all()):
+            return cls(None, None, f"some {names} are not finite")
+        ranked, plain = float(spearman(x, y)), float(_pearson(x, y))
+        if math.isfinite(ranked) and math.isfinite(plain):
+            return cls(ranked, plain, None)
+        return cls(None, None, f"the {names} do not vary")
+
+
+def spearman(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Spearman's rank correlation along the last axis: [..., n] twice -> [...]. Ties share their
+    mean rank; NaN where one of both does not vary."""
+    return _pearson(stats.rankdata(first, axis=-1), stats.rankdata(second, axis=-1))
+
+
+def _pearson(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    with warnings.catch_warnings():  # what does not vary has no number, which is enough
+        constant = (stats.ConstantInputWarning, stats.NearConstantInputWarning)
+        warnings.simplefilter("ignore", constant)
+        return np.asarray(stats.pearsonr(first, second, axis=-1).statistic)
+
+
+def covered(pit: Tensor, level: float) -> float:
+    """Share of the labels inside their central interval of probability `level`."""
+    return float(((pit - 0.5).abs() <= level / 2).double().mean())
+
+
+def calibration_error(pit: Tensor) -> float:
+    """Mean over the levels 0.05, 0.10, ... 0.95 of |coverage − level| of central intervals.
+
+    The calibration error of Kuleshov et al. 2018, https://arxiv.org/abs/1807.00263, section 3.5,
+    with absolute values and even weights, of central intervals in the place of quantiles.
+
+    Args:
+        pit: the probability integral transform of each label [n].
+    """
+    return float(np.mean([abs(covered(pit, level) - level) for level in LEVELS]))
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Central intervals of one level: how often they hold the label, and how wide they are.
+
+    Attributes:
+        width: mean over the rows, in units of the labels.
+    """
+
+    level: float
+    coverage: float
+    width: float
+
+
+def coverage_table(predictive: GaussianMixture, pit: Tensor) -> list[Coverage]:
+    """The central intervals of `SHOWN_LEVELS`.
+
+    Args:
+        pit: of the labels under `predictive` [n].
+    """
+    widths = torch.zeros(len(SHOWN_LEVELS), dtype=torch.float64)
+    for block in predictive.blocks():
+        for i, level in enumerate(SHOWN_LEVELS):
+            low, high = block.interval(level)
+            widths[i] += (high - low).sum()
+    each = zip(SHOWN_LEVELS, (widths / len(pit)).tolist(), strict=True)
+    return [Coverage(level, covered(pit, level), width) for level, width in each]
+
+
+@dataclass(frozen=True)
+class Sureness:
+    """Errors of the mixture's mean among the rows that it is surest of.
+
+    Attributes:
+        predictor: whose errors.
+        rmse: at each of `coverages`, the rows with the largest epistemic sd left out.
+        rmse_random: the same of a random order, whatever the coverage.
+        spearman, pearson: correlation of |error| with the epistemic sd.
+        no_correlation: why there is none, or None.
+    """
+
+    predictor: str
+    coverages: list[float]
+    rmse: list[float]
+    rmse_random: float
+    spearman: float | None
+    pearson: float | None
+    no_correlation: str | None
+
+
+def sureness(predicted: Predicted, labels: Tensor, predictor: str = "bma") -> Sureness:
+    """How well the epistemic sd of `predicted` ranks its errors.
+
+    Rows of equal sd are taken in random order, and the squared error is its expectation over that
+    order, exactly.
+    """
+    errors = (predicted.mean - labels.double()).abs()
+    sd = predicted.epistemic.sqrt()
+    correlated = Correlations.of(errors, sd, "errors or epistemic sds")
+    rmse = _kept_rmse(errors.numpy(), sd.numpy(), COVERAGES)
+    return Sureness(
+        predictor,
+        list(COVERAGES),
+        rmse,
+        float(errors.square().mean().sqrt()),
+        correlated.spearman,
+        correlated.pearson,
+        correlated.undefined,
+    )
+
+
+def _kept_rmse(errors: np.ndarray, unsure: np.ndarray, coverages: Sequence[float]) -> list[float]:
+    order = np.argsort(unsure, kind="stable")
+    ranked = unsure[order]
+    edges = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]) + 1, len(ranked))
+    squared = np.append(0, np.square(errors[order]).cumsum())
+    kept = np.array(coverages) * len(ranked)
+    # within a tie the expected sum grows along a line, so that interpolation is exact
+    sums = np.interp(kept, np.append(0, edges), np.append(0, squared[edges]))
+    return [float(value) for value in np.sqrt(sums / kept)]
