@@ -25,6 +25,8 @@ examples:
     python scripts/evaluate.py RUN RUN --eval-num-text-samples 100
   does the posterior know what it does not know?
     python scripts/evaluate.py RUN --ood-corpus python-docs
+  the same of a classifier, on texts of another kind:
+    python scripts/evaluate.py RUN --ood-data sst2
   both splits, ten draws, and a text of your own:
     python scripts/evaluate.py RUN --eval-splits val train --eval-num-posterior-samples 10 \\
         --text my.txt
@@ -60,8 +62,10 @@ def main(argv: list[str]) -> int:
         if not (Path(name) / "run.json").is_file():
             raise UserError(f"'{name}' is not the folder of a run (it holds no run.json)")
 
-    from bayesgen.cli.scoring import score_run
+    from bayesgen.cli.scoring import has_scores, score_run
     from bayesgen.reports.tables import (
+        accuracy_table,
+        coverage_table,
         draws_table,
         ood_table,
         predictor_caption,
@@ -73,6 +77,13 @@ def main(argv: list[str]) -> int:
 
     # whatever cannot be scored is refused before anything is computed
     prepared = [_prepare(name, settings) for name in names]
+    real = [name for name, (_, model, _) in zip(names, prepared, strict=True) if has_scores(model)]
+    if real and len(real) < len(names):
+        other = next(name for name in names if name not in real)
+        raise UserError(
+            f"the labels of '{real[0]}' are real numbers and those of '{other}' are classes, which"
+            " have no score in common: evaluate them apart"
+        )
     contents = {
         name: score_run(run, model, settings, material)
         for name, (run, model, material) in zip(names, prepared, strict=True)
@@ -86,7 +97,10 @@ def main(argv: list[str]) -> int:
     show(predictor_table(shown))
     for label, content in shown.items():
         print(f"{label}: {predictor_caption(content)}")
-    for table in (draws_table, selective_table, ood_table, text_table):
+    tables = (
+        coverage_table, draws_table, selective_table, accuracy_table, ood_table, text_table,
+    )  # fmt: skip
+    for table in tables:
         made = table(shown)
         if made is not None:
             print()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -12,14 +12,15 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from bayesgen.data.corpora import Corpus, FarText, load_far_text
-from bayesgen.data.examples import Examples
 from bayesgen.data.windows import Rows, Windows, subset
 from bayesgen.errors import UserError
-from bayesgen.evaluation import evaluate_split, passes_key, run_passes
+from bayesgen.evaluation import SplitReport, evaluate_split, passes_key, run_passes
 from bayesgen.evaluation.cache import Passes, TokenCache
-from bayesgen.evaluation.passes import Split
+from bayesgen.evaluation.passes import Split, evenly_spaced
+from bayesgen.evaluation.regression import LabelReport, evaluate_labels
 from bayesgen.evaluation.shift import detect_shift
 from bayesgen.evaluation.texts import sample_texts
+from bayesgen.likelihoods import Gaussian
 from bayesgen.models import FunctionalModel
 from bayesgen.posterior import Posterior
 from bayesgen.predictive import Predictive
@@ -38,7 +39,7 @@ class Material:
     Attributes:
         scored: split -> its windows or examples.
         held_in: data that a temperature is fitted on: training text, or validation rows.
-        far: windows of the far text, if there is one.
+        far: windows of the far text or rows of the far data, if there are any.
         texts: what the evaluation file says of the texts.
     """
 
@@ -66,6 +67,10 @@ def read_material(
         UserError: a text is missing or cannot be scored, or has too few windows.
     """
     assert model.tokenizer is not None
+    if settings.ood_data is not None:
+        raise UserError(
+            "--ood-data is for classifiers, and this run is of a language model; give --ood-corpus"
+        )
     folder = Path(data.data_dir) if data.data_dir else None
     train = (
         Windows.tiled(corpus.train, block_size, split="train")
@@ -90,10 +95,7 @@ def read_material(
         elsewhere = load_far_text(settings.ood_corpus, model.tokenizer, folder, "--ood-corpus")
         far = Windows.tiled(elsewhere.tokens, block_size, split="--ood-corpus")
         texts["ood_corpus"] = _described(elsewhere)
-        few = [name for name, w in {**scored, "--ood-corpus": far}.items() if len(w) < 2]
-        if few or settings.eval_max_samples == 1:
-            which = few[0] if few else "--eval-max-samples 1"
-            raise UserError(f"--ood-corpus needs two windows of each text: not so {which}")
+        _require_two("--ood-corpus", "windows of each text", scored, far, settings)
     for name, windows in scored.items():
         whole_windows = int((windows.starts + block_size < len(windows.tokens)).sum())
         if settings.eval_num_text_samples > whole_windows:
@@ -107,11 +109,15 @@ def read_material(
 def read_examples(
     name: str,
     fingerprint: Mapping[str, Any],
-    splits: Mapping[str, Examples],
+    splits: Mapping[str, Rows],
+    far_rows: Callable[[str], tuple[Rows, dict[str, Any]]],
     settings: ScoringSettings,
     text: str | None = None,
 ) -> Material:
     """The labelled examples that `settings` ask for.
+
+    Args:
+        far_rows: reads `--ood-data`: its rows, and what the evaluation file says of them.
 
     Raises:
         UserError: they ask for a split that is not there, or for what only texts have.
@@ -120,11 +126,34 @@ def read_examples(
             "--eval-num-text-samples": settings.eval_num_text_samples}  # fmt: skip
     for flag, value in idle.items():
         if value:
-            raise UserError(f"{flag} is for language models, and this run has labelled data")
-    texts = {"corpus": {"name": name, **fingerprint}}
+            way_out = "; give --ood-data" if flag == "--ood-corpus" else ""
+            raise UserError(
+                f"{flag} is for language models, and this run has labelled data{way_out}"
+            )
+    texts: dict[str, Any] = {"corpus": {"name": name, **fingerprint}}
+    scored = _chosen(splits, settings)
+    far = None
+    if settings.ood_data is not None:
+        if splits["train"].num_classes is None:
+            raise UserError(
+                "--ood-data is for classifiers, and the labels of this run are real numbers; leave"
+                " it out"
+            )
+        far, texts["ood_data"] = far_rows(settings.ood_data)
+        _require_two("--ood-data", "rows of each set", scored, far, settings)
     # a classifier that fits its training rows looks calibrated there: the temperature is fitted on
     # rows that it has not seen (Guo et al. 2017)
-    return Material(_chosen(splits, settings), splits["val"], None, texts)
+    return Material(scored, splits["val"], far, texts)
+
+
+def _require_two(
+    flag: str, what: str, scored: Mapping[str, Rows], far: Rows, settings: ScoringSettings
+) -> None:
+    """Refuse to compare what is too few for an interval."""
+    few = [name for name, rows in {**scored, flag: far}.items() if len(rows) < 2]
+    if few or settings.eval_max_samples == 1:
+        which = few[0] if few else "--eval-max-samples 1"
+        raise UserError(f"{flag} needs two {what}: not so {which}")
 
 
 def _chosen(splits: Mapping[str, R], settings: ScoringSettings) -> dict[str, R]:
@@ -134,6 +163,11 @@ def _chosen(splits: Mapping[str, R], settings: ScoringSettings) -> dict[str, R]:
             f"--eval-splits {absent[0]}: the data have no such split ({', '.join(splits)})"
         )
     return {str(name): splits[name] for name in settings.eval_splits}
+
+
+def has_scores(model: FunctionalModel) -> bool:
+    """Whether the labels of `model` are real numbers, not classes or tokens."""
+    return isinstance(model.likelihood, Gaussian)
 
 
 def check_draws(settings: ScoringSettings, there: int) -> None:
@@ -177,14 +211,18 @@ def _score(
     if material.far is not None:
         far = run_passes(predictive, material.far, progress="scoring the far text", **options)
         far_key = passes_key(cache, predictive, far[1], material.held_in)
+    evaluate: Callable[..., SplitReport | LabelReport] = (
+        evaluate_labels if has_scores(predictive.model) else evaluate_split
+    )
     reports: dict[str, Any] = {}
     texts: dict[str, Any] = {}
     window_nll: dict[str, Tensor] = {}
     for name, windows in material.scored.items():
-        report = evaluate_split(predictive, windows, progress=f"scoring {name}", **options)
+        report = evaluate(predictive, windows, progress=f"scoring {name}", **options)
         reports[name] = report.to_json()
         window_nll |= {f"{name}.{who}": nll for who, nll in report.window_nll.items()}
         window_nll[f"{name}.tokens"] = report.window_tokens
+        window_nll[f"{name}.rows"] = evenly_spaced(len(windows), settings.eval_max_samples)
         if far is not None:
             near = run_passes(predictive, windows, **options)
             reports[name]["ood"] = cache.plain(

@@ -92,12 +92,20 @@ class Table:
                     f" {' or '.join(map(str, widths))} as elsewhere; mend this {self.unit}"
                 )
 
+    def texts(self, place: int) -> tuple[str, ...]:
+        """A column of texts. Raises UserError for a row that lacks one."""
+        for i, row in enumerate(self.rows):
+            if not isinstance(row[place], str):
+                where = f" in '{self.header[place]}'" if self.header else ""
+                raise UserError(f"{self.at(i)}: no text{where}; complete or remove this row")
+        return tuple(row[place] for row in self.rows)
+
 
 # Files
 
 
 def read_tables(
-    name_or_path: str, data_dir: Path | None, headed: bool
+    name_or_path: str, data_dir: Path | None, headed: bool, flag: str = "--data"
 ) -> tuple[str, dict[str, Table]]:
     """The name of the data, and the table of each split, that of training first.
 
@@ -105,13 +113,16 @@ def read_tables(
         data_dir: holds folders of built-in sets.
         headed: whether the first line of a .tsv or .csv is a header even where it looks like none;
             built-in sets keep their form.
+        flag: that named the data, for errors.
     """
     path = Path(name_or_path).expanduser()
     if name_or_path in _FORMATS:
         kind = _FORMATS[name_or_path]
-        folder = _built_in_folder(name_or_path, kind, data_dir)
+        folder = _built_in_folder(name_or_path, kind, data_dir, flag)
         stems = {"train": "train", "test": kind.test}
-        files = {split: _built_in_file(name_or_path, folder, stem) for split, stem in stems.items()}
+        files = {
+            split: _built_in_file(name_or_path, folder, stem, flag) for split, stem in stems.items()
+        }
         return name_or_path, {s: _read_table(f, headed, kind) for s, f in files.items()}
     if path.is_dir():
         if any((path / f).is_file() for f in ("dataset_dict.json", "state.json")):
@@ -123,11 +134,11 @@ def read_tables(
     near = difflib.get_close_matches(name_or_path.lower(), NAMES, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else "pass one of these names or an existing path"
     raise UserError(
-        f"--data {name_or_path}: neither a path nor built-in data ({', '.join(NAMES)}); {hint}"
+        f"{flag} {name_or_path}: neither a path nor built-in data ({', '.join(NAMES)}); {hint}"
     )
 
 
-def _built_in_folder(name: str, kind: _Format, data_dir: Path | None) -> Path:
+def _built_in_folder(name: str, kind: _Format, data_dir: Path | None, flag: str) -> Path:
     if data_dir is not None and (data_dir / name).is_dir():
         return data_dir / name
     variable = f"{name.upper()}_PATH"
@@ -141,17 +152,17 @@ def _built_in_folder(name: str, kind: _Format, data_dir: Path | None) -> Path:
     folder = Path.home() / ".cache" / "bayesgen" / name
     if not folder.is_dir():
         raise UserError(
-            f"--data {name}: not found; put train.tsv and {kind.test}.tsv (or .tsv.gz) into"
+            f"{flag} {name}: not found; put train.tsv and {kind.test}.tsv (or .tsv.gz) into"
             f" {folder if data_dir is None else data_dir / name}, or set {variable} to their folder"
         )
     return folder
 
 
-def _built_in_file(name: str, folder: Path, stem: str) -> Path:
+def _built_in_file(name: str, folder: Path, stem: str, flag: str) -> Path:
     for file in (folder / f"{stem}.tsv", folder / f"{stem}.tsv.gz"):
         if file.is_file():
             return file
-    raise UserError(f"--data {name}: no {stem}.tsv or {stem}.tsv.gz in {folder}; put it there")
+    raise UserError(f"{flag} {name}: no {stem}.tsv or {stem}.tsv.gz in {folder}; put it there")
 
 
 def _folder_files(folder: Path) -> dict[str, Path]:
@@ -335,6 +346,32 @@ def find_columns(table: Table, scores: bool, wanted: Wanted, train: Places | Non
             " --pair-column or --label-column"
         )
     return text, pair, label
+
+
+def find_texts(table: Table, pairs: bool, flag: str) -> tuple[int, int | None]:
+    """Where the texts are in a table whose labels do not matter, and of `pairs` the second ones.
+
+    Args:
+        flag: that named the data, for errors.
+    """
+    plain = [_plain(column) for column in table.header or ()]
+    first, second = (
+        next((plain.index(name) for name in known if name in plain), None)
+        for known in (_TEXTS, _PAIRS)
+    )
+    width = len(table.rows[0])
+    if first is None and width == 1 + pairs:  # nothing else is there
+        first, second = 0, 1
+    elif table.header is None and not pairs and width == 2:
+        first = _guess_columns(table, False)[0]
+    if first is None or (pairs and second is None):
+        needed = "'sentence1' and 'sentence2'" if pairs else "'text'"
+        what = "pairs of texts, as the run's data are" if pairs else "column of texts"
+        found = some(table.header) if table.header else f"{width} columns without a header"
+        raise UserError(
+            f"{flag}: no {what}, in {table.source} ({found}); call it {needed} in a first line"
+        )
+    return first, second if pairs else None
 
 
 def _guess_columns(table: Table, scores: bool) -> Places:

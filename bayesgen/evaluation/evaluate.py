@@ -1,7 +1,7 @@
 """Score a split: every target token once, five predictors side by side on the same tokens.
 
 - `deterministic`: the checkpoint that the chain started from;
-- `temperature_scaled`: the same with one temperature, fitted on training text, or on validation rows;
+- `temperature_scaled`: the same with one temperature, fitted on training text or validation rows;
 - `posterior_mean`: the mean of the draws' weights;
 - `mean_of_draws`: the average of the draws' own scores (perplexity: exp of the mean NLL);
 - `bma`: the mixture over the draws, the Bayesian model average.
@@ -9,25 +9,32 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_f1_score
-from tqdm import tqdm
 
 from bayesgen.data.windows import Rows
 from bayesgen.evaluation.cache import Passes, TokenCache
 from bayesgen.evaluation.intervals import Interval, paired_difference
-from bayesgen.evaluation.passes import Advance, Scored, Split, max_batch, mixture, single
+from bayesgen.evaluation.passes import (
+    Advance,
+    Scored,
+    Split,
+    max_batch,
+    mixture,
+    progress_bar,
+    single,
+    singles,
+)
 from bayesgen.evaluation.scaling import fit_temperature
 from bayesgen.evaluation.selective import (
     RiskCoverage,
+    accuracy_difference,
+    accuracy_interval,
     aurc_difference,
     aurc_interval,
     risk_coverage,
@@ -38,6 +45,8 @@ from bayesgen.predictive import Forward, Predictive
 
 PREDICTORS = ("deterministic", "temperature_scaled", "posterior_mean", "mean_of_draws", "bma")
 CURVE_POINTS = 21
+COVERAGE = 0.8
+"""Share of labelled rows, the most certain ones, whose accuracy is told."""
 ONE_WINDOW = "an interval needs two windows or more"
 
 
@@ -60,6 +69,10 @@ class Selective:
         curve: risk against coverage.
         aurc: with its interval over windows.
         minus_deterministic: AURC minus that of the deterministic predictor by its entropy.
+        accuracy_at_80: accuracy among the 80 % most certain rows, of labelled examples; None of
+            text.
+        accuracy_at_80_minus_max_probability: that minus the deterministic predictor's by its
+            largest probability.
         no_interval: why there is none, or None.
     """
 
@@ -67,17 +80,20 @@ class Selective:
     curve: RiskCoverage
     aurc: Interval | None
     minus_deterministic: Interval | None
+    accuracy_at_80: Interval | None
+    accuracy_at_80_minus_max_probability: Interval | None
     no_interval: str | None
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Selective:
         """From what `asdict` makes of it."""
-        aurc, minus = (
-            Interval(**content[name]) if content[name] else None
-            for name in ("aurc", "minus_deterministic")
-        )
+        intervals = {
+            f.name: Interval(**content[f.name]) if content[f.name] else None
+            for f in fields(cls)
+            if f.name not in {"predictor", "curve", "no_interval"}
+        }
         curve = RiskCoverage(**content["curve"])
-        return cls(content["predictor"], curve, aurc, minus, content["no_interval"])
+        return cls(**content | {"curve": curve, **intervals})
 
 
 @dataclass(frozen=True)
@@ -157,7 +173,7 @@ def evaluate_split(
     scores = {name: s.scores for name, s in scored.items()} | {"mean_of_draws": mixed.draws}
     window_nll = {name: s.window_nll for name, s in scored.items()}
     window_nll["mean_of_draws"] = mixed.draws_window_nll
-    ranked = partial(_selective, passes, split.tokens, progress)
+    ranked = partial(_selective, passes, split, progress)
     key = "" if cache is None else passes_key(cache, predictive, split, held_in)
     selective = ranked() if cache is None else cache.plain(f"{key}.selective", ranked)
     total = mixed.bma.tally.mean_entropy
@@ -205,7 +221,7 @@ def run_passes(
     forward.load(predictive.model.theta)
     split = replace(split, batch_size=min(batch_size, max_batch(forward, windows)))
     try:
-        with _bar(progress, (len(posterior) + 3) * len(split.indices)) as advance:
+        with progress_bar(progress, (len(posterior) + 3) * len(split.indices)) as advance:
             passes = _passes(predictive, split, held_in, cache, advance)
         if cache is not None:
             cache.write(key, passes)
@@ -241,24 +257,23 @@ def _passes(
     forward.load(model.theta)
     taus = _temperatures(forward, split, held_in)
     tau = float(taus.mean())
-    mean = posterior.mean().to(model.device)
-    singles = {
-        "deterministic": single(forward, split, model.theta, advance),
-        "temperature_scaled": single(forward, split, model.theta, advance, taus),
-        "posterior_mean": single(forward, split, mean, advance),
+    weights: dict[str, tuple[Tensor, Tensor | None]] = {
+        "deterministic": (model.theta, None),
+        "temperature_scaled": (model.theta, taus),
+        "posterior_mean": (posterior.mean().to(model.device), None),
     }
-    tokens = int(split.tokens.sum())
+    alone = singles(forward, split, weights, advance)
     if cache is None:
-        return Passes(tau, singles, mixture(forward, split, posterior, advance))
-    with cache.log_likelihoods(len(posterior), tokens) as keep:
-        return Passes(tau, singles, mixture(forward, split, posterior, advance, keep))
+        return Passes(tau, alone, mixture(forward, split, posterior, advance))
+    with cache.log_likelihoods(len(posterior), split.tokens_back) as keep:
+        return Passes(tau, alone, mixture(forward, split, posterior, advance, keep))
 
 
 def _temperatures(forward: Forward, split: Split, held_in: Rows) -> Tensor:
     """τ for each scored window [W], fitted on held-in data that is not scored with it.
 
-    Where the held-in data themselves are scored, each half of its windows has the temperature of the
-    other half (cross-fitting); a window that is alone there has 1.
+    Where the held-in data themselves are scored, each half of the windows has the temperature of
+    the other half (cross-fitting); a window that is alone there has 1.
     """
     count = len(split.indices)
     if not split.windows.overlaps(held_in):
@@ -282,45 +297,45 @@ def _macro_f1(scored: dict[str, Scored], split: Split) -> dict[str, float] | Non
     }
 
 
-def _selective(passes: Passes, window_tokens: Tensor, progress: str | None) -> dict[str, Any]:
+def _selective(passes: Passes, split: Split, progress: str | None) -> dict[str, Any]:
     """How well each uncertainty ranks the errors of its predictor's tokens."""
-    windows = torch.arange(len(window_tokens)).repeat_interleave(window_tokens)
+    windows = torch.arange(len(split.tokens)).repeat_interleave(split.tokens)
     deterministic, bma = passes.singles["deterministic"].tokens, passes.mixed.bma.tokens
     total = bma.entropy.double()
     reference = (~deterministic.correct, deterministic.entropy.double())
+    best_known = (~deterministic.correct, -deterministic.confidence.double())
     ranked = {
         "deterministic_entropy": ("deterministic", *reference),
-        "deterministic_max_probability": (
-            "deterministic", ~deterministic.correct, -deterministic.confidence.double(),
-        ),
+        "deterministic_max_probability": ("deterministic", *best_known),
         "bma_total": ("bma", ~bma.correct, total),
         "bma_epistemic": ("bma", ~bma.correct, total - passes.mixed.aleatoric),
-    }  # fmt: skip
-    several = len(window_tokens) > 1
+        "bma_max_probability": ("bma", ~bma.correct, -bma.confidence.double()),
+    }
+    several, labelled = len(split.tokens) > 1, split.windows.num_classes is not None
     found = {}
-    with _bar(progress and f"{progress}: intervals", 2 * len(ranked), "interval") as advance:
-        for name, (predictor, errors, uncertainty) in ranked.items():
-            curve = risk_coverage(errors, uncertainty, CURVE_POINTS)
-            aurc = aurc_interval(errors, uncertainty, windows) if several else None
-            advance(1)
-            minus = aurc_difference((errors, uncertainty), reference, windows) if several else None
-            advance(1)
+    title = progress and f"{progress}: intervals"
+    with progress_bar(title, len(ranked), "uncertainty") as advance:
+        for name, (predictor, *own) in ranked.items():
+            errors, uncertainty = own
+            aurc = minus = accuracy = accuracy_minus = None
+            if several:
+                aurc = aurc_interval(errors, uncertainty, windows)
+                minus = aurc_difference((errors, uncertainty), reference, windows)
+            if several and labelled:
+                accuracy = accuracy_interval(errors, uncertainty, windows, COVERAGE)
+                accuracy_minus = accuracy_difference(
+                    (errors, uncertainty), best_known, windows, COVERAGE
+                )
             found[name] = asdict(
-                Selective(predictor, curve, aurc, minus, None if several else ONE_WINDOW)
+                Selective(
+                    predictor,
+                    risk_coverage(errors, uncertainty, CURVE_POINTS),
+                    aurc,
+                    minus,
+                    accuracy,
+                    accuracy_minus,
+                    None if several else ONE_WINDOW,
+                )
             )
+            advance(1)
     return found
-
-
-@contextmanager
-def _bar(title: str | None, total: int, unit: str = "window") -> Iterator[Advance]:
-    bar = tqdm(
-        total=total,
-        desc=title,
-        unit=unit,
-        unit_scale=unit == "window",
-        disable=title is None,
-        dynamic_ncols=True,
-        mininterval=0.5 if sys.stderr.isatty() else 30,
-    )
-    with bar:
-        yield bar.update

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 from torch import Tensor
@@ -130,6 +130,48 @@ def aurc_difference(
     return _over_windows(lambda c: one.aurcs(c) - other.aurcs(c), windows, resamples, seed)
 
 
+def accuracy_interval(
+    errors: Array,
+    uncertainty: Array,
+    groups: Array,
+    coverage: float,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Interval:
+    """Accuracy among the most certain tokens, a share `coverage` in (0, 1] of all, with its 95 %
+    interval: one minus the risk there (see `RiskCoverage`).
+
+    Args:
+        errors, uncertainty, groups: as in `aurc_interval`; of labelled rows each is a group.
+
+    Raises:
+        ValueError: as in `aurc_interval`, or the coverage is not in (0, 1].
+    """
+    windows = _windows(groups)
+    ranking = _Ranking.of(*_tokens(errors, uncertainty), windows)
+    return _over_windows(partial(ranking.accuracies, coverage), windows, resamples, seed)
+
+
+def accuracy_difference(
+    first: tuple[Array, Array],
+    second: tuple[Array, Array],
+    groups: Array,
+    coverage: float,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Interval:
+    """`accuracy_interval` of `first` minus that of `second`: paired, as `aurc_difference` is."""
+    windows = _windows(groups)
+    one, other = (_Ranking.of(*_tokens(*tokens), windows) for tokens in (first, second))
+
+    def difference(counts: np.ndarray) -> np.ndarray:
+        return np.asarray(one.accuracies(coverage, counts) - other.accuracies(coverage, counts))
+
+    return _over_windows(difference, windows, resamples, seed)
+
+
 @dataclass(frozen=True)
 class _Ranking:
     """Tokens from the most to the least certain, in tie groups of equal uncertainty.
@@ -170,6 +212,16 @@ class _Ranking:
         weights *= self.errors
         weights.cumsum(1, out=running[:, 1:])
         return kept, running.take(self.edges, axis=1)
+
+    def accuracies(self, coverage: float, counts: np.ndarray) -> np.ndarray:
+        """Accuracy at `coverage` of each of b samples, as in `aurcs`: [b]."""
+        if not 0 < coverage <= 1:
+            raise ValueError(f"a coverage lies in (0, 1], not {coverage}")
+        kept, wrong = self.totals(counts)
+        covered = coverage * kept[:, -1]
+        # Expected errors grow along a line within a tie, so that interpolation is exact.
+        expected = [np.interp(*each) for each in zip(covered, kept, wrong, strict=True)]
+        return np.asarray(1 - np.array(expected) / covered)
 
     def aurcs(self, counts: np.ndarray) -> np.ndarray:
         """AURC of each of b samples in which window w stands `counts[b, w]` times: [b].

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bayesgen.reports.tables import plain, predictor_caption, predictor_table
+from bayesgen.reports.tables import (
+    accuracy_table,
+    coverage_table,
+    ood_table,
+    plain,
+    predictor_caption,
+    predictor_table,
+)
 
 
 def summary(
@@ -44,4 +51,10 @@ def summary(
     ]
     if evaluation is not None:
         lines += ["", plain(predictor_table({"": evaluation})), "", predictor_caption(evaluation)]
+        for table in (accuracy_table({"": evaluation}), ood_table({"": evaluation})):
+            if table is not None:
+                lines += ["", plain(table)]
+        intervals = coverage_table({"": evaluation})
+        if intervals is not None:
+            lines += ["", "labels inside central intervals", plain(intervals)]
     return "\n".join(lines) + "\n"

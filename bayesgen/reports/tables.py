@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from rich import box
@@ -15,10 +16,27 @@ Evaluations = Mapping[str, Mapping[str, Any]]
 """Label of a run -> content of its evaluation file."""
 
 
+CLASSES = {"perplexity": ("perplexity", 3), "NLL": ("nll", 4), "accuracy": ("accuracy", 4),
+           "ECE": ("ece", 4), "Brier": ("brier", 4)}  # fmt: skip
+"""Headline numbers of labels that are classes or tokens: column -> key and digits."""
+REAL = {"NLL": ("nll", 4), "RMSE": ("rmse", 4), "Spearman": ("spearman", 4),
+        "Pearson": ("pearson", 4), "ECE": ("ece", 4)}  # fmt: skip
+"""The same of labels that are real numbers."""
+
+
+def has_real_labels(evaluation: Mapping[str, Any]) -> bool:
+    """Whether the labels that were scored are real numbers. Runs that differ in this have no table
+    in common."""
+    return any("variance" in report for report in evaluation["splits"].values())
+
+
 def predictor_table(evaluations: Evaluations) -> Table:
     """Predictor x headline numbers, for every run and split."""
-    classes = any("macro_f1" in report for *_, report in _splits(evaluations))
-    columns = ["perplexity", "NLL", "accuracy", "ECE", "Brier", "bma's NLL minus it, 95 %"]
+    classes = any(_has_classes(report) for *_, report in _splits(evaluations))
+    numbers = _numbers(evaluations)
+    columns = [*numbers, "bma's NLL minus it, 95 %"]
+    if numbers is REAL:
+        columns.append("bma's Spearman minus it")
     if classes:
         columns.insert(-1, "macro-F1")
     table = _table(evaluations, ("split", "predictor"), columns)
@@ -30,9 +48,10 @@ def predictor_table(evaluations: Evaluations) -> Table:
                 *label,
                 split,
                 name,
-                *_headline(s),
+                *_headline(s, numbers),
                 *([_number(report.get("macro_f1", {}).get(name), 4)] if classes else []),
                 _interval(difference) if difference else "",
+                *([_ranks_minus(report, name)] if numbers is REAL else []),
                 style="bold" if s is best else "",
             )
         table.add_section()
@@ -41,22 +60,40 @@ def predictor_table(evaluations: Evaluations) -> Table:
 
 def draws_table(evaluations: Evaluations) -> Table:
     """How much each draw buys: the mixture of the first k."""
-    table = _table(
-        evaluations, ("split",), ("draws", "perplexity", "NLL", "accuracy", "ECE", "Brier")
-    )
+    numbers = _numbers(evaluations)
+    table = _table(evaluations, ("split",), ("draws", *numbers))
     for label, split, report in _splits(evaluations):
         for row in report["by_num_draws"]:
-            table.add_row(*label, split, str(row["draws"]), *_headline(row))
+            table.add_row(*label, split, str(row["draws"]), *_headline(row, numbers))
         table.add_section()
     return table
 
 
-def selective_table(evaluations: Evaluations) -> Table:
-    """How well each uncertainty ranks the tokens by whether they are predicted wrongly."""
+def coverage_table(evaluations: Evaluations) -> Table | None:
+    """Share of the labels inside central intervals, and how wide these are; None of classes."""
+    reports = [report for *_, report in _splits(evaluations) if "coverage" in report]
+    if not reports:
+        return None
+    levels = [interval["level"] for interval in reports[0]["coverage"]["bma"]]
+    columns = chain.from_iterable((f"in {100 * level:g} %", "width") for level in levels)
+    table = _table(evaluations, ("split", "predictor"), tuple(columns))
+    for label, split, report in _splits(evaluations):
+        for name, intervals in report["coverage"].items():
+            cells = ((f"{100 * i['coverage']:.1f} %", _number(i["width"], 3)) for i in intervals)
+            table.add_row(*label, split, name, *chain.from_iterable(cells))
+        table.add_section()
+    return table
+
+
+def selective_table(evaluations: Evaluations) -> Table | None:
+    """How well each uncertainty ranks the tokens by whether they are predicted wrongly, or the rows
+    by the error of the predicted label; None where only classes are predicted."""
+    if any(map(has_real_labels, evaluations.values())):
+        return _sureness_table(evaluations)
     columns = ("errors at 50 %", "at 80 %", "at 100 %", "AURC, 95 %", "minus the first, 95 %")
     table = _table(evaluations, ("split", "tokens ranked by"), columns)
     for label, split, report in _splits(evaluations):
-        for name, ranked in report["selective"].items():
+        for name, ranked in report["selective"].items() if not _has_classes(report) else ():
             curve = ranked["curve"]
             table.add_row(
                 *label,
@@ -67,13 +104,54 @@ def selective_table(evaluations: Evaluations) -> Table:
                 _interval(ranked["minus_deterministic"]),
             )
         table.add_section()
+    return table if table.row_count else None
+
+
+def accuracy_table(evaluations: Evaluations) -> Table | None:
+    """Accuracy of the classes where the least certain rows are left out; None where no classes are
+    predicted."""
+    columns = (
+        "accuracy at 80 %, 95 %", "at 100 %", "AURC, 95 %",
+        "minus deterministic max probability's at 80 %, 95 %",
+    )  # fmt: skip
+    table = _table(evaluations, ("split", "rows ranked by"), columns)
+    for label, split, report in _splits(evaluations):
+        for name, ranked in report["selective"].items() if _has_classes(report) else ():
+            curve, found = ranked["curve"], ranked["accuracy_at_80"]
+            table.add_row(
+                *label,
+                split,
+                name.replace("_", " "),
+                _interval(found, sign="") if found else f"{1 - _risk_at(curve, 0.8):.4f}",
+                f"{1 - _risk_at(curve, 1.0):.4f}",
+                _interval(ranked["aurc"], sign=""),
+                _interval(ranked["accuracy_at_80_minus_max_probability"]),
+            )
+        table.add_section()
+    return table if table.row_count else None
+
+
+def _sureness_table(evaluations: Evaluations) -> Table:
+    columns = ("RMSE at 50 %", "at 80 %", "at 100 %", "Spearman with |error|", "Pearson")
+    table = _table(evaluations, ("split", "rows ranked by"), columns)
+    for label, split, report in _splits(evaluations):
+        for name, ranked in report["selective"].items():
+            table.add_row(
+                *label,
+                split,
+                name.replace("_", " "),
+                *(_number(value, 4) for value in ranked["rmse"]),
+                _number(ranked["spearman"], 4),
+                _number(ranked["pearson"], 4),
+            )
+        table.add_section()
     return table
 
 
 def ood_table(evaluations: Evaluations) -> Table | None:
-    """How well each score tells a far text's windows from the split's; None if none was scored."""
+    """How well each score tells far windows or rows from the split's; None if none were scored."""
     columns = ("AUROC, 95 %", "FPR at 95 % TPR", "far / near", "bma epistemic minus it, 95 %")
-    table = _table(evaluations, ("split", "score of a window"), columns)
+    table = _table(evaluations, ("split", "uncertainty"), columns)
     for label, split, report in _splits(evaluations):
         for name, d in report.get("ood", {}).get("scores", {}).items():
             minus = report["ood"]["epistemic_minus"].get(name)
@@ -132,9 +210,18 @@ def _splits(
             yield ((label,) if len(evaluations) > 1 else ()), split, report
 
 
-def _headline(s: Mapping[str, float | None]) -> tuple[str, ...]:
-    digits = {"perplexity": 3, "nll": 4, "accuracy": 4, "ece": 4, "brier": 4}
-    return tuple(_number(s[name], places) for name, places in digits.items())
+def _numbers(evaluations: Evaluations) -> Mapping[str, tuple[str, int]]:
+    return REAL if any(map(has_real_labels, evaluations.values())) else CLASSES
+
+
+def _has_classes(report: Mapping[str, Any]) -> bool:
+    return "macro_f1" in report
+
+
+def _headline(
+    s: Mapping[str, float | None], numbers: Mapping[str, tuple[str, int]]
+) -> tuple[str, ...]:
+    return tuple(_number(s[name], places) for name, places in numbers.values())
 
 
 def _or_infinity(value: float | None) -> float:
@@ -147,6 +234,11 @@ def _risk_at(curve: Mapping[str, list[float]], coverage: float) -> float:
         range(len(curve["coverages"])), key=lambda i: abs(curve["coverages"][i] - coverage)
     )
     return curve["risks"][nearest]
+
+
+def _ranks_minus(report: Mapping[str, Any], name: str) -> str:
+    difference = report["bma_minus_spearman"].get(name)
+    return _interval(difference) if difference else ""
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -167,10 +259,23 @@ def predictor_caption(evaluation: Mapping[str, Any]) -> str:
     """What the table was computed on."""
     corpus = evaluation.get("corpus", {}).get("name")
     return (f"{corpus}, " if corpus else "") + "; ".join(
-        f"{split}: {r['num_tokens']:,} target tokens, {r['num_draws']} draws, entropy"
-        f" {r['entropy']['total']:.4f} = {r['entropy']['aleatoric']:.4f} aleatoric +"
-        f" {r['entropy']['epistemic']:.4f} epistemic nats"
-        for split, r in evaluation["splits"].items()
+        f"{split}: {_scored(report)}" for split, report in evaluation["splits"].items()
+    )
+
+
+def _scored(report: Mapping[str, Any]) -> str:
+    if "variance" in report:
+        v = report["variance"]
+        return (
+            f"{report['num_tokens']:,} labels, {report['num_draws']} draws, variance"
+            f" {v['total']:.4g} = {v['aleatoric']:.4g} aleatoric + {v['epistemic']:.4g} epistemic,"
+            " squared units of the labels"
+        )
+    entropy = report["entropy"]
+    return (
+        f"{report['num_tokens']:,} target tokens, {report['num_draws']} draws, entropy"
+        f" {entropy['total']:.4f} = {entropy['aleatoric']:.4f} aleatoric +"
+        f" {entropy['epistemic']:.4f} epistemic nats"
     )
 
 

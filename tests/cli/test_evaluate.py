@@ -137,7 +137,7 @@ def test_runs_of_the_same_name_are_told_apart_by_their_folders(
     rows = cells(capsys.readouterr().out)
     numbers = [[r[2:] for r in rows if r[:2] == [name, "val"]] for name in ("a/run", "b/run")]
     assert numbers[0] == numbers[1]
-    assert len(numbers[0]) == 5 + 2 + 4
+    assert len(numbers[0]) == 5 + 2 + 5
 
 
 def test_a_run_has_its_name_also_from_within(

@@ -274,6 +274,7 @@ def test_selective_ranks_each_predictors_own_errors(predictive: Predictive) -> N
         "deterministic_max_probability": (own, -own.max(-1).values),
         "bma_total": (mixture, total),
         "bma_epistemic": (mixture, total + (each.exp() * each).sum(-1).mean(0)),
+        "bma_max_probability": (mixture, -mixture.max(-1).values),
     }
     assert list(report.selective) == list(ranked)
     areas = {}
@@ -290,7 +291,7 @@ def test_selective_ranks_each_predictors_own_errors(predictive: Predictive) -> N
         assert found.minus_deterministic is not None
         gain = found.curve.aurc - report.selective["deterministic_entropy"].curve.aurc
         assert found.minus_deterministic.estimate == pytest.approx(gain)
-    assert np.diff(sorted(areas.values())).min() > 3e-3
+    assert np.diff(sorted(areas.values())).min() > 1.5e-3  # none is taken for another
 
 
 # -- a second look -------------------------------------------------------------------------------

@@ -16,6 +16,8 @@ from scipy.stats import bootstrap
 
 from bayesgen.evaluation.selective import (
     Interval,
+    accuracy_difference,
+    accuracy_interval,
     aurc_difference,
     aurc_interval,
     risk_coverage,
@@ -245,6 +247,59 @@ def test_a_seed_gives_the_same_interval_and_another_seed_another() -> None:
     assert (other.low, other.high) != (one.low, one.high)
 
 
+# -- accuracy at a coverage ----------------------------------------------------------------------
+
+
+def test_accuracy_of_five_rows_by_hand() -> None:
+    errors = np.array([False, True, False, False, True])
+    uncertainty = np.array([0.1, 0.2, 0.3, 0.4, 0.5])
+    rows = np.arange(5)
+    for coverage, expected in ((0.2, 1), (0.4, 1 / 2), (0.8, 3 / 4), (1, 3 / 5), (0.5, 1.5 / 2.5)):
+        found = accuracy_interval(errors, uncertainty, rows, coverage, resamples=50)
+        assert found.estimate == pytest.approx(expected)
+        assert 0 <= found.low <= found.estimate <= found.high <= 1
+    tied = accuracy_interval(errors, np.zeros(5), rows, 0.8, resamples=50)
+    assert tied.estimate == pytest.approx(3 / 5)
+
+
+@pytest.mark.parametrize("decimals", [0, 9])
+def test_accuracy_is_that_of_resampled_rows_written_out(decimals: int) -> None:
+    errors, uncertainty, _ = simulated(0, windows=40, length=1)
+    other = (~errors).astype(float) + uncertainty.round(decimals)
+    first, second = (errors, uncertainty.round(decimals)), (np.roll(errors, 3), other)
+
+    def accuracy(sample: tuple[np.ndarray, np.ndarray], rows: np.ndarray) -> float:
+        return 1 - risk_coverage(sample[0][rows], sample[1][rows], 6).risks[4]
+
+    def written_out(statistic: Callable[[np.ndarray], float]) -> tuple[float, float]:
+        found = bootstrap(
+            (np.arange(40),), statistic, vectorized=False, n_resamples=200, method="percentile",
+            rng=np.random.default_rng(3),
+        ).confidence_interval  # fmt: skip
+        return float(found.low), float(found.high)
+
+    rows = np.arange(40)
+    one = accuracy_interval(*first, rows, 0.8, resamples=200, seed=3)
+    assert one.estimate == pytest.approx(accuracy(first, rows))
+    assert (one.low, one.high) == pytest.approx(written_out(lambda r: accuracy(first, r)))
+    gain = accuracy_difference(first, second, rows, 0.8, resamples=200, seed=3)
+    assert gain.estimate == pytest.approx(accuracy(first, rows) - accuracy(second, rows))
+    paired = written_out(lambda r: accuracy(first, r) - accuracy(second, r))
+    assert (gain.low, gain.high) == pytest.approx(paired)
+
+
+def test_accuracy_covers_the_truth_about_as_often_as_it_says() -> None:
+    errors, uncertainty, _ = simulated(0, windows=100_000, length=1)
+    truth = 1 - risk_coverage(errors, uncertainty, 6).risks[4]
+    covered = 0
+    for seed in range(1, 101):
+        interval = accuracy_interval(
+            *simulated(seed, windows=300, length=1)[:2], np.arange(300), 0.8, resamples=200
+        )
+        covered += interval.low <= truth <= interval.high
+    assert 87 <= covered <= 100
+
+
 # -- refusals ------------------------------------------------------------------------------------
 
 ERRORS, UNSURE, GROUPS = np.array([True, False]), np.array([1.0, 2.0]), np.array([0, 1])
@@ -262,6 +317,8 @@ ERRORS, UNSURE, GROUPS = np.array([True, False]), np.array([1.0, 2.0]), np.array
         (lambda: aurc_interval(ERRORS, UNSURE, np.zeros(2, dtype=int)), "two windows or more"),
         (lambda: aurc_interval(ERRORS, UNSURE, UNSURE), "groups must be integers"),
         (lambda: aurc_interval(ERRORS, UNSURE, np.arange(3)), "2 tokens, but the windows of 3"),
+        (lambda: accuracy_interval(ERRORS, UNSURE, GROUPS, 0), r"lies in \(0, 1\], not 0"),
+        (lambda: accuracy_interval(ERRORS, UNSURE, GROUPS, 1.5), r"lies in \(0, 1\], not 1.5"),
         (
             lambda: aurc_difference((ERRORS, UNSURE), (ERRORS[:1], UNSURE[:1]), GROUPS),
             "1 tokens, but the windows of 2",

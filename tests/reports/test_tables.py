@@ -13,6 +13,8 @@ from rich.table import Table
 
 from bayesgen.reports import tables
 from bayesgen.reports.tables import (
+    accuracy_table,
+    coverage_table,
     draws_table,
     ood_table,
     plain,
@@ -179,6 +181,36 @@ def test_errors_are_read_off_the_curve_at_its_coverages() -> None:
     assert body[1][-2:] == ["0.2875 [0.0375, 0.5375]", "-"]
 
 
+def classified(accuracy: dict[str, float] | None) -> dict[str, Any]:
+    """A split whose labels are classes."""
+    content = report() | {"macro_f1": {"bma": 0.5}}
+    gain = None if accuracy is None else interval(0.125)
+    added = {"accuracy_at_80": accuracy, "accuracy_at_80_minus_max_probability": gain}
+    ranked = {name: each | added for name, each in content["selective"].items()}
+    return content | {"selective": ranked}
+
+
+def test_accuracy_of_the_surest_rows_has_a_table_where_there_are_classes() -> None:
+    text, classes = evaluation(val=report()), evaluation(val=classified(interval(0.75)))
+    assert accuracy_table({"run": text}) is None
+    assert selective_table({"run": classes}) is None
+    header, *body = rows(accuracy_table({"run": classes}))
+    assert header[1:4] == ["rows ranked by", "accuracy at 80 %, 95 %", "at 100 %"]
+    assert body[0] == [
+        "val", "deterministic entropy", "0.7500 [0.5000, 1.0000]", "0.5000",
+        "0.3125 [0.0625, 0.5625]", "+0.1250 [-0.1250, +0.3750]",
+    ]  # fmt: skip
+    assert [row[1] for row in body] == ["deterministic entropy", "bma epistemic"]
+    both = {"text": text, "classes": classes}
+    assert [row[0] for row in rows(selective_table(both))[1:]] == ["text", "text"]
+    assert [row[0] for row in rows(accuracy_table(both))[1:]] == ["classes", "classes"]
+
+
+def test_a_single_row_has_an_accuracy_without_an_interval() -> None:
+    _, *body = rows(accuracy_table({"run": evaluation(val=classified(None))}))
+    assert body[0][2:4] == ["0.6000", "0.5000"]
+
+
 def test_a_far_text_has_a_table_where_there_is_one() -> None:
     assert ood_table({"run": evaluation(val=report())}) is None
     with_far = {"one": evaluation(val=report()), "two": evaluation(val=report() | {"ood": OOD})}
@@ -214,6 +246,65 @@ def test_continuations_have_a_table_where_there_are_some() -> None:
     alone = rows(text_table({"one": with_texts["one"]}))
     assert alone[0][0] == "split"
     assert alone[1:] == [row[1:] for row in body[:3]]
+
+
+# -- labels that are real numbers ----------------------------------------------------------------
+
+
+def real_headline(nll: float) -> dict[str, Any]:
+    return {
+        "nll": nll, "rmse": nll / 2, "spearman": nll / 10, "pearson": None, "ece": nll / 100,
+        "no_correlation": None,
+    }  # fmt: skip
+
+
+def real_report() -> dict[str, Any]:
+    nll = {name: 1.5 - 0.01 * i for i, name in enumerate(NAMES)}
+    levels = [{"level": c, "coverage": c - 0.125, "width": 4 * c} for c in (0.5, 0.95)]
+    return {
+        "num_tokens": 1500,
+        "num_draws": 20,
+        "predictors": {name: real_headline(value) for name, value in nll.items()},
+        "bma_minus": {name: interval(nll["bma"] - nll[name]) for name in NAMES[:-1]},
+        "bma_minus_spearman": {"deterministic": interval(0.125)},
+        "variance": {"total": 0.75, "aleatoric": 0.625, "epistemic": 0.125},
+        "by_num_draws": [{"draws": k, **real_headline(1.7 - 0.1 * k)} for k in (1, 2)],
+        "coverage": {"deterministic": levels, "bma": levels},
+        "selective": {
+            "bma_epistemic": {"rmse": [0.25, 0.5, 0.75], "spearman": 0.375, "pearson": None},
+        },
+    }  # fmt: skip
+
+
+def test_predictors_of_real_labels_have_numbers_of_their_own() -> None:
+    header, *body = rows(predictor_table({"run": evaluation(val=real_report())}))
+    assert header == [
+        "split", "predictor", "NLL", "RMSE", "Spearman", "Pearson", "ECE",
+        "bma's NLL minus it, 95 %", "bma's Spearman minus it",
+    ]  # fmt: skip
+    assert body[0] == [
+        "val", "deterministic", "1.5000", "0.7500", "0.1500", "-", "0.0150",
+        "-0.0400 [-0.2900, +0.2100]", "+0.1250 [-0.1250, +0.3750]",
+    ]  # fmt: skip
+    assert body[-1] == ["val", "bma", "1.4600", "0.7300", "0.1460", "-", "0.0146"]
+    header, *body = rows(draws_table({"run": evaluation(val=real_report())}))
+    assert header[1:] == ["draws", "NLL", "RMSE", "Spearman", "Pearson", "ECE"]
+    assert body[1] == ["val", "2", "1.5000", "0.7500", "0.1500", "-", "0.0150"]
+
+
+def test_intervals_and_errors_of_real_labels() -> None:
+    both = {"one": evaluation(val=real_report()), "two": evaluation(train=real_report())}
+    header, *body = rows(coverage_table(both))
+    assert header == ["run", "split", "predictor", "in 50 %", "width", "in 95 %", "width"]
+    assert body[0] == ["one", "val", "deterministic", "37.5 %", "2.000", "82.5 %", "3.800"]
+    assert body[-1][:3] == ["two", "train", "bma"]
+    assert coverage_table({"run": evaluation(val=report())}) is None
+    header, *body = rows(selective_table({"run": evaluation(val=real_report())}))
+    assert header[1:5] == ["rows ranked by", "RMSE at 50 %", "at 80 %", "at 100 %"]
+    assert body == [["val", "bma epistemic", "0.2500", "0.5000", "0.7500", "0.3750", "-"]]
+    assert "1,500 labels, 20 draws, variance 0.75 = 0.625 aleatoric + 0.125 epistemic" in (
+        predictor_caption(evaluation(val=real_report()))
+    )
 
 
 @pytest.mark.parametrize("from_file", [False, True])
