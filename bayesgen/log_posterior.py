@@ -50,6 +50,8 @@ class LogPosterior:
         precision: `bf16` runs the network under autocast; θ, the likelihood and the prior stay
             float32.
         accumulation: micro-batches that a batch is split into; the result is the same mean.
+        checkpointing: whether the ordinary way computes activations again in its backward pass
+            (see `bayesgen.models.checkpointing`).
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class LogPosterior:
         max_norm: float = math.inf,
         precision: Precision = "fp32",
         accumulation: int = 1,
+        checkpointing: bool = False,
     ) -> None:
         self.model = model
         self.prior = prior
@@ -72,7 +75,8 @@ class LogPosterior:
         self.max_norm = max_norm
         self.precision = precision
         self.accumulation = accumulation
-        self.flat = model.bind()
+        self.checkpointing = checkpointing
+        self.flat = model.bind(checkpointing=checkpointing)
 
     def __call__(
         self, phi: Chunks, batch: Batch, step: Step | None = None
@@ -111,8 +115,13 @@ class LogPosterior:
         return self._accumulate(batch)
 
     def _logits(self, batch: Batch) -> Tensor:
-        device = self.flat.theta.device.type
-        with torch.autocast(device, torch.bfloat16, enabled=self.precision == "bf16"):
+        with torch.autocast(
+            self.flat.theta.device.type,
+            torch.bfloat16,
+            enabled=self.precision == "bf16",
+            # a weight that a block rounded without a graph must not be found again with one
+            cache_enabled=not self.checkpointing,
+        ):
             return self.model.call(self.flat.module, batch)
 
     def _accumulate(self, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -138,7 +138,8 @@ class DataSettings:
     batch_size: BatchSize = 12
     block_size: Annotated[
         Count | None,
-        "tokens per window, and of an example at most (default: the model's own, at most 1024)",
+        "tokens per window (default: the model's own, at most 1024), and of an example at most"
+        " (default: that of the fine-tune, or the model's own)",
     ] = None
     seed: RandomSeed = 0
 
@@ -171,7 +172,10 @@ class LoopSettings:
 class ScoringSettings:
     """How a run's draws are scored."""
 
-    eval_splits: Annotated[tuple[Splits, ...], "splits to score"] = ("val",)
+    eval_splits: Annotated[
+        tuple[Splits, ...] | None,
+        "splits to score (default: val; of labelled data test, where there is one)",
+    ] = None
     eval_num_posterior_samples: Annotated[Count | None, "draws to use (default: all)"] = None
     eval_max_samples: Annotated[Count | None, "windows to score of each split (default: all)"] = (
         None
@@ -543,6 +547,10 @@ SAMPLERS: Mapping[str, type[TrainSettings]] = {
     "map": MAPSettings,
 }
 """Each sampler's settings, by the name that `--sampler` takes."""
+
+LABELLED: Mapping[str, Mapping[str, Any]] = {}
+"""What takes the place of a sampler's defaults where the data are labelled: presets for a
+fine-tuned encoder, whose N is thousands of examples and not millions of tokens."""
 
 
 class Setting(NamedTuple):

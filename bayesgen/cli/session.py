@@ -27,7 +27,13 @@ from bayesgen.inference.resources import estimate, require
 from bayesgen.inference.tracking import Tracker
 from bayesgen.models import FunctionalModel, load_model
 from bayesgen.reports.summary import summary
-from bayesgen.reports.tables import predictor_caption, predictor_table, show
+from bayesgen.reports.tables import (
+    accuracy_table,
+    ood_table,
+    predictor_caption,
+    predictor_table,
+    show,
+)
 from bayesgen.runs import Run, atomic_write, new_run_path
 from bayesgen.samplers.preconditioning import Scales
 from bayesgen.settings import ChainSettings, TrainSettings
@@ -95,6 +101,10 @@ def show_results(run: Run) -> None:
         content = run.read_json(evaluations[-1].name)
         show(predictor_table({"": content}))
         print(predictor_caption(content))
+        for table in (accuracy_table({"": content}), ood_table({"": content})):
+            if table is not None:
+                print()
+                show(table)
     print(f"{len(run.draw_paths())} draws in {run.path}")
 
 

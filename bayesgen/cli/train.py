@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bayesgen.cli.memory import memory_guard
 from bayesgen.cli.options import (
     Chosen,
     Parser,
@@ -19,8 +20,11 @@ from bayesgen.cli.options import (
 )
 from bayesgen.errors import UserError
 from bayesgen.settings import (
+    LABELLED,
+    LABELS,
     SAMPLERS,
     EvalSettings,
+    PerExampleSettings,
     TrainSettings,
     described,
     validate,
@@ -74,6 +78,7 @@ def choose(argv: list[str]) -> Command:
     first = Parser(add_help=False, allow_abbrev=False)
     first.add_argument("--sampler")
     first.add_argument("--resume")
+    first.add_argument("--task")
     early = first.parse_known_args(argv)[0]
     name = early.sampler or _sampler_of(early.resume) or "sghmc"
     if name not in SAMPLERS:
@@ -81,6 +86,8 @@ def choose(argv: list[str]) -> Command:
             f"--sampler: unknown sampler '{name}'{nearest(name, SAMPLERS)} ({', '.join(SAMPLERS)})"
         )
     cls = SAMPLERS[name]
+    labelled = early.task in LABELS
+    base = LABELLED.get(name, {}) if labelled else {}
     parser = Parser(
         prog="bayesian_training_script.py",
         description=f"Sample a posterior over a model's weights, and score it. Flags of {name}:",
@@ -96,7 +103,7 @@ def choose(argv: list[str]) -> Command:
         "--resume", metavar="RUN", help="continue a run's folder; auto: the newest unfinished one,"
         " or a new run where there is none",
     )  # fmt: skip
-    add_flags(parser, cls)
+    add_flags(parser, cls, base)
     owners: dict[str, list[str]] = {}
     for other, settings in SAMPLERS.items():
         for key in described(settings):
@@ -110,8 +117,8 @@ def choose(argv: list[str]) -> Command:
     resume = flags.pop("resume", None)
     flags.pop("sampler", None)
     presets, source = read_config(flags.pop("config", None))
-    preset = f"CONFIG_{name.upper()}"
-    chosen = combine(cls, flags, presets.get(preset, {}), f"{source} {preset}")
+    preset = f"CONFIG_{name.upper()}" + ("_LABELLED" if labelled else "")
+    chosen = combine(cls, flags, presets.get(preset, {}), f"{source} {preset}", base)
     run = _run_to_resume(name, chosen, resume)
     if run is not None:
         chosen = _resumed(run, name, flags)
@@ -127,8 +134,22 @@ def main(argv: list[str]) -> int:
 
     from bayesgen.cli.session import show_results, train
 
-    show_results(train(command.sampler, command.chosen, command.run))
+    with memory_guard(_less_memory(command.chosen.settings)):
+        show_results(train(command.sampler, command.chosen, command.run))
     return 0
+
+
+def _less_memory(settings: TrainSettings) -> str:
+    """What makes a run need less memory beside what it was given already."""
+    ways = [
+        ("--gradient-checkpointing", not settings.gradient_checkpointing),
+        ("--precision bf16", settings.precision == "fp32"),
+        ("more --gradient-accumulation", not isinstance(settings, PerExampleSettings)),
+        ("a smaller --batch-size or --block-size", True),
+        ("fewer --parameters", True),
+        ("a smaller --eval-batch-size", settings.eval),
+    ]
+    return "take " + ", ".join(way for way, helps in ways if helps)
 
 
 def _sampler_of(resume: str | None) -> str | None:

@@ -14,6 +14,7 @@ from bayesgen.data.windows import Batches, RandomWindows, Rows, ShuffledWindows,
 from bayesgen.errors import UserError
 from bayesgen.log_posterior import LogPosterior
 from bayesgen.models import FunctionalModel
+from bayesgen.models.checkpointing import refuse_idle
 from bayesgen.priors import Prior, build_prior
 from bayesgen.samplers import Plan, Sampler, build_sampler, make_plan
 from bayesgen.samplers.preconditioning import Scales, measure, needs_pass
@@ -107,7 +108,12 @@ def make_job(
 
     Args:
         scales: of a run that is continued; None measures them.
+
+    Raises:
+        UserError: the settings do not go together with `model` or `batches`.
     """
+    if settings.gradient_checkpointing:
+        refuse_idle(model.module, model.layout.names)
     first = batches(0)
     plan = make_plan(settings, first.steps_per_epoch)
     plan = replace(plan, passes=first.passes(plan.steps))
@@ -122,6 +128,7 @@ def make_job(
             max_norm=max_norm,
             precision=settings.precision,
             accumulation=settings.gradient_accumulation,
+            checkpointing=settings.gradient_checkpointing,
         )
 
     target = log_posterior()

@@ -34,6 +34,7 @@ class Needs:
         draws: of all chains.
         memory: bytes for the network, its gradient and the sampler.
         disk: bytes for the draws.
+        checkpointing: whether activations are kept of one block at a time.
     """
 
     bayesian: int
@@ -41,6 +42,7 @@ class Needs:
     draws: int
     memory: int
     disk: int
+    checkpointing: bool = False
 
     def rows(self) -> list[tuple[str, str]]:
         """For the table that opens a run."""
@@ -49,7 +51,11 @@ class Needs:
                 "parameters θ",
                 f"{self.bayesian:,} of {self.network:,} ({self.bayesian / self.network:.1%})",
             ),
-            ("memory", f"{_size(self.memory)} for weights and sampler; activations come on top"),
+            (
+                "memory",
+                f"{_size(self.memory)} for weights and sampler; activations"
+                f"{' of one block at a time' if self.checkpointing else ''} come on top",
+            ),
             ("disk", f"{_size(self.disk)} for {self.draws:,} draws"),
         ]
 
@@ -66,7 +72,8 @@ def estimate(sampler: str, settings: TrainSettings, model: FunctionalModel) -> N
         draws *= settings.sampling_steps // settings.thinning  # a cyclical schedule collects fewer
     elif isinstance(settings, GaussianSettings):
         draws *= settings.num_draws
-    return Needs(bayesian, network, draws, memory, 4 * bayesian * draws)
+    disk = 4 * bayesian * draws
+    return Needs(bayesian, network, draws, memory, disk, settings.gradient_checkpointing)
 
 
 def require(needs: Needs, device: torch.device, folder: Path) -> None:

@@ -14,6 +14,7 @@ from torch.func import functional_call
 from bayesgen import likelihoods
 from bayesgen.data.tokenizers import Tokenizer
 from bayesgen.likelihoods import Likelihood
+from bayesgen.models.checkpointing import checkpoint_blocks
 from bayesgen.parameters import FlatModule, Layout, Subset, select
 
 Batch = Mapping[str, Tensor]
@@ -135,13 +136,20 @@ class FunctionalModel:
 
         return apply
 
-    def bind(self, dtype: torch.dtype | None = None) -> FlatModule:
+    def bind(self, dtype: torch.dtype | None = None, checkpointing: bool = False) -> FlatModule:
         """A private copy of the module with its parameters laid into one vector (the hot loop).
 
         Args:
             dtype: what all parameters are rounded to.
+            checkpointing: compute activations again in the backward pass.
+
+        Raises:
+            UserError: `checkpointing`, and the module has no stack of blocks.
         """
-        return FlatModule(copy.deepcopy(self.module), self.layout.names, dtype)
+        module = copy.deepcopy(self.module)
+        if checkpointing:
+            checkpoint_blocks(module)
+        return FlatModule(module, self.layout.names, dtype)
 
     def to(self, device: torch.device | str) -> FunctionalModel:
         """Move the module and θ to `device`, in place."""

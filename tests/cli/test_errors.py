@@ -79,6 +79,7 @@ def refused(code: int, capsys: pytest.CaptureFixture[str]) -> str:
         (["--sampling-steps", "1000000000000000", "--thinning", "1"], "the disk of 'run' has"),
         (["--lora-r", "4"], "--lora-r needs --parameters lora"),
         (["--parameters", "lora", "--lora-targets", "attention"], "no layer of the model is"),
+        (["--gradient-checkpointing", "--parameters", "*ln_f*"], "has no effect beside these"),
         (["--parameters", "layers=7"], "the model has 1 blocks in 'transformer.h'"),
         (["--parameters", "*.nothing"], "the nearest name is"),
     ],
@@ -149,6 +150,11 @@ def test_a_bad_environment_variable_is_named(
         ("laplace", ["--chains", "2"], "no effect on laplace"),
         ("map", ["--temperature", "0.1"], "no effect on map"),
         ("ekf", ["--gradient-accumulation", "2"], "no effect on ekf"),
+        (
+            "vi",
+            ["--gradient-checkpointing", "--parameters", "transformer.ln_f*"],
+            "--gradient-checkpointing has no effect",
+        ),
     ],
 )
 def test_a_flag_that_would_do_nothing_is_refused(

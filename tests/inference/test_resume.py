@@ -76,6 +76,22 @@ def test_every_sampler_resumes_exactly(
     assert logged(workspace.path / "whole") == logged(workspace.path / "parts")
 
 
+@pytest.mark.parametrize("sampler", ["sghmc", "laplace"])
+def test_activations_that_are_computed_again_change_no_bit(
+    sampler: str, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags, again = flags_of(sampler), (*flags_of(sampler), "--gradient-checkpointing")
+    assert workspace.train(sampler, "--out", "plain", *flags) == 0
+    with monkeypatch.context() as patch:
+        interrupt_at(5, signal.SIGTERM, patch)
+        assert workspace.train(sampler, "--out", "again", *again) == 128 + signal.SIGTERM
+    assert workspace.train(sampler, "--out", "again", "--resume", "again", *flags) == 0
+    assert_same_draws(workspace.path / "plain", workspace.path / "again")
+    record = workspace.json("again/run.json")
+    assert record["settings"]["gradient_checkpointing"] is True
+    assert dict(record["opening"]["rows"])["memory"].endswith("of one block at a time come on top")
+
+
 def test_resume_auto_continues_the_newest_unfinished_run_or_starts_one(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
