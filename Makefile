@@ -72,9 +72,9 @@ benchmark: $(RUNTIME) ## Time the samplers' steps and generation, and measure th
 
 results: ## Say which command makes each table under results/ again
 	@for script in results/*.py; do \
-	if [ -e "$$script" ]; then \
+	if ! grep -qs "^def main" "$$script"; then continue; fi; \
 	printf '%s\n    %s\n' "$(BIN)/python $$script" "$$(sed -n '1s/^"""//; 1s/"""$$//; 1p' "$$script")"; \
-	else echo "results/ holds no scripts"; fi; done
+	done
 
 clean: ## Delete caches (never checkpoints, results or .venv)
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -309,6 +309,8 @@ def _write(folder: Path, trainer: Any, model: FunctionalModel, record: dict[str,
     assert isinstance(model.tokenizer, HuggingFaceTokenizer)
     with quiet():
         trainer.model.save_pretrained(staging)
+        # whoever takes the model cuts texts where it was trained to see them cut
+        model.tokenizer.tokenizer.model_max_length = trainer.train_dataset.examples.max_length
         model.tokenizer.tokenizer.save_pretrained(staging)
     Run(staging).write_json(RECORD, record)
     for file in sorted(staging.iterdir(), key=lambda file: file.name == "config.json"):

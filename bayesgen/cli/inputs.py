@@ -21,7 +21,8 @@ from bayesgen.models import FunctionalModel
 from bayesgen.settings import DataSettings, ScoringSettings
 
 DEFAULT_BLOCK = 1024
-"""Tokens per window where the model has no limit of its own, or a longer one."""
+"""Tokens per window where the model has no limit of its own, or a longer one; of an example where
+it has none."""
 
 
 @dataclass(frozen=True)
@@ -58,15 +59,22 @@ def read_inputs(
             f"--model: '{model.info.name}' has no tokenizer; give its meta.pkl with --meta-path"
             " (nanoGPT), or save the tokenizer into the folder (Hugging Face)"
         )
-    block_size = block_size or settings.block_size
-    if block_size is None:
-        block_size = min(model.block_size or DEFAULT_BLOCK, DEFAULT_BLOCK)
+    block_size = block_size or settings.block_size or _longest(model)
     if model.block_size is not None and block_size > model.block_size:
         raise UserError(
             f"--block-size {block_size} exceeds the model's longest context, {model.block_size}"
         )
     read = _text if model.info.task == "causal-lm" else _labelled
     return read(model, settings, block_size)
+
+
+def _longest(model: FunctionalModel) -> int:
+    """The default length of a window, or the limit of an example: that of the fine-tune, which lies
+    in its tokenizer."""
+    if model.info.task == "causal-lm":
+        return min(model.block_size or DEFAULT_BLOCK, DEFAULT_BLOCK)
+    limits = [model.block_size, getattr(model.tokenizer, "max_length", None)]
+    return min((n for n in limits if n is not None), default=DEFAULT_BLOCK)
 
 
 def _text(model: FunctionalModel, settings: DataSettings, block_size: int) -> Inputs:

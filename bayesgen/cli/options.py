@@ -58,10 +58,17 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def add_flags(parser: argparse.ArgumentParser, cls: type) -> None:
-    """One flag per field. Absent flags leave no trace in the parsed namespace."""
+def add_flags(
+    parser: argparse.ArgumentParser, cls: type, base: Mapping[str, Any] | None = None
+) -> None:
+    """One flag per field. Absent flags leave no trace in the parsed namespace.
+
+    Args:
+        base: defaults that stand in the place of the class's own.
+    """
     for name, setting in described(cls).items():
-        shown = "" if setting.default in (None, False) else f" (default: {_show(setting.default)})"
+        default = (base or {}).get(name, setting.default)
+        shown = "" if default in (None, False) else f" (default: {_show(default)})"
         options: dict[str, Any] = {"help": setting.help.replace("%", "%%") + shown, "dest": name}
         if setting.kind is bool:
             options["action"] = argparse.BooleanOptionalAction
@@ -129,7 +136,8 @@ def combine(
         | {name: f"environment {ENVIRONMENT[name]}" for name in environment}
         | {name: f"flag {flag(name)}" for name in given}
     )
-    changed = {n: s for n, s in sources.items() if getattr(settings, n) != known[n].default}
+    usual = {name: (base or {}).get(name, known[name].default) for name in sources}
+    changed = {n: s for n, s in sources.items() if getattr(settings, n) != usual[n]}
     return Chosen(settings, changed)
 
 
@@ -152,6 +160,7 @@ def read_config(path: str | None) -> tuple[dict[str, dict[str, Any]], str]:
         raise UserError(f"'{file}'{where}: {type(error).__name__}: {error}") from error
     presets = {k: v for k, v in content.items() if k.startswith("CONFIG_")}
     classes: dict[str, type] = {f"CONFIG_{name.upper()}": cls for name, cls in SAMPLERS.items()}
+    classes |= {f"{name}_LABELLED": cls for name, cls in classes.items()}
     classes["CONFIG_BASELINE"] = BaselineSettings
     for name, preset in presets.items():
         if name not in classes:

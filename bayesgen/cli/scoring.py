@@ -157,12 +157,14 @@ def _require_two(
 
 
 def _chosen(splits: Mapping[str, R], settings: ScoringSettings) -> dict[str, R]:
-    absent = [name for name in settings.eval_splits if name not in splits]
+    """The splits that are asked for; by default test, or val where there is none."""
+    wanted = settings.eval_splits or ("test" if "test" in splits else "val",)
+    absent = [name for name in wanted if name not in splits]
     if absent:
         raise UserError(
             f"--eval-splits {absent[0]}: the data have no such split ({', '.join(splits)})"
         )
-    return {str(name): splits[name] for name in settings.eval_splits}
+    return {str(name): splits[name] for name in wanted}
 
 
 def has_scores(model: FunctionalModel) -> bool:

@@ -62,6 +62,10 @@ class Embedded:
         return self.examples.data
 
     @property
+    def max_length(self) -> int:
+        return self.examples.max_length
+
+    @property
     def num_targets(self) -> int:
         return len(self)
 

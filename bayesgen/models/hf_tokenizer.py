@@ -9,6 +9,8 @@ from typing import Any
 from bayesgen.errors import UserError
 from bayesgen.models.quiet import quiet
 
+NO_LIMIT = 10**9
+"""transformers' "no limit" is a number far above this."""
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model")
 
 
@@ -19,6 +21,12 @@ class HuggingFaceTokenizer:
         self.tokenizer = tokenizer
         self.name = str(tokenizer.name_or_path)
         self.vocab_size = len(tokenizer)
+
+    @property
+    def max_length(self) -> int | None:
+        """Tokens of the longest text that its model is meant for; None where it does not say."""
+        length = int(self.tokenizer.model_max_length)
+        return length if length < NO_LIMIT else None
 
     def encode(self, text: str) -> Any:
         """Ids of `text`, 1-D. Raises UserError where the vocabulary lacks something in it."""

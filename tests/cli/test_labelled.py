@@ -125,6 +125,43 @@ def test_the_temperature_is_fitted_on_validation_rows(here: Path) -> None:
     assert nll(fitted) == pytest.approx(least, abs=1e-5)
 
 
+def test_texts_are_cut_where_the_fine_tune_cut_them(here: Path) -> None:
+    argv = ["--model", "encoder", "--data", "rows.tsv", "--out", "short", "--max-steps", "1"]
+    assert door("finetune", [*argv, "--max-length", "7"]) == 0
+    assert train("--model", "short") == 0
+    record = json.loads((here / "run" / "run.json").read_text())
+    assert record["block_size"] == 7
+    assert "cut to 7 tokens" in record["data"]["rows"]
+
+
+def test_labelled_data_have_defaults_and_presets_of_their_own(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import bayesgen.cli.train
+    from bayesgen.settings import LABELLED, SGLDSettings
+
+    own = {"sgld": {"thinning": 4, "learning_rate": 0.01}}
+    monkeypatch.setattr(bayesgen.cli.train, "LABELLED", LABELLED | own)
+    (here / "config.py").write_text(
+        "CONFIG_SGLD = {'learning_rate': 7.0}\nCONFIG_SGLD_LABELLED = {'temperature': 0.5}\n"
+    )
+    argv = ["--sampler", "sgld", *CHAIN[2:8], "--warmup-steps", "2", "--sampling-steps", "8"]
+    assert door("train", [*argv, "--out", "run"]) == 0
+    record = json.loads((here / "run" / "run.json").read_text())
+    found = {k: record["settings"][k] for k in ("thinning", "learning_rate", "temperature")}
+    assert found == {"thinning": 4, "learning_rate": 0.01, "temperature": 0.5}
+    assert "thinning" not in record["sources"]
+    assert record["sources"]["temperature"] == "config.py CONFIG_SGLD_LABELLED"
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        door("train", ["--sampler", "sgld", "--task", "sequence-classification", "--help"])
+    assert "(default: 0.01)" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        door("train", ["--sampler", "sgld", "--help"])
+    shown = capsys.readouterr().out
+    assert f"(default: {SGLDSettings().learning_rate})" in shown
+
+
 def test_it_is_continued_and_scored_again(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train("--eval") == 0
     first = evaluation(here / "run")
