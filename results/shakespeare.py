@@ -22,13 +22,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from common import mean_sd
 from safetensors.torch import load_file, save_file
 
 from bayesgen.cli.baseline import run_baseline
@@ -188,11 +188,6 @@ def table(seeds: list[int], folder: Path) -> str:
         shown = " | ".join(f"**{mean_sd(c)}**" for c in columns)
         lines.append(f"| {start} | **{sampler}** | mean ± sd | {shown} |")
     return "\n".join(lines) + "\n"
-
-
-def mean_sd(values: list[float]) -> str:
-    spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.4f}{spread}"
 
 
 def main() -> None:
