@@ -20,13 +20,13 @@ from bayesgen.cli.options import (
 )
 from bayesgen.errors import UserError
 from bayesgen.settings import (
-    LABELLED,
     LABELS,
     SAMPLERS,
     EvalSettings,
     PerExampleSettings,
     TrainSettings,
     described,
+    labelled_defaults,
     validate,
     without_effect,
 )
@@ -87,7 +87,7 @@ def choose(argv: list[str]) -> Command:
         )
     cls = SAMPLERS[name]
     labelled = early.task in LABELS
-    base = LABELLED.get(name, {}) if labelled else {}
+    base = labelled_defaults(name, early.task)
     parser = Parser(
         prog="bayesian_training_script.py",
         description=f"Sample a posterior over a model's weights, and score it. Flags of {name}:",

@@ -135,27 +135,27 @@ def test_texts_are_cut_where_the_fine_tune_cut_them(here: Path) -> None:
 
 
 def test_labelled_data_have_defaults_and_presets_of_their_own(
-    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import bayesgen.cli.train
-    from bayesgen.settings import LABELLED, SGLDSettings
+    from bayesgen.settings import SGLDSettings, labelled_defaults
 
-    own = {"sgld": {"thinning": 4, "learning_rate": 0.01}}
-    monkeypatch.setattr(bayesgen.cli.train, "LABELLED", LABELLED | own)
+    own = labelled_defaults("sgld", "sequence-classification")
     (here / "config.py").write_text(
         "CONFIG_SGLD = {'learning_rate': 7.0}\nCONFIG_SGLD_LABELLED = {'temperature': 0.5}\n"
     )
-    argv = ["--sampler", "sgld", *CHAIN[2:8], "--warmup-steps", "2", "--sampling-steps", "8"]
+    argv = ["--sampler", "sgld", *CHAIN[2:8], "--warmup-steps", "2", "--sampling-steps", "20"]
     assert door("train", [*argv, "--out", "run"]) == 0
     record = json.loads((here / "run" / "run.json").read_text())
-    found = {k: record["settings"][k] for k in ("thinning", "learning_rate", "temperature")}
-    assert found == {"thinning": 4, "learning_rate": 0.01, "temperature": 0.5}
-    assert "thinning" not in record["sources"]
+    # neither the language models' defaults nor their preset
+    for key in ("learning_rate", "batch_size", "thinning", "parameters"):
+        assert record["settings"][key] == own[key] != getattr(SGLDSettings(), key)
+        assert key not in record["sources"]
+    assert record["settings"]["temperature"] == 0.5
     assert record["sources"]["temperature"] == "config.py CONFIG_SGLD_LABELLED"
     capsys.readouterr()
     with pytest.raises(SystemExit):
         door("train", ["--sampler", "sgld", "--task", "sequence-classification", "--help"])
-    assert "(default: 0.01)" in capsys.readouterr().out
+    assert f"(default: {own['learning_rate']})" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         door("train", ["--sampler", "sgld", "--help"])
     shown = capsys.readouterr().out
