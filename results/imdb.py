@@ -1,7 +1,7 @@
 """Three heads on a frozen sentence encoder, on IMDB, and a posterior over each.
 
 The encoder (by default all-MiniLM-L6-v2) stays as it is: each review is embedded once, by the mean
-of its first 256 tokens, and only heads are trained on the embeddings. They differ in the width of a
+of its first 128 tokens, and only heads are trained on the embeddings. They differ in the width of a
 hidden layer (0: none), in dropout and in label smoothing. Each seed has its own order of the rows
 and its own dropout; the new head, and the rows that validate, are the same for all. The best epoch
 is that of the lowest validation loss, in which the labels are smoothed as in training: compare it
@@ -30,7 +30,7 @@ from typing import Any
 
 from common import finetune, mean_sd, report, sample
 
-MAX_LENGTH = "256"
+MAX_LENGTH = "128"
 TABLE = Path(__file__).with_suffix(".md")
 PREDICTORS = ("deterministic", "temperature_scaled", "bma")
 SCORES = ("accuracy", "nll", "ece")
