@@ -21,7 +21,8 @@ from tests.encoder import save_encoder, write_rows, write_scores
 transformers = pytest.importorskip("transformers")
 
 SAMPLER = ("--sampler", "sghmc", "--batch-size", "8", "--warmup-steps", "4", "--sampling-steps",
-           "8", "--thinning", "2", "--learning-rate", "1", "--device", "cpu")  # fmt: skip
+           "8", "--thinning", "2", "--learning-rate", "1", "--parameters", "all",
+           "--device", "cpu")  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -119,7 +119,7 @@ def test_a_posterior_over_the_head_is_that_of_the_texts(
 
 
 def test_the_whole_classifier_is_sampled_from_its_texts(here: Path) -> None:
-    assert train(CLASSES) == 0
+    assert train(CLASSES, "--parameters", "all") == 0
     record = read(here / "run/run.json")
     assert record["num_bayesian"] == record["num_parameters"]
 
