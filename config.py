@@ -3,6 +3,9 @@
 Each preset holds settings of one sampler by the names of its flags (`--learning-rate` is
 `learning_rate`). A flag on the command line and the environment win over what stands here; what
 does not stand here has the default that `--help` shows. An unknown key is an error.
+
+These are the presets of language models. Those of labelled data (`--task
+sequence-classification` and the like) have the same names with `_LABELLED` behind.
 """
 
 from typing import Any
@@ -35,6 +38,11 @@ CONFIG_SGNHT: Preset = {
 CONFIG_SGLRW: Preset = {
     "learning_rate": 1.0,
     "temperature": 0.1,
+}
+
+CONFIG_SGHMC_LABELLED: Preset = {
+    "learning_rate": 0.5,
+    "temperature": 0.3,
 }
 
 CONFIG_EKF: Preset = {}
