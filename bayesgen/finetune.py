@@ -141,8 +141,11 @@ def classification_scores(prediction: Any) -> Scores:
 
 
 def regression_scores(prediction: Any) -> Scores:
-    """Correlations of outputs [N, 1] with the labels; None where one of both does not vary."""
+    """Correlations of outputs [N, 1] with the labels; None where one of both does not vary, as of a
+    single row."""
     outputs, labels = prediction.predictions.reshape(-1), prediction.label_ids
+    if len(labels) < 2:
+        return {"spearman": None, "pearson": None}
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore", (stats.ConstantInputWarning, stats.NearConstantInputWarning)

@@ -236,6 +236,8 @@ def test_correlations() -> None:
     assert found["pearson"] == pytest.approx(np.corrcoef(labels, labels**3)[0, 1])
     constant = regression_scores(SimpleNamespace(predictions=np.ones((4, 1)), label_ids=labels))
     assert constant == {"spearman": None, "pearson": None}
+    single = SimpleNamespace(predictions=np.ones((1, 1)), label_ids=labels[:1])
+    assert regression_scores(single) == constant
 
 
 def test_the_curve_averages_the_losses_between_evaluations() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
@@ -13,6 +14,7 @@ from bayesgen.data.corpora import load_corpus
 from bayesgen.data.embedded import Embedded
 from bayesgen.data.examples import Examples
 from bayesgen.data.labelled import load_labelled
+from bayesgen.data.tables import some
 from bayesgen.data.unlabelled import load_unlabelled
 from bayesgen.data.windows import Batches, Rows
 from bayesgen.errors import UserError
@@ -109,6 +111,7 @@ def _labelled(model: FunctionalModel, settings: DataSettings, block_size: int) -
             f"--data {settings.data}: {len(corpus.classes)} classes, but the model has {outputs};"
             " fine-tune it on these data first (scripts/finetune.py)"
         )
+    _warn_of_names(model, corpus.classes)
     pairs = model.info.task == "sentence-similarity"
     if pairs and model.info.config.get("score_range") is None:
         raise UserError(
@@ -136,6 +139,19 @@ def _labelled(model: FunctionalModel, settings: DataSettings, block_size: int) -
             splits,
             partial(_far_rows, model, examples["train"], _data_dir(settings)),
         ),
+    )
+
+
+def _warn_of_names(model: FunctionalModel, classes: tuple[str, ...] | None) -> None:
+    """Say so where the model calls its classes by other names than the data."""
+    named = model.info.config.get("id2label") or {}
+    own = tuple(str(name) for _, name in sorted(named.items(), key=lambda item: int(item[0])))
+    if classes is None or own == classes or own == tuple(f"LABEL_{i}" for i in range(len(own))):
+        return
+    print(
+        f"warning: the classes of '{model.info.name}' are {some(own)}, those of the data"
+        f" {some(classes)}: they are taken for each other in this order",
+        file=sys.stderr,
     )
 
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from bayesgen.cli.inputs import Inputs, read_inputs
 from bayesgen.cli.options import Chosen
 from bayesgen.cli.scoring import check_draws, score_run
-from bayesgen.cli.sources import adapters
+from bayesgen.cli.sources import adapters, require_same_labels
 from bayesgen.cli.train import DEFAULT_MODEL
 from bayesgen.errors import Interrupted, UserError
 from bayesgen.inference.job import Job, make_job, resolve_device
@@ -68,7 +68,7 @@ def train(name: str, chosen: Chosen[TrainSettings], resumed: Run | None = None) 
         run = Run.create(Path(folder))
     else:
         run = resumed
-        _same_inputs(run.record(), inputs)
+        _same_inputs(run, inputs)
         scales = _stored_scales(run, model) if isinstance(settings, ChainSettings) else None
         job = make_job(name, settings, model, inputs.batches, scales)
         if settings.eval:
@@ -159,13 +159,15 @@ def _warn_of_clipping(totals: dict[str, Any]) -> None:
         )
 
 
-def _same_inputs(record: dict[str, Any], inputs: Inputs) -> None:
+def _same_inputs(run: Run, inputs: Inputs) -> None:
     """Refuse to continue a run on another model or other data."""
+    record = run.record()
     if record["model"]["sha256"] != inputs.model.info.sha256:
         raise UserError(
             f"--resume: '{inputs.model.info.name}' is not the model that the run started from (its"
             " sha256 differs); put the old one back or start a new run"
         )
+    require_same_labels(record["model"], inputs.model.info, str(run.path))
     if record["data"]["sha256"] != inputs.data["sha256"]:
         raise UserError(
             f"--resume: the data '{inputs.data['name']}' are not those that the run started with"

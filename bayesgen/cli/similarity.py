@@ -184,7 +184,8 @@ def _batches(source: Source, texts: list[str]) -> list[Batch]:
     if not isinstance(model.tokenizer, HuggingFaceTokenizer):
         raise UserError(f"--model: '{model.info.name}' has no tokenizer; save it into the folder")
     tokenizer = model.tokenizer.tokenizer
-    longest = model.block_size or DEFAULT_LENGTH
+    limits = [model.block_size, model.tokenizer.max_length]
+    longest = min((n for n in limits if n is not None), default=DEFAULT_LENGTH)
     if source.run is not None:
         longest = source.run.record()["block_size"]
     shape: Any = {"padding": True, "truncation": True, "max_length": longest}

@@ -9,10 +9,13 @@ from typing import Any
 
 from bayesgen.errors import UserError
 from bayesgen.inference.job import resolve_device
-from bayesgen.models import FunctionalModel, Lora, load_model
+from bayesgen.models import FunctionalModel, Lora, ModelInfo, load_model
 from bayesgen.parameters import names_adapters
 from bayesgen.posterior import Posterior
 from bayesgen.runs import Run
+
+LABEL_SETTINGS = ("noise_std", "score_range")
+"""What a model's config.json says of its labels, which no weight shows."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +76,31 @@ def open_source(
             f"'{loaded.info.name}' is not the model that the run '{name}' started from (its sha256"
             " differs); name that one with --model"
         )
+    require_same_labels(stored, loaded.info, name)
     if loaded.layout != posterior.layout:
         raise UserError(
             f"'{name}': the parameters in its run.json are not those of '{loaded.info.name}'; the"
             " file was damaged or written by another version: copy it back, or use that version"
         )
     return Source(name, loaded, posterior, run)
+
+
+def require_same_labels(stored: Mapping[str, Any], now: ModelInfo, run: str) -> None:
+    """Refuse a model with the weights of `run` but other scores or another noise.
+
+    Args:
+        stored: what run.json says of the model.
+
+    Raises:
+        UserError: its config.json was changed.
+    """
+    for key in LABEL_SETTINGS:
+        before, found = stored["config"].get(key), now.config.get(key)
+        if before != found:
+            raise UserError(
+                f"--model: {key} in the config.json of '{now.name}' is {found}, and the run"
+                f" '{run}' was made with {before}; put that back, or start a new run"
+            )
 
 
 def adapters(settings: Mapping[str, Any]) -> Lora | None:

@@ -187,8 +187,8 @@ def _require_room(data: Labelled, tokenizer: Any, max_length: int, apart: bool) 
     least = tokenizer.num_special_tokens_to_add(pair=pair) + 1 + pair
     if max_length < least:
         raise UserError(
-            f"--max-length {max_length}: special tokens and one of each text make {least}; choose"
-            f" at least {least}"
+            f"--max-length {max_length} (in sampling --block-size): special tokens and one of each"
+            f" text make {least}; choose at least {least}"
         )
     if tokenizer.pad_token_id is None:
         raise UserError(

@@ -206,8 +206,14 @@ def split_rows(data: Labelled, validation: float, seed: int) -> tuple[Labelled, 
         validation: a share below 1 (of which at least one row comes), or a number of rows.
 
     Raises:
-        UserError: `validation` leaves nothing to train on, or asks for nothing.
+        UserError: `validation` leaves nothing to train on, or asks for nothing; or there is one
+            row.
     """
+    if len(data) < 2:
+        raise UserError(
+            f"{data.name}: a single row cannot both train and validate; give at least two, or rows"
+            " of their own for validation"
+        )
     number = validation
     if 0 < validation < 1:
         number = min(max(1, round(len(data) * validation)), len(data) - 1)

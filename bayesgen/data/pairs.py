@@ -8,6 +8,8 @@ from bayesgen.data.tables import KINDS, Table, read_tables, some
 from bayesgen.errors import UserError
 
 FIRST, SECOND = "sentence1", "sentence2"
+LABELS = {"label", "score", "similarity"}
+"""Names of columns that hold no text."""
 
 
 def read_pairs(path: Path) -> list[tuple[str, str]]:
@@ -38,6 +40,11 @@ def _columns(table: Table) -> tuple[int, int]:
     if FIRST in names and SECOND in names:
         return names.index(FIRST), names.index(SECOND)
     width = len(table.rows[0])
+    if width == 2 and LABELS & set(names):
+        raise UserError(
+            f"--pairs-file: '{table.source}' has one column of texts ({some(table.header or ())});"
+            f" name two of them {FIRST} and {SECOND}"
+        )
     if width != 2:
         found = f" ({some(table.header)})" if table.header else ""
         raise UserError(

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from bayesgen.data.windows import Rows
 from bayesgen.evaluation.tokens import Scores, Tally, TokenScores
 from bayesgen.likelihoods import IGNORED
+from bayesgen.models.functional import Batch
 from bayesgen.posterior import Posterior
 from bayesgen.predictive import Forward
 from bayesgen.predictive.trunk import Trunk
@@ -36,6 +37,8 @@ STEPS = (1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 500, 1000)
 """Numbers of draws at which the mixture is scored on the way to all of them."""
 Advance = Callable[[int], Any]
 """Told of every window that was read."""
+Read = Callable[[Batch], Tensor]
+"""What a network says of a batch, by the weights that are loaded."""
 Keep = Callable[[int, int, Tensor], None]
 """Takes a draw, the first of some tokens as they are read, and the draw's log-likelihoods of these
 [n]."""
@@ -157,7 +160,7 @@ def singles(
             softmax(log p / τ).
     """
     collected = {name: _Collected() for name in weights}
-    for reading in _readings(forward, split, len(split.indices)):
+    for reading in readings(forward, split, len(split.indices), forward.log_probs):
         for name, (theta, tau) in weights.items():
             forward.load(theta)
             for places, labels, log_probs in reading:
@@ -187,7 +190,8 @@ def mixture(
     steps = {k: Tally() for k in STEPS if k < count}
     mixed, draws_nll, aleatoric = _Collected(), [], []
     done = 0
-    for reading in _readings(forward, split, max_batch(forward, split.windows)):
+    most = max_batch(forward, split.windows)
+    for reading in readings(forward, split, most, forward.log_probs):
         sums: list[Tensor] = []
         every: list[Tensor] = []
         window_nll = torch.zeros(len(reading.block), dtype=torch.float64)
@@ -227,10 +231,13 @@ def mixture(
     )
 
 
-def _readings(forward: Forward, split: Split, most: int) -> Iterator[_Reading]:
+def readings(forward: Forward, split: Split, most: int, read: Read) -> Iterator[Reading]:
     """The windows as they are read, in blocks that all weights go through in turn.
 
-    A block has at most `most` windows, and what weights share of it fits in memory.
+    Args:
+        most: windows of a block; it has fewer where what weights share of it would not fit in
+            memory.
+        read: a method of `forward`.
     """
     # the longest window comes first: none has larger outputs
     (longest,) = split.batches(split.indices[split.order[:1]])
@@ -239,33 +246,35 @@ def _readings(forward: Forward, split: Split, most: int) -> Iterator[_Reading]:
         batches = max(1, TRUNK_BYTES // max(1, trunk.bytes * split.batch_size))
         most = min(most, batches * split.batch_size)
     for block in split.order.split(most):
-        yield _Reading(forward, split, block, trunk)
+        yield Reading(split, block, trunk, read)
         if trunk is not None:
             trunk.forget()
 
 
 @dataclass(frozen=True)
-class _Reading:
+class Reading:
     """A block of windows, read again for each set of weights.
 
     Attributes:
         block: places of the windows [B].
         trunk: what the weights share.
+        read: what is asked of the network.
     """
 
-    forward: Forward
     split: Split
     block: Tensor
     trunk: Trunk | None
+    read: Read
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Places, labels and log p(class | input) of each batch, by the weights that are loaded."""
+        """Places and labels of each batch, and what is read of it by the weights that are
+        loaded."""
         places = self.block.split(self.split.batch_size)
         batches = self._batches() if self.trunk is None else self._held
         for number, (part, batch) in enumerate(zip(places, batches, strict=True)):
             with nullcontext() if self.trunk is None else self.trunk.over(number):
-                log_probs = self.forward.log_probs(batch)
-            yield part, batch["labels"], log_probs
+                found = self.read(batch)
+            yield part, batch["labels"], found
 
     def _batches(self) -> Iterator[dict[str, Tensor]]:
         return self.split.batches(self.split.indices[self.block])

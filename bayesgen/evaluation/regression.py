@@ -24,7 +24,14 @@ from bayesgen.data.windows import Rows
 from bayesgen.evaluation.cache import TokenCache
 from bayesgen.evaluation.evaluate import ONE_WINDOW, PREDICTORS, passes_key
 from bayesgen.evaluation.intervals import Interval, paired_difference, percentile_interval
-from bayesgen.evaluation.passes import STEPS, Advance, Split, draw_order, progress_bar
+from bayesgen.evaluation.passes import (
+    STEPS,
+    Advance,
+    Split,
+    draw_order,
+    progress_bar,
+    readings,
+)
 from bayesgen.evaluation.scaling import MAX_EXAMPLES
 from bayesgen.evaluation.scores import (
     Coverage,
@@ -36,7 +43,8 @@ from bayesgen.evaluation.scores import (
     sureness,
 )
 from bayesgen.likelihoods import Gaussian
-from bayesgen.predictive import Predictive
+from bayesgen.posterior import Posterior
+from bayesgen.predictive import Forward, Predictive
 from bayesgen.predictive.gaussian import GaussianMixture
 
 RESAMPLES = 1000
@@ -231,30 +239,43 @@ def _run(
         None if held_in is None else Split.of(held_in, split.batch_size, MAX_EXAMPLES, split.device)
     )
     total = (len(posterior) + 2) * len(split.indices) + (len(near.indices) if near else 0)
+    forward = predictive.forward
     with progress_bar(progress, total) as advance:
-        deterministic = _outputs(predictive, model.theta, split, advance)
+        alone = [model.theta, posterior.mean().to(model.device)]
+        deterministic, mean = _outputs(forward, split, alone, advance)
         residuals = torch.zeros(0)
         if near is not None:
-            residuals = _labels(near) - _outputs(predictive, model.theta, near, advance)
-        mean = _outputs(predictive, posterior.mean().to(model.device), split, advance)
-        draws = [_outputs(predictive, theta, split, advance) for theta in posterior]
+            residuals = _labels(near) - _outputs(forward, near, [model.theta], advance)[0]
+        draws = _outputs(forward, split, posterior, advance)
     return {
         "labels": _labels(split),
-        "deterministic": deterministic,
-        "posterior_mean": mean,
-        "draws": torch.stack(draws),
+        "deterministic": deterministic.clone(),
+        "posterior_mean": mean.clone(),
+        "draws": draws,
         "residuals": residuals,
     }
 
 
-def _outputs(predictive: Predictive, theta: Tensor, split: Split, advance: Advance) -> Tensor:
-    """What the network with weights `theta` [P] puts out for each row, [n]."""
-    predictive.forward.load(theta)
-    found = []
-    for batch in split.batches(split.indices):
-        found.append(predictive.forward.outputs(batch).flatten().cpu())
-        advance(len(batch["labels"]))
-    return torch.cat(found)
+def _outputs(
+    forward: Forward, split: Split, weights: Posterior | list[Tensor], advance: Advance
+) -> Tensor:
+    """What the network puts out for each row under each of `weights` [P]: [weights, n].
+
+    Args:
+        weights: are gone through once for each block of rows.
+    """
+    blocks = []
+    for reading in readings(forward, split, len(split.indices), forward.outputs):
+        found: list[Tensor] = []
+        for theta in weights:
+            forward.load(theta)
+            parts = []
+            for _, labels, outputs in reading:
+                parts.append(outputs.flatten().cpu())
+                advance(len(labels))
+            found.append(torch.cat(parts))
+        blocks.append(torch.stack(found))
+    return torch.cat(blocks, 1)[:, split.windows_back]
 
 
 def _labels(split: Split) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bayesgen.inference.job import Job
 from bayesgen.inference.resources import Needs, estimate
+from bayesgen.parameters import ADAPTER
 from bayesgen.settings import ChainSettings
 
 HOT_NATS = 0.2
@@ -46,6 +47,12 @@ def opening(job: Job) -> Opening:
     ]
     numbers = {"weight_sd": weight_sd, "P": float(size), "N": float(n)}
     warnings: list[str] = []
+    untrained = sorted(name for name in model.new if ADAPTER not in name)
+    if untrained:
+        warnings.append(
+            f"'{model.info.name}' has no trained weights for {', '.join(untrained)}: they start at"
+            " random. Fine-tune it on these data first (scripts/finetune.py)."
+        )
     prior = job.prior.diagonal()
     centre = model.theta if prior is None else prior.mean.to(model.device)
     if job.name == "ekf" and not torch.equal(centre, model.theta):
@@ -126,6 +133,6 @@ def _chain_rows(
     if thermal > HOT_NATS or wander > 3 * weight_sd:
         warnings.append(
             f"hot: at T = {settings.temperature:g} the noise alone costs up to {thermal:.2g} nats"
-            f" per token and carries a free weight by {wander / weight_sd:.1f} times the weights'"
-            " sd in this run. Lower --temperature, --learning-rate or --prior-std."
+            f" per observation and carries a free weight by {wander / weight_sd:.1f} times the"
+            " weights' sd in this run. Lower --temperature, --learning-rate or --prior-std."
         )

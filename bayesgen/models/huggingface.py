@@ -241,8 +241,8 @@ def _weights(
     if loading["mismatched_keys"]:
         key, stored, made = min(loading["mismatched_keys"])
         raise UserError(
-            f"--model: '{name}' holds '{key}' of shape {list(stored)}, but its config.json or"
-            f" --num-labels makes it {list(made)}; they must agree"
+            f"--model: '{name}' holds '{key}' of shape {list(stored)}, but its config.json, the"
+            f" task or the number of classes makes it {list(made)}; they must agree"
         )
     new = set(loading["missing_keys"])
     base = "" if bare else f"{module.base_model_prefix}."

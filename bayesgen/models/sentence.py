@@ -81,7 +81,6 @@ class SentenceModel(PreTrainedModel):  # type: ignore[misc]
     base_model_prefix = "encoder"
 
     # what the encoder computes with is its own affair
-    supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -90,6 +89,7 @@ class SentenceModel(PreTrainedModel):  # type: ignore[misc]
         super().__init__(config)
         inner = config.text_config
         self.encoder = AutoModel.from_config(inner, **without_pooler(inner))
+        self.supports_gradient_checkpointing = self.encoder.supports_gradient_checkpointing
         self.dropout = nn.Dropout(config.head_dropout)
         self.hidden: nn.Linear | None = None
         self.classifier: nn.Linear | None = None

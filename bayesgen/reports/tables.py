@@ -272,8 +272,9 @@ def _scored(report: Mapping[str, Any]) -> str:
             " squared units of the labels"
         )
     entropy = report["entropy"]
+    what = "labels" if _has_classes(report) else "target tokens"
     return (
-        f"{report['num_tokens']:,} target tokens, {report['num_draws']} draws, entropy"
+        f"{report['num_tokens']:,} {what}, {report['num_draws']} draws, entropy"
         f" {entropy['total']:.4f} = {entropy['aleatoric']:.4f} aleatoric +"
         f" {entropy['epistemic']:.4f} epistemic nats"
     )

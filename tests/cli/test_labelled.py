@@ -102,6 +102,17 @@ def test_the_mixture_is_that_of_plain_transformers(here: Path) -> None:
     assert report["entropy"]["epistemic"] > 0
 
 
+def test_classes_of_other_names_are_told(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert train() == 0
+    assert "classes of" not in capsys.readouterr().err
+    other = (here / "rows.tsv").read_text().replace("\tplants", "\tzebras")
+    (here / "other.tsv").write_text(other)
+    assert train("--data", "other.tsv", "--out", "other") == 0
+    shown = capsys.readouterr().err
+    assert "classes of 'tuned' are animals, plants, stones, those of the data animals, s" in shown
+
+
 def test_the_temperature_is_fitted_on_validation_rows(here: Path) -> None:
     folder = here / "split"
     folder.mkdir()
@@ -170,7 +181,7 @@ def test_it_is_continued_and_scored_again(here: Path, capsys: pytest.CaptureFixt
     newest = sorted((here / "run").glob("bayesian_eval_*[0-9].json"))[-1]
     assert set(json.loads(newest.read_text())["splits"]) == {"train"}
     assert first["corpus"]["name"] == "rows.tsv"
-    assert "rows.tsv, train: 72 target" in capsys.readouterr().out
+    assert "rows.tsv, train: 72 labels" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("sampler", ["laplace", "ekf", "vi", "map"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -256,6 +257,63 @@ def test_long_texts_are_cut_and_counted(here: Path, capsys: pytest.CaptureFixtur
     argv = ["tuned/sentence-similarity", "--pair", long, "near", "--device", "cpu"]
     assert door("similarity", argv) == 0
     assert "1 of 2 texts were cut to 32 tokens" in capsys.readouterr().err
+
+
+def test_texts_are_cut_where_the_fine_tune_cut_them(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--task", "sentence-similarity", "--data", "pairs.tsv", "--max-length", "5"]
+    assert door("finetune", ["--model", "encoder", "--out", "short", *argv, "--max-steps", "1",
+                             "--device", "cpu"]) == 0  # fmt: skip
+    capsys.readouterr()
+    said = []
+    for second in ("the a old", "the a old near by"):
+        pair = ["--pair", second, "small"]
+        assert door("similarity", ["short", *pair, "--device", "cpu", "--json"]) == 0
+        shown = capsys.readouterr()
+        said.append(json.loads(shown.out)["pairs"][0]["deterministic"])
+    assert "1 of 2 texts were cut to 5 tokens" in shown.err
+    assert said[0] == said[1]
+
+
+@pytest.mark.parametrize(
+    ("task", "key", "value"),
+    [("regression", "noise_std", 7.5), ("sentence-similarity", "score_range", [0.0, 9.0])],
+)
+def test_a_run_is_refused_with_another_density_of_its_labels(
+    task: str, key: str, value: Any, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(here / "tuned" / task, here / "other")
+    file = here / "other" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
+    shutil.copytree(here / "runs" / task, here / "run")
+    argv = [f"runs/{task}", "--model", "other", "--device", "cpu"]
+    record = here / "run" / "run.json"
+    content = json.loads(record.read_text())
+    content["model"]["name"] = content["settings"]["model"] = "other"
+    record.write_text(json.dumps(content))
+    capsys.readouterr()
+    for command, words in (("evaluate", argv), ("train", ["--resume", "run"])):
+        assert door(command, words) == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert line.startswith(f"error: --model: {key} in the config.json of 'other' is {value}")
+
+
+@pytest.mark.parametrize("task", ["regression", "sentence-classification"])
+def test_a_head_that_nothing_trained_is_told(
+    task: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = "pairs.tsv"
+    if task == "sentence-classification":
+        data = "two.tsv"
+        write_rows(here / data, 20, weights=(1, 1, 0))
+    argv = ["--task", task, "--data", data, "--model"]
+    assert door("train", [*SAMPLER, *argv, "encoder", "--out", "run"]) == 0
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "warning: 'encoder' has no trained weights for classifier.bias, cl" in shown
+    argv = ["--task", "regression", "--data", "pairs.tsv", "--parameters", "lora", "--out", "own"]
+    assert door("train", [*SAMPLER, *argv, "--model", "tuned/regression"]) == 0
+    assert "no trained weights" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

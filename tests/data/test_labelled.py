@@ -521,6 +521,12 @@ def test_validation_is_carved_out_by_seed(rows: int, seed: int, draw: st.DataObj
     assert abs(rows - len(share) - rows / 4) <= 1
 
 
+def test_a_single_row_is_not_split() -> None:
+    data = labelled([("a", 0.5)], task="regression")
+    with pytest.raises(UserError, match="a single row cannot both train and validate"):
+        split_rows(data, 0.1, 0)
+
+
 def test_seeds_and_purposes_have_streams_of_their_own() -> None:
     orders = [shuffled(50, *key).tolist() for key in [(0, "a"), (1, "a"), (0, "b"), (2**32, "a")]]
     assert len(set(map(tuple, orders))) == 4

@@ -41,6 +41,8 @@ def test_json_lines_in_gzip(tmp_path: Path) -> None:
         ("empty.tsv", "", "has no rows"),
         ("three.tsv", "a\tb\tc\n", "has 3 columns; name two of them sentence1 and sentence2"),
         ("three.csv", "text,label,more\na,b,c\n", "3 columns (text, label, more)"),
+        ("rows.tsv", "text\tlabel\na\tb\n", "has one column of texts (text, label)"),
+        ("scores.csv", "left,Score\na,3\n", "one column of texts (left, Score)"),
         ("gap.tsv", "a\tb\nc\t \n", "line 2: a text is missing"),
         ("number.jsonl", '{"sentence1": "a", "sentence2": 3}', "line 1: a text is missing"),
         ("pairs.txt", "a\tb\n", "not one of .tsv, .csv, .jsonl"),

@@ -26,8 +26,9 @@ from bayesgen.evaluation.regression import LabelReport, evaluate_labels
 from bayesgen.likelihoods import Gaussian
 from bayesgen.models import FunctionalModel, ModelInfo
 from bayesgen.posterior import Posterior
-from bayesgen.predictive import Predictive
+from bayesgen.predictive import Forward, Predictive
 from bayesgen.runs import finite
+from tests.encoder import save_encoder
 
 STD = 0.5
 
@@ -231,6 +232,40 @@ def test_exact_draws_of_a_conjugate_posterior_predict_as_its_closed_form() -> No
     # and the rows that the draws agree on have the smaller errors
     kept = report.selective["bma_epistemic"]
     assert kept.rmse[0] < kept.rmse[1] < kept.rmse_random == pytest.approx(kept.rmse[2])
+
+
+@pytest.mark.parametrize("room", [1, 2**28])
+def test_what_draws_share_is_read_once_and_long_rows_first(
+    room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bayesgen.data.examples import Examples
+    from bayesgen.data.labelled import labelled
+    from bayesgen.models import huggingface
+
+    model = huggingface.load(str(save_encoder(tmp_path)), "regression", "head")
+    noise = torch.randn(4, model.layout.size, generator=torch.Generator().manual_seed(1))
+    who = Predictive(model, Posterior.from_draws(model.theta + noise, model.layout))
+    tokenizer: Any = model.tokenizer
+    texts = [" ".join(["the", "old", "fox"][: 1 + i % 3] * (1 + i % 5)) for i in range(20)]
+    data = labelled([(text, float(i)) for i, text in enumerate(texts)], task="regression")
+    rows = Examples(data, tokenizer.tokenizer, 32)
+    split = passes.Split.of(rows, 8, None, torch.device("cpu"))
+    widths: list[int] = []
+    words = who.forward._flat.module.get_submodule("bert.embeddings.word_embeddings")
+    words.register_forward_hook(lambda _, given, __: widths.append(given[0].shape[1]))
+    monkeypatch.setattr(passes, "TRUNK_BYTES", room)
+    shared, _ = regression.run_outputs(who, split, rows)
+    looking = 1 + 3 + 1  # a watched pass, plain ones, one that keeps
+    assert len(widths) == 2 * (looking + 3)  # the network and the mean weights; all draws
+    assert widths[looking : looking + 3] == sorted(widths[-3:], reverse=True) == widths[-3:]
+    monkeypatch.setattr(Forward, "trunk", lambda *_: None)
+    plain, _ = regression.run_outputs(who, split, rows)
+    for name, value in vars(plain).items():
+        assert torch.equal(getattr(shared, name), value)
+    for i in (0, 7, 19):  # in the order of the rows
+        who.forward.load(who.posterior[2])
+        alone = who.forward.outputs(rows.batch([i]))
+        assert float(shared.draws[2, i]) == pytest.approx(float(alone), abs=1e-5)
 
 
 def test_a_second_look_runs_no_network(

@@ -44,6 +44,16 @@ def embeddings(encoder: Path) -> np.ndarray:
     return np.stack([hidden.numpy().mean(0) for hidden in each])
 
 
+@pytest.mark.parametrize(("kind", "there"), [("bert", True), ("squeezebert", False)])
+def test_gradients_are_checkpointed_where_the_encoder_can(kind: str, there: bool) -> None:
+    from bayesgen.models.sentence import SentenceConfig, SentenceModel
+
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32,
+             "num_hidden_layers": 1, "vocab_size": 9, "embedding_size": 16}  # fmt: skip
+    model = SentenceModel(SentenceConfig({"model_type": kind, **sizes}))
+    assert model.supports_gradient_checkpointing == there
+
+
 def batch_of(model: FunctionalModel, texts: tuple[str, ...] = TEXTS) -> dict[str, Tensor]:
     tokenizer: Any = model.tokenizer
     return dict(tokenizer.tokenizer(list(texts), padding=True, return_tensors="pt"))

@@ -279,7 +279,7 @@ def test_a_head_of_another_size_is_refused_and_not_made_up(save: Callable[..., P
         message = refusal(folder, **options)
         made = options.get("num_labels", 1)
         assert "'classifier.bias' of shape [3], but its config.json" in message
-        assert f"--num-labels makes it [{made}]" in message
+        assert f"the task or the number of classes makes it [{made}]" in message
 
 
 @pytest.mark.parametrize(

@@ -330,6 +330,8 @@ def test_the_caption_says_what_was_scored() -> None:
         "val: 1,234,567 target tokens, 20 draws, entropy 1.7500 = 1.5000 aleatoric + 0.2500"
     )
     assert "; train: " in caption
+    labelled = report() | {"macro_f1": {"bma": 0.5}}
+    assert predictor_caption(evaluation(val=labelled)).startswith("val: 1,234,567 labels, 20")
 
 
 def test_a_table_in_a_file_has_no_colours_and_no_trailing_spaces() -> None:
