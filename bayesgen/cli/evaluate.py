@@ -84,6 +84,13 @@ def main(argv: list[str]) -> int:
             f"the labels of '{real[0]}' are real numbers and those of '{other}' are classes, which"
             " have no score in common: evaluate them apart"
         )
+    for name, (run, *_) in zip(names, prepared, strict=True):
+        if not run.finished:
+            print(
+                f"warning: the run '{name}' is not finished: its draws so far are scored; continue"
+                f" it with --resume '{name}'",
+                file=sys.stderr,
+            )
     contents = {
         name: score_run(run, model, settings, material)
         for name, (run, model, material) in zip(names, prepared, strict=True)

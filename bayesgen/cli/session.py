@@ -36,7 +36,7 @@ from bayesgen.reports.tables import (
 )
 from bayesgen.runs import Run, atomic_write, new_run_path
 from bayesgen.samplers.preconditioning import Scales
-from bayesgen.settings import ChainSettings, TrainSettings
+from bayesgen.settings import LABELS, ChainSettings, TrainSettings
 
 PRECONDITIONER = "preconditioner.safetensors"
 MANY_CLIPPED = 0.01
@@ -83,7 +83,7 @@ def train(name: str, chosen: Chosen[TrainSettings], resumed: Run | None = None) 
         with graceful_stop() as stop, Tracker(run, config) as tracker:
             chains = [run_chain(job, run, tracker, c, stop) for c in range(settings.chains)]
         totals = _totals(job, chains)
-        _warn_of_clipping(totals)
+        _warn_of_clipping(totals, settings.task)
         try:
             evaluation = None if material is None else score_run(run, model, settings, material)
         except KeyboardInterrupt:
@@ -147,14 +147,14 @@ def _stored_scales(run: Run, model: FunctionalModel) -> Scales:
     return Scales.of(stored, model.device)
 
 
-def _warn_of_clipping(totals: dict[str, Any]) -> None:
+def _warn_of_clipping(totals: dict[str, Any], task: str) -> None:
     """Say so where cut gradients were not the exception that they are meant to be."""
+    rare = "" if task in LABELS else ", where many tokens are rare,"
     if totals["clipped_steps"] > MANY_CLIPPED * totals["steps"]:
         print(
             f"warning: the gradient was cut in {totals['clipped_steps']:,} of"
             f" {totals['steps']:,} steps: the draws are not those of the posterior; lower"
-            " --learning-rate, raise --gradient-clip, or, where many tokens are rare, raise"
-            " --preconditioner-damping to 1",
+            f" --learning-rate, raise --gradient-clip, or{rare} raise --preconditioner-damping to 1",
             file=sys.stderr,
         )
 

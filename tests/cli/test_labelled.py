@@ -233,3 +233,13 @@ def test_labelled_data_are_needed(here: Path, capsys: pytest.CaptureFixture[str]
     argv = ["--sampler", "sgld", "--task", "sequence-classification", "--model", "tuned"]
     assert door("train", argv) == 2
     assert "--data: a sequence-classification needs labelled data" in capsys.readouterr().err
+
+
+def test_a_run_that_is_not_finished_is_scored_with_a_warning(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train() == 0
+    (here / "run" / "sghmc_metrics.json").unlink()
+    capsys.readouterr()
+    assert door("evaluate", ["run"]) == 0
+    assert "warning: the run 'run' is not finished" in capsys.readouterr().err
