@@ -154,7 +154,8 @@ def _warn_of_clipping(totals: dict[str, Any], task: str) -> None:
         print(
             f"warning: the gradient was cut in {totals['clipped_steps']:,} of"
             f" {totals['steps']:,} steps: the draws are not those of the posterior; lower"
-            f" --learning-rate, raise --gradient-clip, or{rare} raise --preconditioner-damping to 1",
+            f" --learning-rate, raise --gradient-clip, or{rare} raise --preconditioner-damping to"
+            " 1",
             file=sys.stderr,
         )
 
