@@ -40,8 +40,28 @@ CONFIG_SGLRW: Preset = {
     "temperature": 0.1,
 }
 
+CONFIG_SGLD_LABELLED: Preset = {
+    "learning_rate": 0.9,
+    "temperature": 0.3,
+}
+
 CONFIG_SGHMC_LABELLED: Preset = {
     "learning_rate": 0.5,
+    "temperature": 0.3,
+}
+
+CONFIG_BAOA_LABELLED: Preset = {
+    "learning_rate": 0.5,
+    "temperature": 0.3,
+}
+
+CONFIG_SGNHT_LABELLED: Preset = {
+    "learning_rate": 0.5,
+    "temperature": 0.3,
+}
+
+CONFIG_SGLRW_LABELLED: Preset = {
+    "learning_rate": 0.36,
     "temperature": 0.3,
 }
 
