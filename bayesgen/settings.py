@@ -565,12 +565,21 @@ LABELLED_CHAIN: Mapping[str, Any] = {
 not millions of tokens, and which fits most of them so well that a few make all of the gradient."""
 
 
+SCORED_STEP = 0.2
+"""Step sizes where labels are real numbers, as a fraction of those for classes."""
+
+
 def labelled_defaults(sampler: str, task: str) -> dict[str, Any]:
     """Defaults that stand in the place of a sampler's own; none for a language model."""
     if task not in LABELS or sampler not in LABELLED:
         return {}
     last = "layers=-2:" if task == "sentence-similarity" else "layers=-2:,head"
-    return {**LABELLED_CHAIN, **LABELLED[sampler], "parameters": last}
+    chosen = {**LABELLED_CHAIN, **LABELLED[sampler], "parameters": last}
+    if LABELS[task] == "score":
+        # a Gaussian with little noise is far sharper than a softmax
+        step = SCORED_STEP * chosen["learning_rate"]
+        chosen |= {"learning_rate": step, "temperature": 0.1, "preconditioner_damping": 1.0}
+    return chosen
 
 
 class Setting(NamedTuple):
