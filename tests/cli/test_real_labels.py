@@ -23,6 +23,7 @@ transformers = pytest.importorskip("transformers")
 
 SAMPLER = ("--sampler", "sghmc", "--batch-size", "8", "--warmup-steps", "4", "--sampling-steps",
            "8", "--thinning", "2", "--learning-rate", "1", "--parameters", "all",
+           "--preconditioner-damping", "0.01", "--temperature", "0.3",
            "--device", "cpu")  # fmt: skip
 
 
