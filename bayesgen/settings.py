@@ -578,7 +578,7 @@ def labelled_defaults(sampler: str, task: str) -> dict[str, Any]:
     if LABELS[task] == "score":
         # a Gaussian with little noise is far sharper than a softmax
         step = SCORED_STEP * chosen["learning_rate"]
-        chosen |= {"learning_rate": step, "temperature": 0.1, "preconditioner_damping": 1.0}
+        chosen |= {"learning_rate": step, "temperature": 0.01, "preconditioner_damping": 1.0}
     return chosen
 
 
