@@ -5,7 +5,8 @@ Each preset holds settings of one sampler by the names of its flags (`--learning
 does not stand here has the default that `--help` shows. An unknown key is an error.
 
 These are the presets of language models. Those of labelled data (`--task
-sequence-classification` and the like) have the same names with `_LABELLED` behind.
+sequence-classification` and the like) have the same names with `_LABELLED` behind; none stand here,
+because their defaults depend on the task.
 """
 
 from typing import Any
@@ -38,31 +39,6 @@ CONFIG_SGNHT: Preset = {
 CONFIG_SGLRW: Preset = {
     "learning_rate": 1.0,
     "temperature": 0.1,
-}
-
-CONFIG_SGLD_LABELLED: Preset = {
-    "learning_rate": 0.9,
-    "temperature": 0.3,
-}
-
-CONFIG_SGHMC_LABELLED: Preset = {
-    "learning_rate": 0.5,
-    "temperature": 0.3,
-}
-
-CONFIG_BAOA_LABELLED: Preset = {
-    "learning_rate": 0.5,
-    "temperature": 0.3,
-}
-
-CONFIG_SGNHT_LABELLED: Preset = {
-    "learning_rate": 0.5,
-    "temperature": 0.3,
-}
-
-CONFIG_SGLRW_LABELLED: Preset = {
-    "learning_rate": 0.36,
-    "temperature": 0.3,
 }
 
 CONFIG_EKF: Preset = {}
