@@ -1,0 +1,89 @@
+"""Every setting, once: these dataclasses are the command line, the presets and a run's `run.json`.
+
+A field's annotation carries its help text and its default is the product's default. Classes are
+combined by inheritance into one flat set of names for each sampler; importing this package imports
+nothing heavy, so that `--help` answers at once.
+"""
+
+from bayesgen.settings.fields import Count, Seed, Setting, Steps, check_ranges, described
+from bayesgen.settings.jobs import (
+    GPU_RECIPE,
+    BaselineSettings,
+    DecodingSettings,
+    EvaluateSettings,
+    ExportSettings,
+    FinetuneSettings,
+    GenerateSettings,
+    SimilaritySettings,
+)
+from bayesgen.settings.labelled import labelled_defaults
+from bayesgen.settings.samplers import (
+    SAMPLERS,
+    BAOASettings,
+    ChainSettings,
+    EKFSettings,
+    GaussianSettings,
+    LaplaceSettings,
+    MAPSettings,
+    MomentumSettings,
+    PassSettings,
+    PerExampleSettings,
+    SGHMCSettings,
+    SGLDSettings,
+    SGLRWSettings,
+    SGNHTSettings,
+    TrainSettings,
+    VISettings,
+    validate,
+    without_effect,
+)
+from bayesgen.settings.shared import (
+    LABELS,
+    DataSettings,
+    EvalSettings,
+    PriorSettings,
+    ScoringSettings,
+    tasks_with,
+)
+
+__all__ = [
+    "GPU_RECIPE",
+    "LABELS",
+    "SAMPLERS",
+    "BAOASettings",
+    "BaselineSettings",
+    "ChainSettings",
+    "Count",
+    "DataSettings",
+    "DecodingSettings",
+    "EKFSettings",
+    "EvalSettings",
+    "EvaluateSettings",
+    "ExportSettings",
+    "FinetuneSettings",
+    "GaussianSettings",
+    "GenerateSettings",
+    "LaplaceSettings",
+    "MAPSettings",
+    "MomentumSettings",
+    "PassSettings",
+    "PerExampleSettings",
+    "PriorSettings",
+    "SGHMCSettings",
+    "SGLDSettings",
+    "SGLRWSettings",
+    "SGNHTSettings",
+    "ScoringSettings",
+    "Seed",
+    "Setting",
+    "SimilaritySettings",
+    "Steps",
+    "TrainSettings",
+    "VISettings",
+    "check_ranges",
+    "described",
+    "labelled_defaults",
+    "tasks_with",
+    "validate",
+    "without_effect",
+]

@@ -1,0 +1,91 @@
+"""What a field of a settings class says: its type, its help, the values that it may take."""
+
+from __future__ import annotations
+
+import math
+import types
+from dataclasses import fields
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+from bayesgen.errors import UserError
+
+
+class Range(NamedTuple):
+    """Values that a number may take: from `low` (itself excluded if `above`) to `high`."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    above: bool = False
+
+    def refusal(self, value: float) -> str | None:
+        """Why `value` is not allowed, or None."""
+        if not math.isfinite(value):
+            return f"must be a finite number, not {value}"
+        if value < self.low or (self.above and value == self.low):
+            return f"must be {'above' if self.above else 'at least'} {self.low:g}, not {value}"
+        return f"must be at most {self.high:g}, not {value}" if value > self.high else None
+
+
+Count = Annotated[int, Range(1)]
+Steps = Annotated[int, Range(0)]
+Seed = Annotated[int, Range(0, 2**63 - 1)]
+Width = Annotated[float, Range(1e-12, 1e12)]
+Positive = Annotated[float, Range(0, above=True)]
+NonNegative = Annotated[float, Range(0)]
+Fraction = Annotated[float, Range(0, 1)]
+Nucleus = Annotated[float, Range(0, 1, above=True)]
+Splits = Literal["val", "train", "test"]
+
+
+class Setting(NamedTuple):
+    """One field of a settings class, as a command line needs it.
+
+    `kind` is bool, int, float, str, a Literal, or a tuple of a Literal; `optional` says that None
+    is a value too.
+    """
+
+    kind: Any
+    optional: bool
+    help: str
+    range: Range
+    default: Any
+
+
+def described(cls: type) -> dict[str, Setting]:
+    """Every field of a settings class, by name."""
+    hints = get_type_hints(cls, include_extras=True)
+    result = {}
+    for field in fields(cls):
+        kind, extras = _unwrap(hints[field.name])
+        optional = get_origin(kind) in (Union, types.UnionType)
+        if optional:
+            inner = next(arg for arg in get_args(kind) if arg is not type(None))
+            kind, more = _unwrap(inner)
+            extras += more
+        text = next(e for e in extras if isinstance(e, str))
+        allowed = next((e for e in extras if isinstance(e, Range)), Range())
+        result[field.name] = Setting(kind, optional, text, allowed, field.default)
+    return result
+
+
+def _unwrap(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    return (hint.__origin__, hint.__metadata__) if get_origin(hint) is Annotated else (hint, ())
+
+
+def check_ranges(settings: Any) -> None:
+    """Refuse numbers out of their range and words that are no choice, naming the flag.
+
+    Raises:
+        UserError: a value cannot be used.
+    """
+    for name, setting in described(type(settings)).items():
+        value = getattr(settings, name)
+        if setting.kind in {int, float} and value is not None:
+            refusal = setting.range.refusal(value)
+            if refusal:
+                raise UserError(f"--{name.replace('_', '-')} {refusal}")
+        choices = get_args(setting.kind) if get_origin(setting.kind) is Literal else ()
+        if choices and value is not None and value not in choices:
+            raise UserError(
+                f"--{name.replace('_', '-')} must be one of {', '.join(choices)}, not {value!r}"
+            )

@@ -1,0 +1,41 @@
+"""Defaults of a chain whose data are labelled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bayesgen.settings.shared import LABELS
+
+LABELLED: Mapping[str, Mapping[str, Any]] = {
+    "sgld": {"learning_rate": 0.9},
+    "sghmc": {"learning_rate": 0.5},
+    "baoa": {"learning_rate": 0.5},
+    "sgnht": {"learning_rate": 0.5},
+    "sglrw": {"learning_rate": 0.36},
+}
+"""What takes the place of a chain's step size where the data are labelled."""
+
+LABELLED_CHAIN: Mapping[str, Any] = {
+    "temperature": 0.3, "batch_size": 32, "warmup_steps": 100, "sampling_steps": 240,
+    "thinning": 20, "gradient_clip": 10.0,
+}  # fmt: skip
+"""The same, of all chains: presets for a fine-tuned encoder, whose N is thousands of examples and
+not millions of tokens, and which fits most of them so well that a few make all of the gradient."""
+
+
+SCORED_STEP = 0.2
+"""Step sizes where labels are real numbers, as a fraction of those for classes."""
+
+
+def labelled_defaults(sampler: str, task: str) -> dict[str, Any]:
+    """Defaults that stand in the place of a sampler's own; none for a language model."""
+    if task not in LABELS or sampler not in LABELLED:
+        return {}
+    last = "layers=-2:" if task == "sentence-similarity" else "layers=-2:,head"
+    chosen = {**LABELLED_CHAIN, **LABELLED[sampler], "parameters": last}
+    if LABELS[task] == "score":
+        # a Gaussian with little noise is far sharper than a softmax
+        step = SCORED_STEP * chosen["learning_rate"]
+        chosen |= {"learning_rate": step, "temperature": 0.01, "preconditioner_damping": 1.0}
+    return chosen
