@@ -184,12 +184,10 @@ def _sample_gaussian(job: Job, run: Run, chain: int, state: State) -> int:
     gaussian = job.sampler.gaussian(state)
     if not (torch.isfinite(gaussian.mean).all() and torch.isfinite(gaussian.variance).all()):
         raise UserError(_diverged(job, run, job.plan.steps, chain))
-    sd = gaussian.variance.sqrt()
-    run.write_tensors(f"gaussian-c{chain}.safetensors", {"mean": gaussian.mean, "sd": sd})
+    run.write_tensors(f"gaussian-c{chain}.safetensors", gaussian.tensors())
     torch.manual_seed(chain_seed(job.settings.seed, chain) + 1)
     for index in range(job.settings.num_draws):
-        theta = torch.addcmul(gaussian.mean, sd, torch.randn_like(sd))
-        run.write_draw(chain, index, theta, job.plan.steps)
+        run.write_draw(chain, index, gaussian.sample(), job.plan.steps)
     return job.settings.num_draws
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from bayesgen.errors import UserError
-from bayesgen.priors.base import DiagonalGaussian, Prior
+from bayesgen.priors.base import DiagonalGaussian, Fitted, Prior
 from bayesgen.priors.gaussian import Gaussian, normal, pretrained
 from bayesgen.settings import PriorSettings
 
-__all__ = ["DiagonalGaussian", "Gaussian", "Prior", "build_prior", "normal", "pretrained"]
+__all__ = ["DiagonalGaussian", "Fitted", "Gaussian", "Prior", "build_prior", "normal", "pretrained"]
 
 
 def build_prior(settings: PriorSettings, theta: Tensor) -> Prior:

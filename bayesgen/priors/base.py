@@ -4,17 +4,46 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Protocol
 
+import torch
 from torch import Tensor
 from torch.func import grad_and_value
 
 
 @dataclass(frozen=True)
 class DiagonalGaussian:
-    """N(mean, diag(variance)), both [P]: what EKF, Laplace and VI start from."""
+    """N(mean, diag(variance)), both [P]: what EKF, Laplace and VI start from and lead to."""
 
     mean: Tensor
     variance: Tensor
+
+    def sample(self) -> Tensor:
+        """One draw of θ [P], by the global generator."""
+        sd = self.variance.sqrt()
+        return torch.addcmul(self.mean, sd, torch.randn_like(sd))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """For a file: mean and standard deviation."""
+        return {"mean": self.mean, "sd": self.variance.sqrt()}
+
+
+class Fitted(Protocol):
+    """A Gaussian that a method leads to."""
+
+    @property
+    def mean(self) -> Tensor:
+        """[P]."""
+
+    @property
+    def variance(self) -> Tensor:
+        """[P], of each coordinate on its own (of a low-rank Gaussian, what is not shared)."""
+
+    def sample(self) -> Tensor:
+        """One draw of θ [P], by the global generator."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """For a file."""
 
 
 class Prior(ABC):

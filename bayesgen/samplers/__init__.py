@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from bayesgen.log_posterior import LogPosterior
-from bayesgen.samplers import baoa, ekf, laplace, map, sghmc, sgld, sglrw, sgnht, vi
+from bayesgen.samplers import baoa, ekf, laplace, map, sghmc, sgld, sglrw, sgnht, swag, vi
 from bayesgen.samplers.base import Langevin, Registry, Sampler, State, leaves, restore
-from bayesgen.samplers.schedules import Plan, chain_plan, pass_plan
-from bayesgen.settings import ChainSettings, MAPSettings, PassSettings, TrainSettings, VISettings
+from bayesgen.samplers.schedules import Plan, chain_plan, pass_plan, swag_plan
+from bayesgen.settings import (
+    ChainSettings,
+    MAPSettings,
+    PassSettings,
+    SWAGSettings,
+    TrainSettings,
+    VISettings,
+)
 
 __all__ = [
     "REGISTRY", "Langevin", "Plan", "Sampler", "State", "build_sampler", "leaves", "make_plan",
@@ -22,6 +29,7 @@ REGISTRY: Registry = {
     "ekf": ekf.build,
     "laplace": laplace.build,
     "vi": vi.build,
+    "swag": swag.build,
     "map": map.build,
 }
 """Each sampler's builder, by the name that `--sampler` takes."""
@@ -31,6 +39,8 @@ def make_plan(settings: TrainSettings, steps_per_epoch: int) -> Plan:
     """The run that `settings` describe, step by step."""
     if isinstance(settings, ChainSettings):
         return chain_plan(settings)
+    if isinstance(settings, SWAGSettings):
+        return swag_plan(settings)
     assert isinstance(settings, PassSettings)
     last = settings.final_fraction if isinstance(settings, MAPSettings | VISettings) else 1.0
     return pass_plan(

@@ -20,7 +20,7 @@ from bayesgen.affine import Chunks
 from bayesgen.errors import UserError
 from bayesgen.log_posterior import LogPosterior, split
 from bayesgen.models.functional import Batch
-from bayesgen.priors import DiagonalGaussian
+from bayesgen.priors import DiagonalGaussian, Fitted
 from bayesgen.samplers.quiet import posteriors
 from bayesgen.samplers.schedules import Plan, lookup
 from bayesgen.settings import MomentumSettings, PerExampleSettings
@@ -63,7 +63,7 @@ class Sampler:
     transform: posteriors.types.Transform
     init: Callable[[], State]
     theta: Callable[[State], Tensor]
-    gaussian: Callable[[State], DiagonalGaussian] | None = None
+    gaussian: Callable[[State], Fitted] | None = None
     langevin: Callable[[float, float], Langevin] | None = None
     inplace: bool = True
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bayesgen.errors import UserError
-from bayesgen.settings import ChainSettings
+from bayesgen.settings import ChainSettings, SWAGSettings
 
 MAX_STEPS = 100_000_000
 
@@ -115,6 +115,39 @@ def chain_plan(settings: ChainSettings) -> Plan:
             f" {settings.thinning}; lower --thinning, --warmup-steps or --cycle-exploration,"
             " or raise --sampling-steps"
         )
+    return Plan(settings.learning_rate * shape, temperature, collect)
+
+
+def swag_plan(settings: SWAGSettings) -> Plan:
+    """The plan of SWAG: warm-up, then weights are collected every `thinning` steps.
+
+    The step size rises over `ramp_fraction` of the warm-up and stays; with `cyclical` it falls
+    along a line to lr·final_fraction between two collections (Izmailov et al. 2018,
+    https://arxiv.org/abs/1803.05407, section 3.1).
+
+    Raises:
+        UserError: fewer models would be collected than the covariance needs.
+    """
+    steps = _bounded(settings.warmup_steps + settings.sampling_steps)
+    step = torch.arange(steps, dtype=torch.float64)
+    since = step - settings.warmup_steps
+    shape = torch.ones_like(step)
+    if settings.schedule == "cyclical":
+        position = (since % settings.thinning) / max(settings.thinning - 1, 1)
+        falling = 1 + (settings.final_fraction - 1) * position
+        shape = torch.where(since >= 0, falling, shape)
+    ramp = round(settings.ramp_fraction * settings.warmup_steps)
+    if ramp:
+        shape = shape * ((step + 1) / ramp).clamp(max=1)
+    collect = (since >= 0) & ((since + 1) % settings.thinning == 0)
+    found = int(collect.sum())
+    least = max(2, settings.rank) if settings.covariance == "low-rank" else 2
+    if found < least:
+        raise UserError(
+            f"--rank {settings.rank}: only {found} models would be collected, and {least} are"
+            " needed; lower --rank or --thinning, or raise --sampling-steps"
+        )
+    temperature = torch.ones(steps, dtype=torch.float64)
     return Plan(settings.learning_rate * shape, temperature, collect)
 
 

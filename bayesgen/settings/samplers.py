@@ -27,6 +27,7 @@ from bayesgen.settings.shared import (
     PriorName,
     PriorSettings,
     PriorStd,
+    RampFraction,
     Temperature,
 )
 
@@ -51,9 +52,7 @@ class ChainSettings(TrainSettings):
         Literal["constant", "cosine", "linear", "cyclical"],
         "of the step size: cosine and linear stay at the peak in warm-up and fall while sampling",
     ] = "linear"
-    ramp_fraction: Annotated[
-        Fraction, "part of the warm-up in which the step size rises from 0 to its peak"
-    ] = 0.25
+    ramp_fraction: RampFraction = 0.25
     final_fraction: FinalFraction = 0.02
     cycles: Annotated[Count, "cycles of the cyclical schedule"] = 4
     cycle_exploration: Annotated[
@@ -120,7 +119,7 @@ class PassSettings(TrainSettings):
 
 
 @dataclass(frozen=True)
-class GaussianSettings(PassSettings):
+class GaussianSettings(TrainSettings):
     """Methods whose result is a Gaussian: draws are taken from it at the end."""
 
     prior: PriorName = "pretrained"
@@ -128,7 +127,7 @@ class GaussianSettings(PassSettings):
 
 
 @dataclass(frozen=True)
-class PerExampleSettings(GaussianSettings):
+class PerExampleSettings(GaussianSettings, PassSettings):
     """Methods that take a gradient per window. Flat directions keep the width of the prior, so that
     it has to be narrow beside the weights."""
 
@@ -150,10 +149,31 @@ class LaplaceSettings(PerExampleSettings):
 
 
 @dataclass(frozen=True)
-class VISettings(GaussianSettings):
+class VISettings(GaussianSettings, PassSettings):
     learning_rate: Annotated[NonNegative, "Adam's, for means and log standard deviations"] = 1e-3
     final_fraction: FinalFraction = 0.1
     init_std: Annotated[Width, "standard deviation that every weight starts with"] = 1e-3
+
+
+@dataclass(frozen=True)
+class SWAGSettings(GaussianSettings):
+    learning_rate: Annotated[NonNegative, "the optimizer's, at its peak"] = 1e-3
+    optimizer: Annotated[Literal["adamw", "sgd"], "whose path is collected"] = "adamw"
+    momentum: Annotated[Fraction, "of sgd"] = 0.9
+    weight_decay: Annotated[NonNegative, "the optimizer's own; the prior is in the loss"] = 0.0
+    warmup_steps: Annotated[Steps, "steps before the first weights can be collected"] = 1000
+    sampling_steps: Annotated[Count, "steps after that"] = 1000
+    thinning: Annotated[Count, "steps from one collected model to the next"] = 25
+    schedule: Annotated[
+        Literal["constant", "cyclical"],
+        "of the step size after the warm-up; a cycle falls along a line and ends with a collection",
+    ] = "constant"
+    ramp_fraction: RampFraction = 0.25
+    final_fraction: FinalFraction = 0.1
+    covariance: Annotated[
+        Literal["low-rank", "diag"], "low rank and diagonal in equal parts, or diagonal alone"
+    ] = "low-rank"
+    rank: Annotated[Count, "K, deviations that make the low-rank part: the last ones"] = 20
 
 
 @dataclass(frozen=True)
@@ -172,6 +192,7 @@ SAMPLERS: Mapping[str, type[TrainSettings]] = {
     "ekf": EKFSettings,
     "laplace": LaplaceSettings,
     "vi": VISettings,
+    "swag": SWAGSettings,
     "map": MAPSettings,
 }
 """Each sampler's settings, by the name that `--sampler` takes."""
@@ -203,9 +224,14 @@ def without_effect(sampler: str, settings: TrainSettings) -> dict[str, str]:
         why = "needs --preconditioner gradients or --gradient-clip"
         needs(measured, why, "preconditioner_batches")
         needs(damped, "needs --preconditioner gradients or adam", "preconditioner_damping")
+    if isinstance(settings, SWAGSettings):
+        cyclical, low_rank = settings.schedule == "cyclical", settings.covariance == "low-rank"
+        needs(cyclical, "needs --schedule cyclical", "final_fraction")
+        needs(settings.optimizer == "sgd", "needs --optimizer sgd", "momentum")
+        needs(low_rank, "needs --covariance low-rank", "rank")
     why = f"has no effect on {sampler}"
     needs(sampler != "laplace", why, "learning_rate", "chains")
-    needs(sampler != "map", why, "temperature")
+    needs(sampler not in {"map", "swag"}, why, "temperature")
     needs(not isinstance(settings, PerExampleSettings), why, "gradient_accumulation")
     return idle
 

@@ -33,6 +33,9 @@ def tasks_with(labels: str) -> str:
 
 # what several classes have, with defaults of their own
 Temperature = Annotated[NonNegative, "T: 1 is Bayes, below 1 a cold posterior (T/N is ours)"]
+RampFraction = Annotated[
+    Fraction, "part of the warm-up in which the step size rises from 0 to its peak"
+]
 FinalFraction = Annotated[Fraction, "step size at the end, as a fraction of the first"]
 PriorStd = Annotated[Width, "σ; with --prior-relative the factor s in σᵢ = s·|θᵢ|"]
 PriorName = Annotated[

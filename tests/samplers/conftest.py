@@ -78,7 +78,9 @@ class Tiny:
             "warmup_steps": 0, "sampling_steps": 20, "thinning": 1, "schedule": "constant",
             "ramp_fraction": 0.0,
         }  # fmt: skip
-        passes = {"epochs": 3.0}
+        passes: dict[str, Any] = {"epochs": 3.0}
+        if name == "swag":
+            passes = short | {"rank": 2}
         return SAMPLERS[name](**((short if name in CHAINS else passes) | changes))
 
     def sampler(

@@ -1,0 +1,99 @@
+"""A Gaussian whose covariance is a diagonal and a few directions: what SWAG learns.
+
+    N(μ, diag(d) + Wᵀ W),   W [K, P]
+
+With C = I + W diag(d)⁻¹ Wᵀ [K, K], z = C⁻¹ W (r / d) and e = r − Wᵀ z for a residual r = θ − μ,
+
+    Σ⁻¹ r = e / d,   rᵀ Σ⁻¹ r = Σ_i e_i² / d_i + zᵀ z,   log det Σ = log det C + Σ_i log d_i
+
+(Woodbury's identity and the determinant lemma, in a form whose terms are all positive, so that
+nothing cancels): O(P K) time and memory for the density, its gradient and a draw.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from bayesgen.priors.base import Prior
+
+_BLOCK = 2**20
+
+
+class LowRankGaussian(Prior):
+    """N(mean, diag(diagonal) + factorᵀ factor) on θ ∈ R^P.
+
+    Args:
+        mean: [P].
+        diagonal: [P], positive: the variance that is each coordinate's own.
+        factor: [K, P]; K may be 0.
+        words: what the density is, for people.
+
+    Raises:
+        ValueError: shapes do not fit, or a variance is not positive and finite.
+    """
+
+    def __init__(
+        self, mean: Tensor, diagonal: Tensor, factor: Tensor, words: str = "low rank + diagonal"
+    ) -> None:
+        if diagonal.shape != mean.shape or factor.shape[1:] != mean.shape or mean.dim() != 1:
+            raise ValueError(
+                f"mean {list(mean.shape)} and diagonal {list(diagonal.shape)} must be [P], factor"
+                f" {list(factor.shape)} must be [K, P]"
+            )
+        if not ((diagonal > 0) & diagonal.isfinite()).all():
+            raise ValueError("every variance of the diagonal must be positive and finite")
+        self.mean = mean
+        self.variance = diagonal
+        self.factor = factor
+        self.words = words
+        # the small system is solved in float64: it holds sums over all of θ
+        capacitance = torch.eye(len(factor), dtype=torch.float64)
+        log_det = 0.0
+        for part in torch.arange(len(mean)).split(_BLOCK):
+            where = slice(int(part[0]), int(part[-1]) + 1)
+            w, d = factor[:, where].cpu().double(), diagonal[where].cpu().double()
+            capacitance += (w / d) @ w.T
+            log_det += float(d.log().sum())
+        cholesky = torch.linalg.cholesky(capacitance)
+        log_det += 2 * float(cholesky.diagonal().log().sum())
+        self._cholesky = cholesky.to(mean.device)
+        self._log_normaliser = -0.5 * (len(mean) * math.log(2 * math.pi) + log_det)
+
+    def _split(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """e [P] and z [K] of θ."""
+        residual = theta - self.mean
+        pulled = (self.factor @ (residual / self.variance)).double()
+        z = torch.cholesky_solve(pulled.unsqueeze(-1), self._cholesky).squeeze(-1)
+        z = z.to(residual.dtype)
+        return residual - z @ self.factor, z
+
+    def log_prob(self, theta: Tensor) -> Tensor:
+        e, z = self._split(theta)
+        return self._log_normaliser - 0.5 * ((e * e / self.variance).sum() + (z * z).sum())
+
+    def accumulate(self, theta: Tensor, grad: Tensor, weight: float) -> Tensor:
+        e, z = self._split(theta)
+        pull = e / self.variance
+        grad.add_(pull, alpha=-weight)
+        return self._log_normaliser - 0.5 * (torch.dot(pull, e) + torch.dot(z, z))
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """One draw of θ [P], by the global generator unless one is given."""
+        noise = torch.randn(len(self.mean), generator=generator, device=self.mean.device)
+        along = torch.randn(len(self.factor), generator=generator, device=self.mean.device)
+        return self.mean + self.variance.sqrt() * noise + along @ self.factor
+
+    def marginal_variance(self) -> Tensor:
+        """diag(Σ) [P]."""
+        return self.variance + self.factor.square().sum(0)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """For a file: mean, standard deviations of the diagonal part, and the factor."""
+        return {"mean": self.mean, "sd": self.variance.sqrt(), "factor": self.factor}
+
+    def describe(self) -> str:
+        sd = float(self.marginal_variance().median().sqrt())
+        return f"{self.words}: rank {len(self.factor)}, median σᵢ {sd:.3g}"

@@ -1,0 +1,193 @@
+"""SWAG: a Gaussian around the path of an optimizer.
+
+    q = N(θ̄, ½ (diag(v) + Qᵀ Q)),   Q = (θ_i − θ̄) / √(K − 1)  for the last K collected θ_i
+
+with θ̄ and v the mean and variance of all collected weights. Maddox et al. 2019,
+https://arxiv.org/abs/1902.02476, algorithm 1 and eq. 1. In the paper a deviation is from the mean
+at the time, so that its first row is zero; here all are from the last mean. Mean and sum of squares
+are Welford's (1962), in float64: the difference of two moments in float32 would lose a variance
+that is a millionth of the square of its weight.
+
+The optimizer is one of torchopt, moved by `posteriors.torchopt`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bayesgen.affine import Chunks
+from bayesgen.log_posterior import LogPosterior
+from bayesgen.models.functional import Batch
+from bayesgen.parameters import chunks
+from bayesgen.priors.low_rank import LowRankGaussian
+from bayesgen.samplers.base import Sampler, own
+from bayesgen.samplers.quiet import posteriors, torchopt
+from bayesgen.samplers.schedules import Plan, lookup
+from bayesgen.settings import SWAGSettings
+
+LEAST_VARIANCE = 1e-30
+"""Of a weight that never moved."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What SWAG keeps of the path, in chunks.
+
+    Attributes:
+        count: how many weights were collected, a scalar int64 tensor.
+        mean: of them, float64.
+        squares: sum of their squared distances from the mean, float64.
+        last: the last K of them [K, ...] in a ring: number n, from 0, stands in row n mod K.
+    """
+
+    count: Tensor
+    mean: Chunks
+    squares: Chunks
+    last: Chunks
+
+
+def init(params: Chunks, rank: int) -> Moments:
+    """Nothing collected yet."""
+    return Moments(
+        torch.zeros((), dtype=torch.int64),
+        tuple(torch.zeros_like(p, dtype=torch.float64) for p in params),
+        tuple(torch.zeros_like(p, dtype=torch.float64) for p in params),
+        tuple(p.new_zeros(rank, len(p)) for p in params),
+    )
+
+
+def collect_(moments: Moments, params: Chunks) -> None:
+    """Take in `params`, in place."""
+    moments.count.add_(1)
+    n = int(moments.count)
+    for p, mean, squares, last in zip(
+        params, moments.mean, moments.squares, moments.last, strict=True
+    ):
+        before = p.double() - mean
+        mean.add_(before, alpha=1 / n)
+        squares.addcmul_(before, p.double() - mean)
+        if len(last):
+            last[(n - 1) % len(last)].copy_(p)
+
+
+def variance(moments: Moments) -> Tensor:
+    """v [P], unbiased; needs two collected weights."""
+    return torch.cat(moments.squares).div(int(moments.count) - 1).float()
+
+
+def deviations(moments: Moments) -> Tensor:
+    """Q [K, P], from the oldest to the newest; fewer rows where fewer were collected."""
+    n, rank = int(moments.count), len(moments.last[0])
+    rows = torch.arange(max(n - rank, 0), n) % max(rank, 1)
+    pieces = [
+        (last[rows].double() - mean).float()
+        for last, mean in zip(moments.last, moments.mean, strict=True)
+    ]
+    return torch.cat(pieces, dim=1).div(max(len(rows) - 1, 1) ** 0.5)
+
+
+def fitted(moments: Moments, low_rank: bool) -> LowRankGaussian:
+    """The Gaussian q; without its low-rank part N(θ̄, diag(v))."""
+    v = variance(moments)
+    half = 0.5 if low_rank else 1.0
+    q = deviations(moments) if low_rank else v.new_zeros(0, len(v))
+    return LowRankGaussian(
+        torch.cat(moments.mean).float(),
+        (half * v).clamp(min=LEAST_VARIANCE),
+        half**0.5 * q,
+        "SWAG",
+    )
+
+
+@dataclass(frozen=True)
+class SWAGState:
+    """The optimizer's state, as `posteriors.torchopt` has it, and the moments of its path."""
+
+    params: Chunks
+    opt_state: Any
+    loss: Tensor
+    step: Tensor
+    count: Tensor
+    mean: Chunks
+    squares: Chunks
+    last: Chunks
+
+    @property
+    def moments(self) -> Moments:
+        return Moments(self.count, self.mean, self.squares, self.last)
+
+
+def transform(
+    loss: Callable[..., Any], optimizer: Any, rank: int, collect: Callable[[int], bool]
+) -> posteriors.types.Transform:
+    """The optimizer with SWAG's moments, in the form of `posteriors`.
+
+    Args:
+        loss: (params, batch) -> (loss, auxiliary), to be minimised.
+        collect: whether the weights after step t, from 0, are taken in.
+    """
+
+    def begin(params: Chunks) -> SWAGState:
+        inner = posteriors.torchopt.init(params, optimizer)
+        m = init(params, rank)
+        step = torch.zeros((), dtype=torch.int64)
+        return SWAGState(
+            inner.params, inner.opt_state, inner.loss, step, m.count, m.mean, m.squares, m.last
+        )
+
+    def update(state: SWAGState, batch: Batch, inplace: bool = False) -> tuple[SWAGState, Tensor]:
+        inner = posteriors.torchopt.TorchOptState(state.params, state.opt_state, state.loss)
+        inner, terms = posteriors.torchopt.update(inner, batch, loss, optimizer)
+        moved = replace(
+            state,
+            params=inner.params,
+            opt_state=inner.opt_state,
+            loss=inner.loss,
+            step=state.step + 1,
+        )
+        if collect(int(state.step)):
+            if not inplace:
+                moved = _with_own_moments(moved)
+            collect_(moved.moments, moved.params)
+        return moved, terms
+
+    return posteriors.types.Transform(begin, update)
+
+
+def _with_own_moments(state: SWAGState) -> SWAGState:
+    """`state` with copies of what is changed in place."""
+    return replace(
+        state,
+        count=state.count.clone(),
+        mean=tuple(t.clone() for t in state.mean),
+        squares=tuple(t.clone() for t in state.squares),
+        last=tuple(t.clone() for t in state.last),
+    )
+
+
+def build(log_posterior: LogPosterior, settings: SWAGSettings, plan: Plan) -> Sampler:
+    def loss(phi: Chunks, batch: Batch) -> tuple[Tensor, Tensor]:
+        value, terms = log_posterior(phi, batch)
+        return -value, terms
+
+    rate = lookup(plan.learning_rate)
+    optimizer = (
+        torchopt.sgd(lr=rate, momentum=settings.momentum, weight_decay=settings.weight_decay)
+        if settings.optimizer == "sgd"
+        else torchopt.adamw(lr=rate, weight_decay=settings.weight_decay)
+    )
+    low_rank = settings.covariance == "low-rank"
+    rank = settings.rank if low_rank else 0
+    moving = transform(loss, optimizer, rank, lambda step: bool(plan.collect[step]))
+    start = log_posterior.model.theta
+    return Sampler(
+        moving,
+        init=lambda: own(moving.init(tuple(c.clone() for c in chunks(start)))),
+        theta=lambda state: torch.cat(state.params),
+        gaussian=lambda state: fitted(state.moments, low_rank),
+    )
