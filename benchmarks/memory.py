@@ -6,7 +6,7 @@ of 7 and 30 million parameters, a few steps each, in float32 numbers for each pa
 `bayesgen.inference.resources` reckons with.
 
     python benchmarks/memory.py --draws 10 100 1000
-    python benchmarks/memory.py --samplers sgld sghmc baoa sgnht sglrw map ekf laplace vi
+    python benchmarks/memory.py --samplers sgld sghmc baoa sgnht sglrw map ekf laplace vi swag
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch
 
 from bayesgen.data.corpora import load_corpus
 from bayesgen.models.nanogpt import GPT, GPTConfig, write_checkpoint
-from bayesgen.settings import SAMPLERS, ChainSettings, PerExampleSettings
+from bayesgen.settings import SAMPLERS, ChainSettings, PerExampleSettings, SWAGSettings
 
 
 def main() -> None:
@@ -56,8 +56,13 @@ def by_parameters(samplers: list[str]) -> None:
     print("| --- | --- | --- |")
     for name in samplers:
         cls = SAMPLERS[name]
-        chain = "--warmup-steps 2 --sampling-steps 3 --thinning 1 --preconditioner-batches 2"
-        flags = chain if issubclass(cls, ChainSettings) else "--train-samples 4"
+        flags = "--warmup-steps 2 --sampling-steps 3 --thinning 1"
+        if issubclass(cls, ChainSettings):
+            flags += " --preconditioner-batches 2"
+        elif issubclass(cls, SWAGSettings):
+            flags += " --covariance diag"  # each deviation comes on top
+        else:
+            flags = "--train-samples 4"
         own = 0
         if issubclass(cls, PerExampleSettings):
             flags, own = flags + " --jacobian-memory 460", 4

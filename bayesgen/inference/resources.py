@@ -12,16 +12,24 @@ import torch
 
 from bayesgen.errors import UserError
 from bayesgen.models import FunctionalModel
-from bayesgen.settings import ChainSettings, GaussianSettings, PerExampleSettings, TrainSettings
+from bayesgen.settings import (
+    ChainSettings,
+    GaussianSettings,
+    PerExampleSettings,
+    SWAGSettings,
+    TrainSettings,
+)
 
 FLOATS: Mapping[str, float] = {
     "sgld": 10, "sglrw": 10, "sghmc": 13.5, "baoa": 13.5, "sgnht": 13.5,
-    "map": 14.5, "ekf": 17, "laplace": 13, "vi": 39,
+    "map": 14.5, "ekf": 17, "laplace": 13, "vi": 39, "swag": 29,
 }  # fmt: skip
 """Float32 numbers for each Bayesian parameter at a sampler's peak, those of the network and of a
 saved state among them, without per-example gradients (benchmarks/memory.py --samplers)."""
+RANK_FLOATS = 3.0
+"""The same for each deviation that SWAG keeps."""
 FROZEN_FLOATS = 3.0
-"""The same for each other parameter."""
+"""The first number for each other parameter."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,8 @@ def estimate(sampler: str, settings: TrainSettings, model: FunctionalModel) -> N
     """What `sampler` needs on `model`, which may be an outline."""
     bayesian, network = model.layout.size, model.num_parameters
     floats = FLOATS[sampler] * bayesian + FROZEN_FLOATS * (network - bayesian)
+    if isinstance(settings, SWAGSettings) and settings.covariance == "low-rank":
+        floats += RANK_FLOATS * settings.rank * bayesian
     memory = int(4 * floats)
     if isinstance(settings, PerExampleSettings):
         memory += min(settings.jacobian_memory * 2**20, 16 * bayesian * settings.batch_size)
