@@ -11,6 +11,7 @@ import os
 import runpy
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Literal, NoReturn, TypeVar, get_args, get_origin
 
@@ -82,8 +83,10 @@ def add_flags(
                 if choices
                 else {"action": "append", "metavar": "TEXT"}
             )
+        elif setting.words:
+            options |= {"type": partial(_number_or_word, setting), "metavar": _kind(setting)}
         else:
-            options |= {"type": setting.kind, "metavar": setting.kind.__name__.upper()}
+            options |= {"type": setting.kind, "metavar": _kind(setting)}
         parser.add_argument(flag(name), default=argparse.SUPPRESS, **options)
 
 
@@ -179,8 +182,8 @@ def read_config(path: str | None) -> tuple[dict[str, dict[str, Any]], str]:
 def _checked(value: Any, setting: Setting, where: str) -> Any:
     """`value` as config.py gave it, if it has the setting's type."""
     kind = setting.kind
-    if value is None and setting.optional:
-        return None
+    if (value is None and setting.optional) or value in setting.words:
+        return value
     if get_origin(kind) is Literal:
         if value in get_args(kind):
             return value
@@ -195,6 +198,21 @@ def _checked(value: Any, setting: Setting, where: str) -> Any:
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
         raise UserError(f"{where} must be of type {kind.__name__}, not {value!r}")
     return value
+
+
+def _number_or_word(setting: Setting, text: str) -> Any:
+    """A flag's value where words stand beside a number."""
+    if text in setting.words:
+        return text
+    try:
+        return setting.kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be {_kind(setting)}, not '{text}'") from None
+
+
+def _kind(setting: Setting) -> str:
+    """What a flag takes, in a word or two."""
+    return "|".join((setting.kind.__name__.upper(), *setting.words))
 
 
 def _from_text(text: str, kind: Any, variable: str) -> Any:

@@ -6,6 +6,7 @@ import platform
 import resource
 import signal
 import sys
+from dataclasses import replace
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -16,9 +17,11 @@ from rich.console import Console
 
 from bayesgen.cli.inputs import Inputs, read_inputs
 from bayesgen.cli.options import Chosen
+from bayesgen.cli.prior_scale import choose_scale
 from bayesgen.cli.scoring import check_draws, score_run
 from bayesgen.cli.sources import adapters, require_same_labels
 from bayesgen.cli.train import DEFAULT_MODEL
+from bayesgen.cli.watching import save_best, watch_of
 from bayesgen.errors import Interrupted, UserError
 from bayesgen.inference.job import Job, make_job, resolve_device
 from bayesgen.inference.loop import ChainTotals, graceful_stop, run_chain
@@ -36,9 +39,10 @@ from bayesgen.reports.tables import (
 )
 from bayesgen.runs import Run, atomic_write, new_run_path
 from bayesgen.samplers.preconditioning import Scales
-from bayesgen.settings import LABELS, ChainSettings, TrainSettings
+from bayesgen.settings import LABELS, ChainSettings, SWAGSettings, TrainSettings
 
 PRECONDITIONER = "preconditioner.safetensors"
+PRIOR_SCALE = "prior_scale.json"
 MANY_CLIPPED = 0.01
 """Share of the steps whose gradient may be cut without a warning."""
 LARGE = 2**30
@@ -59,8 +63,11 @@ def train(name: str, chosen: Chosen[TrainSettings], resumed: Run | None = None) 
     model = inputs.model
     # whatever cannot work is refused before a folder is made
     material = inputs.material(settings, None) if settings.eval else None
+    curve = resumed.read_json(PRIOR_SCALE) if resumed is not None and _auto(settings) else None
     if resumed is None:
-        job = make_job(name, settings, model, inputs.batches)
+        if _auto(settings):
+            curve = choose_scale(name, settings, inputs)
+        job = make_job(name, _with_scale(settings, curve), model, inputs.batches)
         if settings.eval:
             check_draws(settings, job.num_draws)
         sizes = opening(job)
@@ -70,19 +77,24 @@ def train(name: str, chosen: Chosen[TrainSettings], resumed: Run | None = None) 
         run = resumed
         _same_inputs(run, inputs)
         scales = _stored_scales(run, model) if isinstance(settings, ChainSettings) else None
-        job = make_job(name, settings, model, inputs.batches, scales)
+        job = make_job(name, _with_scale(settings, curve), model, inputs.batches, scales)
         if settings.eval:
             check_draws(settings, job.num_draws)
+    watch = watch_of(settings, inputs) if isinstance(settings, SWAGSettings) else None
     with run.locked():
         if resumed is None:
             if job.scales is not None:
                 run.write_tensors(PRECONDITIONER, job.scales.tensors())
+            if curve is not None:
+                run.write_json(PRIOR_SCALE, curve)
             run.write_json("run.json", _record(job, chosen, inputs, sizes))
             _print_opening(name, run, sizes)
         config = run.record()["settings"] if settings.wandb else None
         with graceful_stop() as stop, Tracker(run, config) as tracker:
-            chains = [run_chain(job, run, tracker, c, stop) for c in range(settings.chains)]
-        totals = _totals(job, chains)
+            chains = [run_chain(job, run, tracker, c, stop, watch) for c in range(settings.chains)]
+            if watch is not None:
+                save_best(run, model, settings.chains)
+        totals = _totals(job, chains, curve)
         _warn_of_clipping(totals, settings.task)
         try:
             evaluation = None if material is None else score_run(run, model, settings, material)
@@ -108,14 +120,24 @@ def show_results(run: Run) -> None:
     print(f"{len(run.draw_paths())} draws in {run.path}")
 
 
-def _totals(job: Job, chains: list[ChainTotals]) -> dict[str, Any]:
+def _auto(settings: TrainSettings) -> bool:
+    return settings.prior_scale == "auto"
+
+
+def _with_scale(settings: TrainSettings, curve: dict[str, Any] | None) -> TrainSettings:
+    """`settings` with the λ that was chosen, where it had to be."""
+    return settings if curve is None else replace(settings, prior_scale=curve["chosen"])
+
+
+def _totals(job: Job, chains: list[ChainTotals], curve: dict[str, Any] | None) -> dict[str, Any]:
     """The content of <sampler>_metrics.json."""
     steps, seconds = sum(c.steps for c in chains), sum(c.seconds for c in chains)
+    tuning = 0 if curve is None else curve["gradient_evaluations"]
     return {
         "sampler": job.name,
         "chains": len(chains),
         "steps": steps,
-        "gradient_evaluations": job.gradient_evaluations * len(chains),
+        "gradient_evaluations": job.gradient_evaluations * len(chains) + tuning,
         "draws": sum(c.draws for c in chains),
         "clipped_steps": sum(c.clipped for c in chains),
         "nll": sum(c.nll for c in chains) / len(chains),
@@ -212,6 +234,7 @@ def _record(
             "threads": torch.get_num_threads(),
         },
         "parameters": job.model.layout.to_json(),
+        "prior": job.prior.record(),
     }
 
 

@@ -15,7 +15,8 @@ from bayesgen.errors import UserError
 from bayesgen.log_posterior import LogPosterior
 from bayesgen.models import FunctionalModel
 from bayesgen.models.checkpointing import refuse_idle
-from bayesgen.priors import Prior, build_prior
+from bayesgen.parameters import ADAPTER
+from bayesgen.priors import Prior, Weights, build_prior
 from bayesgen.samplers import Plan, Sampler, build_sampler, make_plan
 from bayesgen.samplers.preconditioning import Scales, measure, needs_pass
 from bayesgen.settings import (
@@ -103,11 +104,13 @@ def make_job(
     model: FunctionalModel,
     batches: Callable[[int], Batches],
     scales: Scales | None = None,
+    steps: int | None = None,
 ) -> Job:
     """Prior, preconditioner, plan and sampler for `model` on `batches`.
 
     Args:
         scales: of a run that is continued; None measures them.
+        steps: of a plan that is shortened to so many; None keeps all.
 
     Raises:
         UserError: the settings do not go together with `model` or `batches`.
@@ -116,8 +119,10 @@ def make_job(
         refuse_idle(model.module, model.layout.names)
     first = batches(0)
     plan = make_plan(settings, first.steps_per_epoch)
+    if steps is not None:
+        plan = plan.shortened(steps)
     plan = replace(plan, passes=first.passes(plan.steps))
-    prior = build_prior(settings, model.theta)
+    prior = build_prior(settings, weights_of(model))
 
     def log_posterior(affine: Affine | None = None, max_norm: float = math.inf) -> LogPosterior:
         return LogPosterior(
@@ -139,6 +144,12 @@ def make_job(
         target = log_posterior(Affine(model.theta, scales.d), max_norm)
     sampler = build_sampler(name, target, settings, plan)
     return Job(name, settings, model, prior, batches, target, plan, sampler, scales)
+
+
+def weights_of(model: FunctionalModel) -> Weights:
+    """What a prior has to know of `model`."""
+    new = {name for name in model.new if ADAPTER not in name}
+    return Weights(model.theta, model.layout, new, new | model.outside, model.base)
 
 
 def chain_seed(seed: int, chain: int) -> int:

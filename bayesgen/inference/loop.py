@@ -23,6 +23,8 @@ from tqdm import tqdm
 from bayesgen.errors import Interrupted, UserError
 from bayesgen.inference.job import Job, chain_seed
 from bayesgen.inference.tracking import Tracker
+from bayesgen.inference.upstream import write_prior
+from bayesgen.inference.watch import Best, Watch
 from bayesgen.runs import Run, Snapshot, restore_rng, rng_state
 from bayesgen.samplers import State, leaves, restore
 from bayesgen.settings import ChainSettings, GaussianSettings
@@ -73,7 +75,14 @@ class ChainTotals:
     seconds: float
 
 
-def run_chain(job: Job, run: Run, tracker: Tracker, chain: int, stop: StopRequest) -> ChainTotals:
+def run_chain(
+    job: Job,
+    run: Run,
+    tracker: Tracker,
+    chain: int,
+    stop: StopRequest,
+    watch: Watch | None = None,
+) -> ChainTotals:
     """Run, or continue, one chain to the end of its plan; its draws land in `run`.
 
     Raises:
@@ -96,6 +105,7 @@ def run_chain(job: Job, run: Run, tracker: Tracker, chain: int, stop: StopReques
         first, draws, before = snapshot.step, snapshot.draws, snapshot.seconds
     run.drop_draws(chain, keep=draws)
     nll = tracker.rewind(chain, first)
+    best = Best.of(run, chain)
 
     began = time.monotonic()
     # on an accelerator, looking at a number makes the host wait for it
@@ -120,6 +130,8 @@ def run_chain(job: Job, run: Run, tracker: Tracker, chain: int, stop: StopReques
     with bar:
         if snapshot is None:
             save(0)
+            if watch is not None:
+                best.look(watch, sampler.theta(state), 0, run, tracker)
         for step in range(first, plan.steps):
             batch = {k: v.to(device, non_blocking=True) for k, v in batches.batch(step).items()}
             state, terms = sampler.update(state, batch)
@@ -158,10 +170,17 @@ def run_chain(job: Job, run: Run, tracker: Tracker, chain: int, stop: StopReques
                     }
                 )
                 total[:2] = 0
+                seen = {"val_nll": f"{best.last:.4f}"} if watch is not None else {}
                 bar.set_description(_phase(job, chain, done), refresh=False)
                 bar.set_postfix(
-                    nll=f"{nll:.4f}", log_prior=f"{log_prior:.3g}", draws=draws, refresh=False
+                    nll=f"{nll:.4f}",
+                    log_prior=f"{log_prior:.3g}",
+                    draws=draws,
+                    refresh=False,
+                    **seen,
                 )
+            if watch is not None and (done % watch.every == 0 or done == plan.steps):
+                best.look(watch, sampler.theta(state), done, run, tracker)
             bar.update()
             if save_now:
                 save(done)
@@ -184,6 +203,8 @@ def _sample_gaussian(job: Job, run: Run, chain: int, state: State) -> int:
     gaussian = job.sampler.gaussian(state)
     if not (torch.isfinite(gaussian.mean).all() and torch.isfinite(gaussian.variance).all()):
         raise UserError(_diverged(job, run, job.plan.steps, chain))
+    if job.sampler.moments is not None:
+        write_prior(job, run, chain, job.sampler.moments(state))
     run.write_tensors(f"gaussian-c{chain}.safetensors", gaussian.tensors())
     torch.manual_seed(chain_seed(job.settings.seed, chain) + 1)
     for index in range(job.settings.num_draws):

@@ -40,7 +40,7 @@ class Tracker:
                 continue  # a line cut by a kill
             if row["chain"] != chain or row["step"] <= step:
                 kept.append(line + "\n")
-                nll = row["nll"] if row["chain"] == chain else nll
+                nll = row.get("nll", nll) if row["chain"] == chain else nll
         atomic_write(self._run.metrics, "".join(kept).encode())
         self._file = self._run.metrics.open("a", encoding="utf-8")
         return nll

@@ -17,6 +17,8 @@ from bayesgen.likelihoods import Likelihood
 from bayesgen.models.checkpointing import checkpoint_blocks
 from bayesgen.parameters import FlatModule, Layout, Subset, select
 
+POOLER = "pooler."
+"""What some encoders have behind their last block, for the tasks that need it."""
 Batch = Mapping[str, Tensor]
 Call = Callable[[Callable[..., Any], Batch], Tensor]
 """How a batch goes through a network: given something that is called like the module, and a batch,
@@ -117,6 +119,25 @@ class FunctionalModel:
     @property
     def device(self) -> torch.device:
         return self.theta.device
+
+    @property
+    def base(self) -> str:
+        """Prefix of the names of what a Hugging Face model is without its head; else empty."""
+        prefix = str(getattr(self.module, "base_model_prefix", ""))
+        return prefix if prefix and hasattr(self.module, prefix) else ""
+
+    @property
+    def outside(self) -> frozenset[str]:
+        """Names in θ that pretraining does not settle: those outside the base model, and of the
+        pooler, which only some tasks train."""
+        if not self.base:
+            return frozenset()
+        inner = f"{self.base}."
+        return frozenset(
+            name
+            for name in self.layout.names
+            if not name.startswith(inner) or name.startswith(f"{inner}{POOLER}")
+        )
 
     @property
     def num_parameters(self) -> int:

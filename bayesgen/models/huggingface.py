@@ -18,7 +18,7 @@ from torch import nn
 from bayesgen import likelihoods
 from bayesgen.errors import UserError
 from bayesgen.likelihoods import Likelihood
-from bayesgen.models.functional import Call, FunctionalModel, ModelInfo
+from bayesgen.models.functional import POOLER, Call, FunctionalModel, ModelInfo
 from bayesgen.models.hf_tokenizer import read_tokenizer
 from bayesgen.models.lora import Lora, add_adapters
 from bayesgen.models.quiet import quiet
@@ -26,7 +26,6 @@ from bayesgen.models.tasks import TASKS, Head, Task
 from bayesgen.parameters import ADAPTER, Subset
 
 ADAPTERS = "adapter_config.json"
-POOLER = "pooler."
 SENTENCES = ("sentence-classification", "sentence-similarity")
 
 

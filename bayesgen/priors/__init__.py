@@ -2,24 +2,103 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
 from torch import Tensor
 
-from bayesgen.errors import UserError
+from bayesgen.parameters import Layout
 from bayesgen.priors.base import DiagonalGaussian, Fitted, Prior
 from bayesgen.priors.gaussian import Gaussian, normal, pretrained
+from bayesgen.priors.learned import LearnedPrior, Placed
+from bayesgen.priors.low_rank import LowRankGaussian
 from bayesgen.settings import PriorSettings
 
-__all__ = ["DiagonalGaussian", "Fitted", "Gaussian", "Prior", "build_prior", "normal", "pretrained"]
+__all__ = [
+    "DiagonalGaussian",
+    "Fitted",
+    "Gaussian",
+    "LearnedPrior",
+    "LowRankGaussian",
+    "Prior",
+    "Weights",
+    "build_prior",
+    "normal",
+    "pretrained",
+]
+
+HEAD_STD = 0.2
+"""Standard deviation of what a learned prior does not know, unless another is given."""
 
 
-def build_prior(settings: PriorSettings, theta: Tensor) -> Prior:
-    """The prior that `settings` names, for weights that were loaded as `theta` [P]."""
+@dataclass(frozen=True)
+class Weights:
+    """What a prior is for.
+
+    Attributes:
+        theta: the loaded weights [P].
+        layout: names, shapes and offsets of them.
+        new: names of those that start at random, such as a new head's; their zero is no loss.
+        free: names of those that a learned prior need not know: of the head, new or not, and of
+            what only some tasks train.
+        base: prefix of the names of the model without its head.
+    """
+
+    theta: Tensor
+    layout: Layout
+    new: Collection[str] = ()
+    free: Collection[str] = ()
+    base: str = ""
+
+
+def build_prior(settings: PriorSettings, weights: Weights) -> Prior:
+    """The prior that `settings` names.
+
+    Raises:
+        UserError: a learned prior is missing, damaged, or of another model.
+        ValueError: its scale λ has still to be chosen.
+    """
+    if isinstance(settings.prior_scale, str):
+        raise ValueError("λ has to be chosen first")
+    if settings.prior == "swag":
+        head_std = HEAD_STD if settings.head_prior_std is None else settings.head_prior_std
+        return place(settings, weights).density(
+            settings.prior_scale, epsilon=settings.prior_epsilon, head_std=head_std
+        )
     width = settings.prior_std * settings.prior_scale**0.5
     if settings.prior == "normal":
-        return normal(theta.numel(), width)
-    if settings.prior == "pretrained":
-        return pretrained(theta, width, relative=settings.prior_relative)
-    raise UserError(
-        f"--prior {settings.prior}: priors learned from pretraining are not in this version;"
-        " use --prior normal or --prior pretrained"
+        prior = normal(weights.theta.numel(), width)
+    else:
+        known = settings.prior_path is not None
+        centre = place(settings, weights).mean if known else weights.theta
+        prior = pretrained(centre, width, relative=settings.prior_relative)
+    if settings.head_prior_std is None or not weights.new:
+        return prior
+    return _with_head(prior, settings.head_prior_std, weights)
+
+
+def place(settings: PriorSettings, weights: Weights) -> Placed:
+    """The learned prior of --prior-path in the coordinates of `weights`."""
+    assert settings.prior_path is not None
+    return LearnedPrior.read(Path(settings.prior_path)).on(
+        weights.layout,
+        weights.theta,
+        new=weights.new,
+        free=weights.free,
+        base=weights.base,
     )
+
+
+def _with_head(prior: Gaussian, sd: float, weights: Weights) -> Gaussian:
+    """`prior`, but N(0, sd²) on parameters that are new."""
+    diagonal = prior.diagonal()
+    mean = diagonal.mean.clone().to(weights.theta.device)
+    width = diagonal.variance.sqrt().to(weights.theta.device)
+    for name, view in weights.layout.views(mean).items():
+        if name in weights.new:
+            view.zero_()
+    for name, view in weights.layout.views(width).items():
+        if name in weights.new:
+            view.fill_(sd)
+    return Gaussian(mean, width, prior.size, f"; new parameters N(0, {sd:g}²)")

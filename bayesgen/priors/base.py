@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -50,7 +50,7 @@ class Prior(ABC):
     """A density on θ ∈ R^P.
 
     A new prior needs `log_prob`; `accumulate` may be overridden where a closed form is faster, and
-    `diagonal` where the density is a Gaussian with independent coordinates.
+    `diagonal` where the density is a Gaussian with independent coordinates (else `sample`, too).
     """
 
     @abstractmethod
@@ -68,6 +68,21 @@ class Prior(ABC):
         """The prior as a diagonal Gaussian, or None where it is not one."""
         return None
 
+    def sample(self) -> Tensor:
+        """One draw of θ [P], by the global generator.
+
+        Raises:
+            NotImplementedError: the density says neither how, nor that it is a diagonal Gaussian.
+        """
+        gaussian = self.diagonal()
+        if gaussian is None:
+            raise NotImplementedError(f"{type(self).__name__} cannot be sampled")
+        return gaussian.sample()
+
     @abstractmethod
     def describe(self) -> str:
         """One line for people: the density with its numbers."""
+
+    def record(self) -> dict[str, Any]:
+        """What a run keeps of it beside its settings."""
+        return {"density": self.describe()}

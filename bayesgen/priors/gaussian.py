@@ -24,12 +24,14 @@ class Gaussian(Prior):
         mean: [P], or None for zero.
         sd: a positive number, or [P].
         size: P.
+        note: more about it, for people.
     """
 
-    def __init__(self, mean: Tensor | None, sd: float | Tensor, size: int) -> None:
+    def __init__(self, mean: Tensor | None, sd: float | Tensor, size: int, note: str = "") -> None:
         self.mean = mean
         self.sd = sd
         self.size = size
+        self.note = note
         if isinstance(sd, Tensor):
             self._precision: float | Tensor = sd.pow(-2)
             log_det = 2.0 * float(sd.cpu().double().log().sum())
@@ -60,8 +62,8 @@ class Gaussian(Prior):
     def describe(self) -> str:
         centre = "0" if self.mean is None else "θ*"
         if isinstance(self.sd, Tensor):
-            return f"N({centre}, σᵢ²), median σᵢ {float(self.sd.median()):.3g}"
-        return f"N({centre}, {self.sd:g}² I)"
+            return f"N({centre}, σᵢ²), median σᵢ {float(self.sd.median()):.3g}{self.note}"
+        return f"N({centre}, {self.sd:g}² I){self.note}"
 
 
 def normal(size: int, sd: float) -> Gaussian:

@@ -255,6 +255,18 @@ def _distinct(varied: Mapping[str, Any]) -> str:
     return " / ".join(_number(varied[k]["ratio"], 3) for k in ("distinct_1", "distinct_2"))
 
 
+def scale_table(curve: Mapping[str, Any]) -> Table:
+    """Validation NLL over λ, of --prior-scale auto."""
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("λ", "validation NLL of the mixture", "of a draw", ""):
+        table.add_column(name, justify="left" if not name else "right", no_wrap=True)
+    for trial in curve["curve"]:
+        numbers = (_number(trial[key], 4) for key in ("nll", "mean_of_draws"))
+        chosen = "chosen" if trial["scale"] == curve["chosen"] else ""
+        table.add_row(f"{trial['scale']:g}", *numbers, chosen)
+    return table
+
+
 def predictor_caption(evaluation: Mapping[str, Any]) -> str:
     """What the table was computed on."""
     corpus = evaluation.get("corpus", {}).get("name")

@@ -21,6 +21,7 @@ from bayesgen.errors import UserError
 from bayesgen.log_posterior import LogPosterior, split
 from bayesgen.models.functional import Batch
 from bayesgen.priors import DiagonalGaussian, Fitted
+from bayesgen.samplers.moments import Moments
 from bayesgen.samplers.quiet import posteriors
 from bayesgen.samplers.schedules import Plan, lookup
 from bayesgen.settings import MomentumSettings, PerExampleSettings
@@ -56,6 +57,7 @@ class Sampler:
         theta: θ [P] of a state: a new tensor (the transforms rebind memory in place). The position
             of a chain, the mean of a Gaussian.
         gaussian: the fitted Gaussian of a state; None for chains and MAP.
+        moments: what SWAG keeps of its path, of a state: a learned prior; None for all others.
         langevin: scales at a step size and temperature T/N; None where there is no such thing.
         inplace: whether the transform updates its state in place.
     """
@@ -64,6 +66,7 @@ class Sampler:
     init: Callable[[], State]
     theta: Callable[[State], Tensor]
     gaussian: Callable[[State], Fitted] | None = None
+    moments: Callable[[State], Moments] | None = None
     langevin: Callable[[float, float], Langevin] | None = None
     inplace: bool = True
 

@@ -45,6 +45,24 @@ class Plan:
     def num_draws(self) -> int:
         return int(self.collect.sum())
 
+    def shortened(self, steps: int, draws: int = 5) -> Plan:
+        """The same plan in `steps` steps, or fewer where it has fewer, with at most `draws` draws
+        that are spread over those that it had."""
+        steps = min(steps, self.steps)
+        places = torch.linspace(0, self.steps - 1, steps, dtype=torch.float64).round().long()
+        # the last place before each collected step, or at it
+        kept = torch.searchsorted(places, self.collect.nonzero()[:, 0], right=True) - 1
+        kept = kept.unique()
+        chosen = torch.linspace(0, len(kept) - 1, min(draws, len(kept))).round().long()
+        collect = torch.zeros(steps, dtype=torch.bool)
+        collect[kept[chosen]] = True
+        return Plan(
+            self.learning_rate[places],
+            self.temperature[places],
+            collect,
+            self.passes * steps / self.steps,
+        )
+
 
 def lookup(values: Tensor) -> Callable[[Any], Tensor]:
     """A schedule in the form that `posteriors` calls: step -> scalar tensor.

@@ -3,10 +3,7 @@
     q = N(θ̄, ½ (diag(v) + Qᵀ Q)),   Q = (θ_i − θ̄) / √(K − 1)  for the last K collected θ_i
 
 with θ̄ and v the mean and variance of all collected weights. Maddox et al. 2019,
-https://arxiv.org/abs/1902.02476, algorithm 1 and eq. 1. In the paper a deviation is from the mean
-at the time, so that its first row is zero; here all are from the last mean. Mean and sum of squares
-are Welford's (1962), in float64: the difference of two moments in float32 would lose a variance
-that is a millionth of the square of its weight.
+https://arxiv.org/abs/1902.02476, algorithm 1 and eq. 1.
 
 The optimizer is one of torchopt, moved by `posteriors.torchopt`.
 """
@@ -26,69 +23,13 @@ from bayesgen.models.functional import Batch
 from bayesgen.parameters import chunks
 from bayesgen.priors.low_rank import LowRankGaussian
 from bayesgen.samplers.base import Sampler, own
+from bayesgen.samplers.moments import Moments, collect_, deviations, init, variance
 from bayesgen.samplers.quiet import posteriors, torchopt
 from bayesgen.samplers.schedules import Plan, lookup
 from bayesgen.settings import SWAGSettings
 
 LEAST_VARIANCE = 1e-30
 """Of a weight that never moved."""
-
-
-@dataclass(frozen=True)
-class Moments:
-    """What SWAG keeps of the path, in chunks.
-
-    Attributes:
-        count: how many weights were collected, a scalar int64 tensor.
-        mean: of them, float64.
-        squares: sum of their squared distances from the mean, float64.
-        last: the last K of them [K, ...] in a ring: number n, from 0, stands in row n mod K.
-    """
-
-    count: Tensor
-    mean: Chunks
-    squares: Chunks
-    last: Chunks
-
-
-def init(params: Chunks, rank: int) -> Moments:
-    """Nothing collected yet."""
-    return Moments(
-        torch.zeros((), dtype=torch.int64),
-        tuple(torch.zeros_like(p, dtype=torch.float64) for p in params),
-        tuple(torch.zeros_like(p, dtype=torch.float64) for p in params),
-        tuple(p.new_zeros(rank, len(p)) for p in params),
-    )
-
-
-def collect_(moments: Moments, params: Chunks) -> None:
-    """Take in `params`, in place."""
-    moments.count.add_(1)
-    n = int(moments.count)
-    for p, mean, squares, last in zip(
-        params, moments.mean, moments.squares, moments.last, strict=True
-    ):
-        before = p.double() - mean
-        mean.add_(before, alpha=1 / n)
-        squares.addcmul_(before, p.double() - mean)
-        if len(last):
-            last[(n - 1) % len(last)].copy_(p)
-
-
-def variance(moments: Moments) -> Tensor:
-    """v [P], unbiased; needs two collected weights."""
-    return torch.cat(moments.squares).div(int(moments.count) - 1).float()
-
-
-def deviations(moments: Moments) -> Tensor:
-    """Q [K, P], from the oldest to the newest; fewer rows where fewer were collected."""
-    n, rank = int(moments.count), len(moments.last[0])
-    rows = torch.arange(max(n - rank, 0), n) % max(rank, 1)
-    pieces = [
-        (last[rows].double() - mean).float()
-        for last, mean in zip(moments.last, moments.mean, strict=True)
-    ]
-    return torch.cat(pieces, dim=1).div(max(len(rows) - 1, 1) ** 0.5)
 
 
 def fitted(moments: Moments, low_rank: bool) -> LowRankGaussian:
@@ -190,4 +131,5 @@ def build(log_posterior: LogPosterior, settings: SWAGSettings, plan: Plan) -> Sa
         init=lambda: own(moving.init(tuple(c.clone() for c in chunks(start)))),
         theta=lambda state: torch.cat(state.params),
         gaussian=lambda state: fitted(state.moments, low_rank),
+        moments=lambda state: state.moments,
     )

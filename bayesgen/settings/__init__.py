@@ -9,6 +9,7 @@ from bayesgen.settings.fields import Count, Seed, Setting, Steps, check_ranges, 
 from bayesgen.settings.jobs import (
     GPU_RECIPE,
     BaselineSettings,
+    CheckPriorSettings,
     DecodingSettings,
     EvaluateSettings,
     ExportSettings,
@@ -44,6 +45,7 @@ from bayesgen.settings.shared import (
     EvalSettings,
     PriorSettings,
     ScoringSettings,
+    check_prior_settings,
     tasks_with,
 )
 
@@ -54,6 +56,7 @@ __all__ = [
     "BAOASettings",
     "BaselineSettings",
     "ChainSettings",
+    "CheckPriorSettings",
     "Count",
     "DataSettings",
     "DecodingSettings",
@@ -82,6 +85,7 @@ __all__ = [
     "Steps",
     "TrainSettings",
     "VISettings",
+    "check_prior_settings",
     "check_ranges",
     "described",
     "labelled_defaults",

@@ -41,7 +41,7 @@ class Setting(NamedTuple):
     """One field of a settings class, as a command line needs it.
 
     `kind` is bool, int, float, str, a Literal, or a tuple of a Literal; `optional` says that None
-    is a value too.
+    is a value too, and `words` which words stand beside a number.
     """
 
     kind: Any
@@ -49,6 +49,7 @@ class Setting(NamedTuple):
     help: str
     range: Range
     default: Any
+    words: tuple[str, ...] = ()
 
 
 def described(cls: type) -> dict[str, Setting]:
@@ -57,14 +58,16 @@ def described(cls: type) -> dict[str, Setting]:
     result = {}
     for field in fields(cls):
         kind, extras = _unwrap(hints[field.name])
-        optional = get_origin(kind) in (Union, types.UnionType)
-        if optional:
-            inner = next(arg for arg in get_args(kind) if arg is not type(None))
+        optional, words = False, ()
+        if get_origin(kind) in (Union, types.UnionType):
+            optional = type(None) in get_args(kind)
+            inner, *literals = (arg for arg in get_args(kind) if arg is not type(None))
+            words = tuple(word for literal in literals for word in get_args(literal))
             kind, more = _unwrap(inner)
             extras += more
         text = next(e for e in extras if isinstance(e, str))
         allowed = next((e for e in extras if isinstance(e, Range)), Range())
-        result[field.name] = Setting(kind, optional, text, allowed, field.default)
+        result[field.name] = Setting(kind, optional, text, allowed, field.default, words)
     return result
 
 
@@ -80,6 +83,8 @@ def check_ranges(settings: Any) -> None:
     """
     for name, setting in described(type(settings)).items():
         value = getattr(settings, name)
+        if value in setting.words:
+            continue
         if setting.kind in {int, float} and value is not None:
             refusal = setting.range.refusal(value)
             if refusal:

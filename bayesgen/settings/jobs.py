@@ -13,10 +13,14 @@ from bayesgen.settings.shared import (
     Checkpointing,
     Corpus,
     DataDir,
+    DataSettings,
     Device,
     LabelColumn,
     LabelledData,
+    ModelSettings,
     PairColumn,
+    PriorName,
+    PriorSettings,
     RandomSeed,
     ScoringSettings,
     TextColumn,
@@ -209,6 +213,14 @@ class SimilaritySettings:
     ] = None
     model: Annotated[str | None, "the run's model, where it does not lie where it did"] = None
     device: Device = "auto"
+
+
+@dataclass(frozen=True)
+class CheckPriorSettings(ModelSettings, DataSettings, PriorSettings):
+    prior: PriorName = "swag"
+    num_draws: Annotated[Count, "draws from the prior"] = 20
+    num_samples: Annotated[Count, "validation windows or examples that they predict"] = 200
+    base_dir: BaseDir = "."
 
 
 @dataclass(frozen=True)

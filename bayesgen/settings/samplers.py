@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from bayesgen.errors import UserError
 from bayesgen.settings.fields import (
     Count,
     Fraction,
@@ -29,6 +28,7 @@ from bayesgen.settings.shared import (
     PriorStd,
     RampFraction,
     Temperature,
+    check_prior_settings,
 )
 
 
@@ -174,6 +174,11 @@ class SWAGSettings(GaussianSettings):
         Literal["low-rank", "diag"], "low rank and diagonal in equal parts, or diagonal alone"
     ] = "low-rank"
     rank: Annotated[Count, "K, deviations that make the low-rank part: the last ones"] = 20
+    validation_every: Annotated[
+        Steps,
+        "steps between looks at the validation NLL; the best weights are kept (0: none)",
+    ] = 0
+    validation_samples: Annotated[Count, "windows or examples that are looked at"] = 200
 
 
 @dataclass(frozen=True)
@@ -212,6 +217,11 @@ def without_effect(sampler: str, settings: TrainSettings) -> dict[str, str]:
     labelled = ("data", "text_column", "label_column", "pair_column", "validation")
     needs(not text, f"needs --task {', '.join(LABELS)}", *labelled)
     needs(text, f"has no effect on {settings.task}, which takes --data", "corpus")
+    learned = settings.prior == "swag"
+    needs(not learned, "has no effect on --prior swag", "prior_std")
+    needs(learned, "needs --prior swag", "prior_epsilon")
+    needs(settings.prior != "normal", "needs --prior swag or --prior pretrained", "prior_path")
+    needs(settings.prior_scale == "auto", "needs --prior-scale auto", "prior_scale_steps")
     evaluation = [name for name in described(EvalSettings) if name != "eval"]
     needs(settings.eval, "needs --eval", *evaluation)
     if isinstance(settings, ChainSettings):
@@ -229,6 +239,7 @@ def without_effect(sampler: str, settings: TrainSettings) -> dict[str, str]:
         needs(cyclical, "needs --schedule cyclical", "final_fraction")
         needs(settings.optimizer == "sgd", "needs --optimizer sgd", "momentum")
         needs(low_rank, "needs --covariance low-rank", "rank")
+        needs(settings.validation_every > 0, "needs --validation-every", "validation_samples")
     why = f"has no effect on {sampler}"
     needs(sampler != "laplace", why, "learning_rate", "chains")
     needs(sampler not in {"map", "swag"}, why, "temperature")
@@ -243,10 +254,4 @@ def validate(settings: TrainSettings) -> None:
         UserError: see the messages.
     """
     check_ranges(settings)
-    if settings.prior == "swag" or settings.prior_path is not None:
-        raise UserError(
-            "--prior swag and --prior-path: priors learned from pretraining are not in this"
-            " version; use --prior normal or --prior pretrained"
-        )
-    if settings.prior_relative and settings.prior != "pretrained":
-        raise UserError("--prior-relative needs --prior pretrained")
+    check_prior_settings(settings)

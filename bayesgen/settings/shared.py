@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from bayesgen.errors import UserError
 from bayesgen.settings.fields import (
     Count,
     Fraction,
     NonNegative,
     Positive,
+    Range,
     Seed,
     Splits,
     Steps,
@@ -40,7 +42,7 @@ FinalFraction = Annotated[Fraction, "step size at the end, as a fraction of the 
 PriorStd = Annotated[Width, "σ; with --prior-relative the factor s in σᵢ = s·|θᵢ|"]
 PriorName = Annotated[
     Literal["normal", "pretrained", "swag"],
-    "N(0, σ²), N(loaded weights, σ²), or one learned from pretraining",
+    "N(0, σ²), N(loaded weights, σ²), or one learned from pretraining by SWAG",
 ]
 DataDir = Annotated[str | None, "cache and search place for corpora; embeddings are kept there too"]
 BaseDir = Annotated[str, "folder that checkpoints/ lies in"]
@@ -127,8 +129,41 @@ class PriorSettings:
     prior: PriorName = "normal"
     prior_std: PriorStd = 0.2
     prior_relative: Annotated[bool, "width of the pretrained prior relative to each weight"] = False
-    prior_scale: Annotated[Positive, "λ, multiplies the prior's covariance"] = 1.0
-    prior_path: Annotated[str | None, "file of a learned prior"] = None
+    prior_scale: Annotated[
+        float | Literal["auto"],
+        "λ, multiplies the prior's covariance; auto: the one with the best validation NLL in short"
+        " runs on a grid",
+        Range(0, above=True),
+    ] = 1.0
+    prior_scale_steps: Annotated[Count, "steps of the short run for each λ of the grid"] = 100
+    prior_path: Annotated[
+        str | None,
+        "learned prior of --prior swag (a file, or the folder of learn_prior.py); with --prior"
+        " pretrained its mean is the centre",
+    ] = None
+    prior_epsilon: Annotated[
+        Positive, "ε, variance that a learned prior gives every weight beside what was learned"
+    ] = 1e-6
+    head_prior_std: Annotated[
+        Width | None,
+        "σ of N(0, σ²) on a head that is new, and of parameters that a learned prior does not know"
+        " (default: the other weights' prior; 0.2 with --prior swag)",
+    ] = None
+
+
+def check_prior_settings(settings: PriorSettings) -> None:
+    """Refuse a prior that cannot be made, naming the flag.
+
+    Raises:
+        UserError: see the messages.
+    """
+    if settings.prior == "swag" and settings.prior_path is None:
+        raise UserError(
+            "--prior swag needs the learned prior's file: --prior-path FILE"
+            " (scripts/learn_prior.py writes one)"
+        )
+    if settings.prior_relative and settings.prior != "pretrained":
+        raise UserError("--prior-relative needs --prior pretrained")
 
 
 @dataclass(frozen=True)

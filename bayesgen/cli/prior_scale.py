@@ -1,0 +1,57 @@
+"""--prior-scale auto: the λ of a run, from short runs that are scored on its validation data."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from typing import Any
+
+from bayesgen.cli.inputs import Inputs
+from bayesgen.errors import UserError
+from bayesgen.evaluation.prior_scale import GRIDS, tune_scale
+from bayesgen.inference.job import Job, make_job
+from bayesgen.predictive.mixture import scoring_precision
+from bayesgen.reports.tables import scale_table, show
+from bayesgen.settings import ScoringSettings, TrainSettings
+
+
+def choose_scale(name: str, settings: TrainSettings, inputs: Inputs) -> dict[str, Any]:
+    """Choose λ and show the curve; what a run keeps of it.
+
+    Raises:
+        UserError: every short run diverged.
+    """
+    rows = inputs.material(ScoringSettings(eval_splits=("val",)), None).scored["val"]
+    scales = None
+
+    def make(scale: float) -> Job:
+        nonlocal scales
+        at = replace(settings, prior_scale=scale)
+        job = make_job(
+            name, at, inputs.model, inputs.batches, scales, steps=settings.prior_scale_steps
+        )
+        scales = job.scales  # measured once
+        return job
+
+    curve = tune_scale(
+        make,
+        GRIDS[settings.prior],
+        rows,
+        batch_size=settings.eval_batch_size,
+        precision=scoring_precision(settings.eval_precision, inputs.model),
+        progress="--prior-scale auto",
+    )
+    if not curve.best.finite:
+        raise UserError(
+            "--prior-scale auto: the short runs of all λ diverged; lower --learning-rate, or give"
+            " λ as a number"
+        )
+    found = curve.to_json()
+    show(scale_table(found))
+    if curve.at_the_end:
+        print(
+            f"warning: the best λ, {curve.best.scale:g}, is at an end of the grid: a better one may"
+            " lie beyond; try it as --prior-scale",
+            file=sys.stderr,
+        )
+    return found

@@ -1,0 +1,43 @@
+"""The validation loss of an upstream run, and its best weights as a model."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from bayesgen.cli.inputs import Inputs
+from bayesgen.evaluation.nll import nll_of
+from bayesgen.evaluation.passes import evenly_spaced
+from bayesgen.inference.watch import Watch, best_name
+from bayesgen.models import FunctionalModel
+from bayesgen.models.saving import save_model
+from bayesgen.predictive import Forward
+from bayesgen.predictive.mixture import scoring_precision
+from bayesgen.runs import Run
+from bayesgen.settings import ScoringSettings, SWAGSettings
+
+BEST = "best"
+
+
+def watch_of(settings: SWAGSettings, inputs: Inputs) -> Watch | None:
+    """What is looked at, and how often; None where nothing is."""
+    if not settings.validation_every:
+        return None
+    rows = inputs.material(ScoringSettings(eval_splits=("val",)), None).scored["val"]
+    rows = rows.take(evenly_spaced(len(rows), settings.validation_samples).numpy())
+    model = inputs.model
+    forward = Forward(model, scoring_precision(settings.precision, model))
+
+    def nll(theta: Tensor) -> float:
+        mixed, _ = nll_of(forward, model.likelihood, theta[None], rows, settings.eval_batch_size)
+        return mixed
+
+    return Watch(settings.validation_every, nll)
+
+
+def save_best(run: Run, model: FunctionalModel, chains: int) -> None:
+    """Leave each chain's best weights in the run's folder, as a model."""
+    for chain in range(chains):
+        found = run.read_tensors(best_name(chain))
+        if found is not None:
+            name = BEST if chain == 0 else f"{BEST}-c{chain}"
+            save_model(model, found["theta"], run.path / name)

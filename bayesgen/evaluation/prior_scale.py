@@ -1,0 +1,125 @@
+"""λ by validation: short runs on a grid, each scored by its mixture.
+
+λ multiplies the covariance of a prior. What it should be depends on how much data there is and on
+how far the task lies from where the prior comes from, so that it is chosen anew for each task
+(Shwartz-Ziv et al. 2022, https://arxiv.org/abs/2205.10279, section 3.2).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from bayesgen.data.windows import Rows
+from bayesgen.evaluation.nll import nll_of
+from bayesgen.evaluation.passes import evenly_spaced, progress_bar
+from bayesgen.inference.job import Job, chain_seed
+from bayesgen.predictive import Forward
+from bayesgen.predictive.mixture import Precision
+
+GRIDS: Mapping[str, tuple[float, ...]] = {
+    "swag": (0.1, 1.0, 1e1, 1e2, 1e3, 1e4, 1e5),
+    "pretrained": (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0),
+    "normal": (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0),
+}
+"""λ by prior. The path of an optimizer is far narrower than what a task may need; the widths of the
+others are chosen by --prior-std, in the same units as the weights."""
+MAX_ROWS = 1000
+"""Validation rows (windows or examples) that a short run is scored on, evenly spaced."""
+DRAWS = 5
+"""Draws of a Gaussian posterior that a short run is scored by."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One λ: NLL of the mixture and of its members on validation rows, in nats per observation.
+
+    A run that diverged has an infinite NLL.
+    """
+
+    scale: float
+    nll: float
+    mean_of_draws: float
+
+    @property
+    def finite(self) -> bool:
+        return math.isfinite(self.nll)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """All of them, in the order of λ."""
+
+    trials: tuple[Trial, ...]
+    steps: int
+    rows: int
+
+    @property
+    def best(self) -> Trial:
+        return min(self.trials, key=lambda trial: trial.nll)
+
+    @property
+    def at_the_end(self) -> bool:
+        """Whether the best λ is the first or last of the grid, so that a better may lie outside."""
+        return self.best in (self.trials[0], self.trials[-1])
+
+    @property
+    def gradient_evaluations(self) -> int:
+        return self.steps * len(self.trials)
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "chosen": self.best.scale,
+            "steps": self.steps,
+            "rows": self.rows,
+            "gradient_evaluations": self.gradient_evaluations,
+            "curve": [asdict(trial) for trial in self.trials],
+        }
+
+
+def tune_scale(
+    make: Callable[[float], Job],
+    grid: tuple[float, ...],
+    rows: Rows,
+    *,
+    batch_size: int = 64,
+    precision: Precision = "fp32",
+    progress: str | None = None,
+) -> Curve:
+    """The curve of validation NLL over λ.
+
+    Args:
+        make: the short run at a λ.
+        rows: validation windows or examples.
+    """
+    trials, steps = [], 0
+    rows = rows.take(evenly_spaced(len(rows), MAX_ROWS).numpy())
+    with progress_bar(progress, len(grid), "λ") as advance:
+        for scale in grid:
+            job = make(scale)
+            steps = job.plan.steps
+            forward = Forward(job.model, precision)
+            found = nll_of(forward, job.model.likelihood, short_run(job), rows, batch_size)
+            trials.append(Trial(scale, *found))
+            advance(1)
+    return Curve(tuple(trials), steps, len(rows))
+
+
+def short_run(job: Job) -> Tensor:
+    """The draws [S, P] of a job's first chain, in memory; none where it diverged."""
+    torch.manual_seed(chain_seed(job.settings.seed, 0))
+    state, batches, draws = job.sampler.init(), job.batches(0), []
+    for step in range(job.plan.steps):
+        batch = {k: v.to(job.model.device) for k, v in batches.batch(step).items()}
+        state, _ = job.sampler.update(state, batch)
+        if bool(job.plan.collect[step]) and job.sampler.gaussian is None:
+            draws.append(job.sampler.theta(state))
+    if job.sampler.gaussian is not None:
+        gaussian = job.sampler.gaussian(state)
+        draws = [gaussian.sample() for _ in range(DRAWS)]
+    found = torch.stack(draws)
+    return found if bool(found.isfinite().all()) else found[:0]
