@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,31 +74,57 @@ class Command:
     run: Run | None
 
 
-def choose(argv: list[str]) -> Command:
+@dataclass(frozen=True)
+class Door:
+    """How this command presents itself: there are several ways in.
+
+    Attributes:
+        sampler: the only one there is here; None leaves the choice.
+        defaults: that stand in the place of the sampler's own.
+    """
+
+    prog: str
+    description: str
+    examples: str
+    sampler: str | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+TRAIN = Door(
+    "bayesian_training_script.py",
+    "Sample a posterior over a model's weights, and score it. Flags of {sampler}:",
+    EXAMPLES,
+)
+
+
+def choose(argv: list[str], door: Door = TRAIN) -> Command:
     """Understand a command line; a run that is continued brings its own settings."""
     first = Parser(add_help=False, allow_abbrev=False)
     first.add_argument("--sampler")
     first.add_argument("--resume")
     first.add_argument("--task")
     early = first.parse_known_args(argv)[0]
-    name = early.sampler or _sampler_of(early.resume) or "sghmc"
+    if door.sampler is not None and early.sampler is not None:
+        raise UserError(f"--sampler has no effect here: this is always {door.sampler}")
+    name = door.sampler or early.sampler or _sampler_of(early.resume) or "sghmc"
     if name not in SAMPLERS:
         raise UserError(
             f"--sampler: unknown sampler '{name}'{nearest(name, SAMPLERS)} ({', '.join(SAMPLERS)})"
         )
     cls = SAMPLERS[name]
     labelled = early.task in LABELS
-    base = labelled_defaults(name, early.task)
+    base = {**labelled_defaults(name, early.task), **door.defaults}
     parser = Parser(
-        prog="bayesian_training_script.py",
-        description=f"Sample a posterior over a model's weights, and score it. Flags of {name}:",
-        epilog=EXAMPLES,
+        prog=door.prog,
+        description=door.description.format(sampler=name),
+        epilog=door.examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--sampler", metavar="NAME", help=f"one of {', '.join(SAMPLERS)} (default: sghmc)"
-    )
+    if door.sampler is None:
+        parser.add_argument(
+            "--sampler", metavar="NAME", help=f"one of {', '.join(SAMPLERS)} (default: sghmc)"
+        )
     parser.add_argument("--config", metavar="FILE", help="presets to use (default: ./config.py)")
     parser.add_argument(
         "--resume", metavar="RUN", help="continue a run's folder; auto: the newest unfinished one,"
@@ -129,8 +156,8 @@ def choose(argv: list[str]) -> Command:
     return Command(name, flags, chosen, run)
 
 
-def main(argv: list[str]) -> int:
-    command = choose(argv)
+def main(argv: list[str], door: Door = TRAIN) -> int:
+    command = choose(argv, door)
 
     from bayesgen.cli.session import show_results, train
 
