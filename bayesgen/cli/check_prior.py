@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bayesgen.cli.options import Parser, add_flags, combine, flag, parse
-from bayesgen.cli.train import DEFAULT_MODEL
 from bayesgen.errors import UserError
 from bayesgen.settings import LABELS, CheckPriorSettings, check_prior_settings, check_ranges
 
@@ -59,23 +57,15 @@ def main(argv: list[str]) -> int:
 
     import torch
 
+    from bayesgen.cli.beginning import model_of
     from bayesgen.cli.inputs import read_inputs
-    from bayesgen.cli.sources import adapters
     from bayesgen.evaluation.passes import evenly_spaced
     from bayesgen.evaluation.prior_predictive import prior_predictive
-    from bayesgen.inference.job import resolve_device, weights_of
-    from bayesgen.models import load_model
+    from bayesgen.inference.job import weights_of
     from bayesgen.priors import build_prior
     from bayesgen.settings import ScoringSettings
 
-    model = load_model(
-        settings.model or Path(settings.base_dir) / DEFAULT_MODEL,
-        task=settings.task,
-        parameters=settings.parameters,
-        lora=adapters(vars(settings)),
-        meta_path=settings.meta_path,
-        device=str(resolve_device(settings.device)),
-    )
+    model = model_of(settings)
     inputs = read_inputs(model, settings)
     rows = inputs.material(ScoringSettings(eval_splits=("val",)), None).scored["val"]
     rows = rows.take(evenly_spaced(len(rows), settings.num_samples).numpy())

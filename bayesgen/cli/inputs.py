@@ -9,11 +9,11 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from bayesgen.cli.beginning import num_outputs, read_labelled
 from bayesgen.cli.scoring import Material, read_examples, read_material
 from bayesgen.data.corpora import load_corpus
 from bayesgen.data.embedded import Embedded
 from bayesgen.data.examples import Examples
-from bayesgen.data.labelled import load_labelled
 from bayesgen.data.tables import some
 from bayesgen.data.unlabelled import load_unlabelled
 from bayesgen.data.windows import Batches, Rows
@@ -96,16 +96,8 @@ def _labelled(model: FunctionalModel, settings: DataSettings, block_size: int) -
             f"--data: a {model.info.task} needs labelled data: ag_news, sst2, imdb, stsb, or the"
             " path of a file or folder"
         )
-    corpus = load_labelled(
-        settings.data,
-        task=model.info.task,
-        data_dir=_data_dir(settings),
-        validation=settings.validation,
-        text_column=settings.text_column,
-        label_column=settings.label_column,
-        pair_column=settings.pair_column,
-    )
-    outputs = int(model.info.config.get("num_labels") or len(model.info.config["id2label"]))
+    corpus = read_labelled(settings, model.info.task)
+    outputs = num_outputs(model.info)
     if corpus.classes is not None and len(corpus.classes) != outputs:
         raise UserError(
             f"--data {settings.data}: {len(corpus.classes)} classes, but the model has {outputs};"

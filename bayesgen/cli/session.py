@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from bayesgen.cli.beginning import model_of
 from bayesgen.cli.inputs import Inputs, read_inputs
 from bayesgen.cli.options import Chosen
 from bayesgen.cli.prior_scale import choose_scale
 from bayesgen.cli.scoring import check_draws, score_run
-from bayesgen.cli.sources import adapters, require_same_labels
-from bayesgen.cli.train import DEFAULT_MODEL
+from bayesgen.cli.sources import require_same_labels
 from bayesgen.cli.watching import save_best, watch_of
 from bayesgen.errors import Interrupted, UserError
 from bayesgen.inference.job import Job, make_job, resolve_device
@@ -28,7 +28,7 @@ from bayesgen.inference.loop import ChainTotals, graceful_stop, run_chain
 from bayesgen.inference.opening import Opening, opening
 from bayesgen.inference.resources import estimate, require
 from bayesgen.inference.tracking import Tracker
-from bayesgen.models import FunctionalModel, load_model
+from bayesgen.models import FunctionalModel
 from bayesgen.reports.summary import summary
 from bayesgen.reports.tables import (
     accuracy_table,
@@ -59,7 +59,7 @@ def train(name: str, chosen: Chosen[TrainSettings], resumed: Run | None = None) 
     settings = chosen.settings
     if resumed is None:
         _check_resources(name, settings)
-    inputs = read_inputs(_model(settings), settings)
+    inputs = read_inputs(model_of(settings), settings)
     model = inputs.model
     # whatever cannot work is refused before a folder is made
     material = inputs.material(settings, None) if settings.eval else None
@@ -147,18 +147,6 @@ def _totals(job: Job, chains: list[ChainTotals], curve: dict[str, Any] | None) -
     }
 
 
-def _model(settings: TrainSettings, outline: bool = False) -> FunctionalModel:
-    return load_model(
-        settings.model or Path(settings.base_dir) / DEFAULT_MODEL,
-        task=settings.task,
-        parameters=settings.parameters,
-        lora=adapters(vars(settings)),
-        meta_path=settings.meta_path,
-        device=str(resolve_device(settings.device)),
-        outline=outline,
-    )
-
-
 def _stored_scales(run: Run, model: FunctionalModel) -> Scales:
     """What was measured before the run's first step: its coordinates φ mean nothing without."""
     stored = run.read_tensors(PRECONDITIONER)
@@ -240,7 +228,7 @@ def _record(
 
 def _check_resources(name: str, settings: TrainSettings) -> None:
     """Refuse what cannot fit before any weights are loaded; say what a large run needs."""
-    outline = _model(settings, outline=True)
+    outline = model_of(settings, outline=True)
     needs = estimate(name, settings, outline)
     if needs.memory >= LARGE:
         console = _console()

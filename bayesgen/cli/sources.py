@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bayesgen.cli.beginning import adapters
 from bayesgen.errors import UserError
 from bayesgen.inference.job import resolve_device
-from bayesgen.models import FunctionalModel, Lora, ModelInfo, load_model
-from bayesgen.parameters import names_adapters
+from bayesgen.models import FunctionalModel, ModelInfo, load_model
 from bayesgen.posterior import Posterior
 from bayesgen.runs import Run
+from bayesgen.settings import LABELS
 
 LABEL_SETTINGS = ("noise_std", "score_range")
 """What a model's config.json says of its labels, which no weight shows."""
@@ -57,6 +58,7 @@ def open_source(
     posterior = Posterior.load(name)
     record = run.record()
     settings, stored = record["settings"], record["model"]
+    classes = LABELS.get(settings["task"]) == "class"
     place = Path(stored["name"])
     if model is None and not place.exists() and (place.suffix or len(place.parts) > 2):
         raise UserError(
@@ -68,6 +70,7 @@ def open_source(
         task=settings["task"],
         parameters=settings["parameters"],
         lora=adapters(settings),
+        num_labels=len(stored["config"]["id2label"]) if classes else None,
         meta_path=settings["meta_path"],
         device=on,
     )
@@ -101,15 +104,3 @@ def require_same_labels(stored: Mapping[str, Any], now: ModelInfo, run: str) -> 
                 f"--model: {key} in the config.json of '{now.name}' is {found}, and the run"
                 f" '{run}' was made with {before}; put that back, or start a new run"
             )
-
-
-def adapters(settings: Mapping[str, Any]) -> Lora | None:
-    """The adapters that a run's settings ask for; None if none."""
-    if not names_adapters(settings["parameters"]):
-        return None
-    targets = settings["lora_targets"]
-    return Lora(
-        settings["lora_r"],
-        settings["lora_alpha"],
-        None if targets is None else tuple(t.strip() for t in targets.split(",")),
-    )

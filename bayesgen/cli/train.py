@@ -35,7 +35,6 @@ from bayesgen.settings import (
 if TYPE_CHECKING:
     from bayesgen.runs import Run
 
-DEFAULT_MODEL = "checkpoints/baseline/models/baseline_model_2k.pt"
 EXAMPLES = """
 examples:
   a posterior over the baseline's weights by SGHMC, and its perplexity:

@@ -18,7 +18,7 @@ from bayesgen.models.checkpointing import refuse_idle
 from bayesgen.parameters import ADAPTER
 from bayesgen.priors import Prior, Weights, build_prior
 from bayesgen.samplers import Plan, Sampler, build_sampler, make_plan
-from bayesgen.samplers.preconditioning import Scales, measure, needs_pass
+from bayesgen.samplers.preconditioning import Scales, measure, needs_pass, stable_rate
 from bayesgen.settings import (
     ChainSettings,
     DataSettings,
@@ -142,6 +142,9 @@ def make_job(
         norm = scales.gradient_norm
         max_norm = math.inf if norm is None else settings.gradient_clip * norm
         target = log_posterior(Affine(model.theta, scales.d), max_norm)
+        stiff = prior.precision()
+        if stiff is not None:
+            plan = plan.held(stable_rate(settings, scales.d, stiff, first.num_observations))
     sampler = build_sampler(name, target, settings, plan)
     return Job(name, settings, model, prior, batches, target, plan, sampler, scales)
 

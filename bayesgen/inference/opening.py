@@ -114,6 +114,9 @@ def _chain_rows(
         ),
         ("heat", f"P·T/2N = {thermal:.2g} nats above the mode at equilibrium"),
     ]
+    held = float(plan.learning_rate[peak])
+    if held < 0.999 * settings.learning_rate:
+        rows.append(("step size", f"held at {held:.3g}: the prior is stiff"))
     if start.friction_steps is not None:
         numbers["friction_steps"] = start.friction_steps
         rows.append(

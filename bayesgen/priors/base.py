@@ -68,6 +68,12 @@ class Prior(ABC):
         """The prior as a diagonal Gaussian, or None where it is not one."""
         return None
 
+    def precision(self) -> Tensor | None:
+        """Diagonal of a matrix that the curvature of −log p nowhere exceeds [P]: how stiff the
+        prior is along each coordinate at most. None where nothing is known."""
+        gaussian = self.diagonal()
+        return None if gaussian is None else gaussian.variance.reciprocal()
+
     def sample(self) -> Tensor:
         """One draw of θ [P], by the global generator.
 

@@ -86,6 +86,10 @@ class LowRankGaussian(Prior):
         along = torch.randn(len(self.factor), generator=generator, device=self.mean.device)
         return self.mean + self.variance.sqrt() * noise + along @ self.factor
 
+    def precision(self) -> Tensor:
+        # W only adds to the covariance
+        return self.variance.reciprocal()
+
     def marginal_variance(self) -> Tensor:
         """diag(Σ) [P]."""
         return self.variance + self.factor.square().sum(0)

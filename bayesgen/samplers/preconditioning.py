@@ -8,6 +8,9 @@ rate (the natural-gradient metric of Girolami and Calderhead 2011,
 https://doi.org/10.1111/j.1467-9868.2010.00765.x, diagonal and fixed at θ₀). With mean D² = 1 a step
 size means the same for every source of D, and for none.
 
+A learned prior knows widths, too: with it v̂ + (1/σᵢ²)/(N B) takes the place of v̂, whose B-fold, for
+B observations a batch, is about the information of one of them.
+
 The same pass measures how large a minibatch's gradient is in φ: the unit of `--gradient-clip`.
 """
 
@@ -29,7 +32,8 @@ from bayesgen.errors import UserError
 from bayesgen.log_posterior import LogPosterior
 from bayesgen.models import FunctionalModel
 from bayesgen.models.nanogpt import adam_second_moments
-from bayesgen.settings import ChainSettings
+from bayesgen.priors import LowRankGaussian
+from bayesgen.settings import ChainSettings, MomentumSettings
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,8 @@ class Scales:
     Attributes:
         d: D [P], or None for no preconditioning.
         gradient_norm: root mean square of ‖∇_φ ℓ‖ over minibatches at θ₀, but for the product of
-            likelihood and prior; None where not measured.
+            likelihood and prior, with the prior's pull on weights that move as it lets them; None
+            where not measured.
     """
 
     d: Tensor | None
@@ -77,12 +82,20 @@ def measure(
     moments = None
     if needs_pass(settings):
         moments = squared_gradients(plain, model.theta, batches, settings.preconditioner_batches)
-    d = _scale(settings, model, moments)
+    n = plain.num_observations
+    stiff = plain.prior.precision()
+    stiff = None if stiff is None else stiff.to(model.device)
+    widths = None
+    if isinstance(plain.prior, LowRankGaussian) and stiff is not None:
+        widths = stiff * batches.steps_per_epoch / n**2
+    d = _scale(settings, model, moments, widths)
     if moments is None or not settings.gradient_clip:
         return Scales(d, None)
     prior = torch.zeros_like(model.theta)
-    plain.prior.accumulate(model.theta, prior, 1 / plain.num_observations)
+    plain.prior.accumulate(model.theta, prior, 1 / n)
     squares = moments + prior.square()
+    if stiff is not None:
+        squares += settings.temperature / n**2 * stiff  # E (∂ log p / N)² at temperature T
     pulled = squares if d is None else d * d * squares
     norm = float(pulled.sum(dtype=torch.float64).sqrt())
     if not 0 < norm < math.inf:
@@ -99,8 +112,12 @@ def needs_pass(settings: ChainSettings) -> bool:
 
 
 def _scale(
-    settings: ChainSettings, model: FunctionalModel, moments: Tensor | None
+    settings: ChainSettings,
+    model: FunctionalModel,
+    moments: Tensor | None,
+    widths: Tensor | None = None,
 ) -> Tensor | None:
+    """D of the settings; `widths` is what a learned prior adds to v̂ [P]."""
     source = settings.preconditioner
     if source == "none":
         return None
@@ -115,6 +132,8 @@ def _scale(
         moments = adam_second_moments(Path(model.info.name), model.layout).to(model.device)
     else:
         return from_variances(Path(source), model)
+    if widths is not None:
+        moments = moments + widths
     return from_second_moments(moments, settings.preconditioner_damping)
 
 
@@ -156,6 +175,22 @@ def from_variances(path: Path, model: FunctionalModel) -> Tensor:
             f"--preconditioner: 'variance' in '{path}' must be {model.layout.size} positive numbers"
         )
     return normalised(variance).to(model.device)
+
+
+def stable_rate(
+    settings: ChainSettings, scale: Tensor | None, precision: Tensor, num_observations: int
+) -> float:
+    """The largest step size that follows the prior alone without overshooting.
+
+    Along φ_i the prior's curvature is c = D_i² / (σ_i² N). A step of Langevin dynamics is unstable
+    beyond lr c = 2, one with momenta beyond lr² c = 4 σ²; half of either leaves room for the
+    likelihood.
+    """
+    stiffness = precision if scale is None else scale.square() * precision.to(scale.device)
+    c = float(stiffness.max()) / num_observations
+    if isinstance(settings, MomentumSettings):
+        return settings.momentum_std / math.sqrt(c)
+    return 1 / c
 
 
 def normalised(variance: Tensor) -> Tensor:

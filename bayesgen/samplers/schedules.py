@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -44,6 +44,11 @@ class Plan:
     @property
     def num_draws(self) -> int:
         return int(self.collect.sum())
+
+    def held(self, limit: float) -> Plan:
+        """The same plan with no step size above `limit`; its shape stays."""
+        peak = float(self.learning_rate.max())
+        return replace(self, learning_rate=self.learning_rate * min(1.0, limit / max(peak, 1e-300)))
 
     def shortened(self, steps: int, draws: int = 5) -> Plan:
         """The same plan in `steps` steps, or fewer where it has fewer, with at most `draws` draws

@@ -17,11 +17,13 @@ LABELLED: Mapping[str, Mapping[str, Any]] = {
 """What takes the place of a chain's step size where the data are labelled."""
 
 LABELLED_CHAIN: Mapping[str, Any] = {
-    "temperature": 0.3, "batch_size": 32, "warmup_steps": 100, "sampling_steps": 240,
-    "thinning": 20, "gradient_clip": 10.0,
+    "prior": "pretrained", "prior_std": 0.05, "temperature": 0.5, "batch_size": 32,
+    "warmup_steps": 100, "sampling_steps": 480, "thinning": 20, "gradient_clip": 10.0,
+    "preconditioner_damping": 1.0,
 }  # fmt: skip
 """The same, of all chains: presets for a fine-tuned encoder, whose N is thousands of examples and
-not millions of tokens, and which fits most of them so well that a few make all of the gradient."""
+not millions of tokens, and which fits most of them so well that a few make all of the gradient.
+A prior around its weights keeps the chain from fitting these examples further and further."""
 
 
 SCORED_STEP = 0.2
@@ -37,5 +39,5 @@ def labelled_defaults(sampler: str, task: str) -> dict[str, Any]:
     if LABELS[task] == "score":
         # a Gaussian with little noise is far sharper than a softmax
         step = SCORED_STEP * chosen["learning_rate"]
-        chosen |= {"learning_rate": step, "temperature": 0.01, "preconditioner_damping": 1.0}
+        chosen |= {"learning_rate": step, "temperature": 0.01}
     return chosen

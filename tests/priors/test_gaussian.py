@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from bayesgen.errors import UserError
-from bayesgen.priors import Gaussian, Prior, build_prior, normal, pretrained
+from bayesgen.parameters import Layout
+from bayesgen.priors import Gaussian, Prior, Weights, build_prior, normal, pretrained
 from bayesgen.settings import PriorSettings
 
 SIZE = 50
@@ -17,6 +17,7 @@ def random(seed: int) -> Tensor:
 
 
 WEIGHTS = random(0)
+LAYOUT = Layout.of([("weight", WEIGHTS)])
 WEIGHTS[:3] = 0  # such as biases that were never trained
 
 PRIORS: dict[str, tuple[Gaussian, Normal]] = {
@@ -137,24 +138,33 @@ def test_a_relative_width_is_positive_where_the_weight_is_zero() -> None:
 def test_build_prior_makes_what_the_settings_name(
     settings: PriorSettings, mean: Tensor, sd: float | Tensor
 ) -> None:
-    diagonal = build_prior(settings, WEIGHTS).diagonal()
+    diagonal = build_prior(settings, Weights(WEIGHTS, LAYOUT)).diagonal()
     assert diagonal is not None
     torch.testing.assert_close(diagonal.mean, mean)
     torch.testing.assert_close(diagonal.variance.sqrt(), sd * torch.ones(SIZE))
 
 
-def test_a_prior_that_this_version_lacks_is_an_error() -> None:
-    with pytest.raises(UserError, match="--prior swag"):
-        build_prior(PriorSettings(prior="swag"), WEIGHTS)
+def test_a_new_head_may_have_a_prior_of_its_own() -> None:
+    layout = Layout.of([("base.weight", torch.zeros(SIZE - 3)), ("head.weight", torch.zeros(3))])
+    for prior in ("normal", "pretrained"):
+        settings = PriorSettings(prior=prior, prior_std=0.3, head_prior_std=0.7)
+        weights = Weights(WEIGHTS, layout, new={"head.weight"})
+        found = build_prior(settings, weights)
+        diagonal = found.diagonal()
+        assert diagonal is not None
+        centre = (
+            torch.zeros(SIZE) if prior == "normal" else torch.cat((WEIGHTS[:-3], torch.zeros(3)))
+        )
+        torch.testing.assert_close(diagonal.mean, centre)
+        sd = torch.tensor([0.3] * (SIZE - 3) + [0.7] * 3)
+        torch.testing.assert_close(diagonal.variance.sqrt(), sd)
+        assert "0.7" in found.describe()
+        # one that was trained belongs to the other weights
+        old = build_prior(settings, Weights(WEIGHTS, layout)).diagonal()
+        assert old is not None
+        assert float(old.variance.sqrt().max()) == pytest.approx(0.3)
 
 
-@pytest.mark.parametrize(
-    ("prior", "text"),
-    [
-        (normal(3, 0.2), "N(0, 0.2² I)"),
-        (pretrained(torch.ones(3), 0.05), "N(θ*, 0.05² I)"),
-        (pretrained(torch.ones(3), 0.5, relative=True), "N(θ*, σᵢ²), median σᵢ 0.501"),
-    ],
-)
-def test_a_prior_describes_itself_with_its_numbers(prior: Prior, text: str) -> None:
-    assert prior.describe() == text
+def test_a_scale_that_has_still_to_be_chosen_is_no_number() -> None:
+    with pytest.raises(ValueError, match="has to be chosen"):
+        build_prior(PriorSettings(prior_scale="auto"), Weights(WEIGHTS, LAYOUT))

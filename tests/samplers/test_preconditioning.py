@@ -47,6 +47,9 @@ def test_squared_gradients_are_the_mean_over_batches_of_the_likelihood_alone(tin
     torch.testing.assert_close(measured, expected, rtol=1e-3, atol=1e-9)
 
 
+HEAT = 1e5
+
+
 def test_gradients_are_the_default_source(tiny: Tiny) -> None:
     moments = squared_gradients(tiny.log_posterior(), tiny.model.theta, tiny.batches, 3)
     d = scale_of(tiny, preconditioner_batches=3, preconditioner_damping=0.2)
@@ -64,7 +67,7 @@ def test_none_is_no_map_at_all(tiny: Tiny) -> None:
 def test_the_gradient_norm_is_the_root_mean_square_of_the_minibatches(
     source: str, tiny: Tiny
 ) -> None:
-    settings = ChainSettings(preconditioner=source, preconditioner_batches=4)
+    settings = ChainSettings(preconditioner=source, preconditioner_batches=4, temperature=HEAT)
     scales = measure(settings, tiny.model, tiny.log_posterior(), tiny.batches)
     target, squares = tiny.log_posterior(), []
     d = torch.ones(tiny.model.layout.size) if scales.d is None else scales.d
@@ -73,6 +76,12 @@ def test_the_gradient_norm_is_the_root_mean_square_of_the_minibatches(
     for step in range(4):
         _, g = target.log_likelihood_grad(tiny.model.theta, tiny.batches.batch(step))
         squares.append(float((d * g).square().sum() + (d * prior).square().sum()))
+    precision = tiny.prior.precision()
+    assert precision is not None
+    # θ ~ the prior at temperature T: E (∂ log p)² = T / σ²
+    squares = [
+        s + float((d**2 * precision).sum()) * HEAT / target.num_observations**2 for s in squares
+    ]
     assert (scales.d is None) == (source == "none")
     assert scales.gradient_norm == pytest.approx((sum(squares) / 4) ** 0.5, rel=1e-5)
 

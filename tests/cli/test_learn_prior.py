@@ -1,0 +1,157 @@
+"""From pretraining to a task: a prior is learned by one command and used by the next."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bayesgen.cli.main import door
+from bayesgen.data.corpora import load_corpus
+from bayesgen.data.windows import Windows
+from bayesgen.evaluation.nll import nll_of
+from bayesgen.models import load_model
+from bayesgen.predictive import Forward
+from bayesgen.priors import LearnedPrior
+from tests.workspace import Workspace
+
+UPSTREAM = (
+    "--model", "model.pt", "--corpus", "corpus.txt", "--out", "upstream", "--batch-size", "4",
+    "--warmup-steps", "4", "--sampling-steps", "24", "--thinning", "2", "--rank", "5",
+    "--validation-every", "7", "--learning-rate", "1e-2",
+)  # fmt: skip
+
+
+def learn(*flags: str) -> int:
+    return door("learn_prior", [*UPSTREAM, *flags])
+
+
+def rows(run: str) -> list[dict[str, Any]]:
+    lines = Path(run, "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_the_file_holds_the_path_of_the_optimizer(workspace: Workspace) -> None:
+    # every step is collected: mean and variance can be had from the run's saved states alone
+    assert learn("--warmup-steps", "0", "--sampling-steps", "6", "--thinning", "1", "--rank", "6",
+                 "--checkpoint-every", "1") == 0  # fmt: skip
+    prior = LearnedPrior.read(Path("upstream/prior.safetensors"))
+    model = load_model("model.pt")
+    assert prior.layout == model.layout
+    assert prior.rank == 6
+    torch.testing.assert_close(
+        prior.deviations.sum(0), torch.zeros(model.layout.size), atol=1e-5, rtol=0
+    )
+    # Q Qᵀ of all collected weights has the diagonal v
+    torch.testing.assert_close(
+        prior.deviations.square().sum(0), prior.variance, rtol=1e-4, atol=1e-12
+    )
+    upstream = prior.record["upstream"]
+    assert upstream["collected"] == 6
+    assert upstream["settings"]["optimizer"] == "adamw"
+    assert prior.record["model"]["sha256"] == model.info.sha256
+
+
+def test_validation_is_watched_and_the_best_weights_are_a_model(workspace: Workspace) -> None:
+    assert learn() == 0
+    seen = {row["step"]: row["val_nll"] for row in rows("upstream") if "val_nll" in row}
+    assert list(seen) == [0, 7, 14, 21, 28]
+    assert min(seen.values()) < 0.9 * seen[0]  # it learns
+    best = load_model("upstream/best.pt")
+    corpus = load_corpus("corpus.txt", tokenizer=best.tokenizer)
+    windows = Windows.tiled(corpus.val, 8)
+    nll, _ = nll_of(Forward(best), best.likelihood, best.theta[None], windows)
+    assert nll == pytest.approx(min(seen.values()), rel=1e-6)
+    first = load_model("model.pt")
+    nll, _ = nll_of(Forward(first), first.likelihood, first.theta[None], windows)
+    assert nll == pytest.approx(seen[0], rel=1e-6)
+
+
+def test_a_stopped_one_goes_on_to_the_same_file(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert learn() == 0
+    whole, lines = load_file("upstream/prior.safetensors"), rows("upstream")
+    from bayesgen.inference.watch import Best
+
+    look = Best.look
+
+    def stop(self: Best, *args: Any) -> None:
+        look(self, *args)
+        if args[2] == 14:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Best, "look", stop)
+        assert learn("--out", "stopped") == 128 + signal.SIGTERM
+    assert not Path("stopped/prior.safetensors").exists()
+    assert door("learn_prior", ["--resume", "stopped"]) == 0
+    again = load_file("stopped/prior.safetensors")
+    assert all(torch.equal(whole[key], again[key]) for key in whole)
+    drop = {"seconds"}
+    assert [{k: v for k, v in r.items() if k not in drop} for r in rows("stopped")] == [
+        {k: v for k, v in r.items() if k not in drop} for r in lines
+    ]
+    assert torch.equal(load_model("stopped/best.pt").theta, load_model("upstream/best.pt").theta)
+
+
+def test_the_prior_goes_to_a_task_with_nothing_in_between(workspace: Workspace) -> None:
+    assert learn() == 0
+    flags = ("--prior", "swag", "--prior-path", "upstream", "--prior-scale", "auto",
+             "--prior-scale-steps", "6", "--train-samples", "4", "--eval")  # fmt: skip
+    assert workspace.train("sghmc", *flags) == 0
+    record = json.loads(Path("run/run.json").read_text())
+    curve = json.loads(Path("run/prior_scale.json").read_text())
+    trials = curve["curve"]
+    assert curve["chosen"] == min(trials, key=lambda t: t["nll"] or math.inf)["scale"]
+    assert len({t["nll"] for t in trials}) == len(trials)  # λ matters
+    assert f"λ = {curve['chosen']:g}" in record["prior"]["density"]
+    totals = json.loads(Path("run/sghmc_metrics.json").read_text())
+    # 12 steps, 30 batches of the preconditioner, 6 steps for each λ
+    assert totals["gradient_evaluations"] == 12 + 30 + 6 * len(trials)
+    # a resumed run keeps its λ, and a finished one gives the same again
+    assert workspace.train("sghmc", *flags[:-1], "--resume", "run") == 0
+
+
+def test_a_chain_under_the_prior_has_the_density_of_the_file(workspace: Workspace) -> None:
+    """The log prior that a run logs, from the file and torch.distributions alone."""
+    assert learn() == 0
+    flags = ("--prior", "swag", "--prior-path", "upstream/prior.safetensors",
+             "--prior-scale", "30", "--prior-epsilon", "1e-4", "--learning-rate", "0",
+             "--log-every", "12")  # fmt: skip
+    assert workspace.train("sgld", *flags) == 0
+    file = load_file("upstream/prior.safetensors")
+    theta = load_model("model.pt").theta
+    dense = torch.distributions.LowRankMultivariateNormal(
+        file["mean"].double(),
+        (15.0**0.5 * file["deviations"].double()).T,
+        15.0 * file["variance"].double() + 1e-4,
+    )
+    (row,) = rows("run")
+    n = json.loads(Path("run/run.json").read_text())["num_observations"]
+    assert row["log_prior"] == pytest.approx(float(dense.log_prob(theta.double())) / n, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--rank", "13"], "--rank 13: only 12 models would be collected"),
+        (["--sampler", "sghmc"], "this is always swag"),
+        (["--validation-every", "0", "--validation-samples", "5"], "needs --validation-every"),
+        (["--optimizer", "adamw", "--momentum", "0.5"], "needs --optimizer sgd"),
+    ],
+)
+def test_bad_input_is_one_line(
+    workspace: Workspace, capfd: pytest.CaptureFixture[str], flags: list[str], says: str
+) -> None:
+    assert learn(*flags) == 2
+    (line,) = capfd.readouterr().err.strip().splitlines()
+    assert line.startswith("error: ")
+    assert says in line
+    assert not Path("upstream").exists()
