@@ -17,6 +17,7 @@ from bayesgen.settings.jobs import (
     SimilaritySettings,
 )
 from bayesgen.settings.labelled import labelled_defaults
+from bayesgen.settings.priors import PriorImportSettings, PriorShowSettings
 from bayesgen.settings.samplers import (
     SAMPLERS,
     BAOASettings,
@@ -69,7 +70,9 @@ __all__ = [
     "MomentumSettings",
     "PassSettings",
     "PerExampleSettings",
+    "PriorImportSettings",
     "PriorSettings",
+    "PriorShowSettings",
     "SGHMCSettings",
     "SGLDSettings",
     "SGLRWSettings",
