@@ -275,7 +275,7 @@ def _at_least(bound: int) -> Callable[[Any], bool]:
     return lambda value: type(value) is int and value >= bound
 
 
-def _adds_up(rows: Any) -> bool:
+def adds_up(rows: Any) -> bool:
     """Whether `rows` are those of a `bayesgen.parameters.Layout`: each where the last one ends."""
     try:
         end = 0
@@ -319,7 +319,7 @@ NEEDED: dict[str, Callable[[Any], bool]] = {
     "opening.rows": _is(list),
     "opening.warnings": _is(list),
     "versions": _is(dict),
-    "parameters": _adds_up,
+    "parameters": adds_up,
 }
 """What a run is continued, scored and exported with; runs of every version have it."""
 NEEDED_OF_ADAPTERS: dict[str, Callable[[Any], bool]] = {

@@ -17,24 +17,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from bayesgen.errors import UserError
 from bayesgen.parameters import Layout
-from bayesgen.priors.low_rank import LowRankGaussian
-from bayesgen.runs import atomic_save
+from bayesgen.priors.placed import Placed, bare, place
+from bayesgen.runs import adds_up, atomic_save
 
+FILE = "prior.safetensors"
+"""The name of a prior in a folder."""
 KEY = "bayesgen_prior"
 FORMAT = 1
 CONVENTION = (
     "theta ~ N(mean, scale * 0.5 * (diag(variance) + deviations^T deviations) + epsilon * I);"
     " deviations [K, P] are already divided by sqrt(K - 1); scale multiplies the covariance"
 )
+SHIFT = "shift"
+"""Key of `upstream`: the distance of the mean from where the learning started, over the length of
+that start."""
 TENSORS = ("mean", "variance", "deviations")
-SHOWN = 5
-"""Names that a message lists."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,10 @@ class LearnedPrior:
     Attributes:
         mean: μ [P], float32.
         variance: v [P], the variance of each weight.
-        deviations: Q [K, P].
+        deviations: Q [K, P]; K may be 0.
         layout: names, shapes and offsets of the P weights.
         record: `model` (name, sha256, base: the prefix of the names of the model without its head)
-            and `upstream` (how it was learned, the number of collected models among it).
+            and `upstream` (how it was learned: the number of collected models, `SHIFT`, ...)
     """
 
     mean: Tensor
@@ -58,7 +60,34 @@ class LearnedPrior:
 
     @property
     def rank(self) -> int:
+        """K."""
         return len(self.deviations)
+
+    @property
+    def base(self) -> str:
+        """Prefix of the names of its model without the head; empty where they have none."""
+        return str(self.record.get("model", {}).get("base", ""))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the parameters, without that prefix."""
+        return tuple(bare(name, self.base) for name in self.layout.names)
+
+    def fault(self) -> str | None:
+        """What is wrong with its tensors, in words; None where nothing is."""
+        size = self.layout.size
+        shapes = [list(getattr(self, name).shape) for name in TENSORS]
+        if shapes != [[size], [size], [self.rank, size]]:
+            return (
+                f"mean, variance and deviations are {shapes}, and its parameters make {size}"
+                " numbers"
+            )
+        for name in TENSORS:
+            tensor: Tensor = getattr(self, name)
+            # NaN is the least and the largest of all
+            if tensor.numel() and not all(end.isfinite() for end in tensor.aminmax()):
+                return f"'{name}' holds numbers that are not finite"
+        return "a variance is negative" if bool((self.variance < 0).any()) else None
 
     def write(self, path: Path) -> None:
         """Put the file at `path`; whole or not at all.
@@ -78,154 +107,99 @@ class LearnedPrior:
 
     @classmethod
     def read(cls, path: Path, flag: str = "--prior-path") -> LearnedPrior:
-        """The prior in the file at `path`; nothing in it is executed.
+        """The prior in the file at `path`, or in the folder; nothing in it is executed.
 
         Raises:
             UserError: there is none, it is damaged, or it is none of ours.
         """
+        path = path / FILE if path.is_dir() else path
         if not path.is_file():
-            raise UserError(f"{flag}: no file at '{path}'; scripts/learn_prior.py writes one")
+            raise UserError(
+                f"{flag}: no file at '{path}'; scripts/learn_prior.py writes one, and 'bayesgen"
+                " prior import' makes one of published files"
+            )
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
-                if KEY not in metadata or not set(TENSORS) <= set(file.keys()):
+                if KEY not in metadata:
                     raise UserError(
                         f"{flag}: '{path}' holds no prior (its metadata lack '{KEY}'); published"
                         " files are imported by: bayesgen prior import"
                     )
-                content = json.loads(metadata[KEY])
-                tensors = {name: file.get_tensor(name) for name in TENSORS}
-            layout = Layout.from_json(content.pop("parameters"))
-            known = content.pop("format")
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{flag}: '{path}' is damaged ({error}); copy it anew") from error
-        if known != FORMAT:
+                layout, record = _described(metadata[KEY], path, flag)
+                rank = record.pop("rank", None)
+                record.pop("convention", None)
+                for name in TENSORS:
+                    if file.get_slice(name).get_dtype() != "F32":
+                        raise ValueError(f"'{name}' is not float32")
+                prior = cls(
+                    **{n: file.get_tensor(n) for n in TENSORS}, layout=layout, record=record
+                )
+            if rank != prior.rank:
+                raise ValueError(f"it has {prior.rank} deviations, and says otherwise")
+            fault = prior.fault()
+            if fault is not None:
+                raise ValueError(fault)
+        except _DAMAGE as error:
             raise UserError(
-                f"{flag}: '{path}' has format {known}, and this version reads {FORMAT}; learn the"
-                " prior anew"
-            )
-        for key in ("rank", "convention"):
-            content.pop(key, None)
-        prior = cls(**tensors, layout=layout, record=content)
-        prior._check(path, flag)
+                f"{flag}: '{path}' is damaged ({_line(error)}); copy it anew"
+            ) from error
         return prior
-
-    def _check(self, path: Path, flag: str) -> None:
-        """Refuse numbers that no prior can have."""
-        size = self.layout.size
-        shapes = [list(getattr(self, name).shape) for name in TENSORS]
-        if shapes != [[size], [size], [self.rank, size]]:
-            raise UserError(
-                f"{flag}: '{path}' is damaged: mean, variance and deviations are {shapes}, and its"
-                f" parameters make {size}; copy it anew"
-            )
-        finite = all(bool(getattr(self, name).isfinite().all()) for name in TENSORS)
-        if not finite or bool((self.variance < 0).any()):
-            raise UserError(
-                f"{flag}: '{path}' holds numbers that are not finite, or negative variances; learn"
-                " the prior anew"
-            )
 
     def on(
         self,
         layout: Layout,
+        theta: Tensor,
         *,
         new: Collection[str] = (),
+        free: Collection[str] = (),
         base: str = "",
         flag: str = "--prior-path",
     ) -> Placed:
-        """The prior in the coordinates of another model's θ, matched by name.
-
-        Names are compared without the prefix of the base model, so that an encoder is the same
-        under any head.
-
-        Args:
-            layout: of that θ.
-            new: its parameters that no training has seen, such as a new head's: the only ones that
-                the prior need not know.
-            base: prefix of the names of its base model.
-
-        Raises:
-            UserError: a parameter that both have differs in shape, or one that is not new is
-                missing.
-        """
-        own = str(self.record.get("model", {}).get("base", ""))
-        known = {_bare(entry.name, own): entry for entry in self.layout.entries}
-        mean, variance = torch.zeros(layout.size), torch.zeros(layout.size)
-        deviations = torch.zeros(self.rank, layout.size)
-        there = torch.zeros(layout.size, dtype=torch.bool)
-        missing = []
-        for entry in layout.entries:
-            found = known.pop(_bare(entry.name, base), None)
-            if found is None:
-                missing.append(entry.name)
-                continue
-            if found.shape != entry.shape:
-                raise UserError(
-                    f"{flag}: the prior is of another model: '{entry.name}' is {list(entry.shape)}"
-                    f" here and {list(found.shape)} there; name the prior of this model"
-                )
-            here = slice(entry.offset, entry.offset + entry.numel)
-            source = slice(found.offset, found.offset + found.numel)
-            mean[here], variance[here] = self.mean[source], self.variance[source]
-            deviations[:, here] = self.deviations[:, source]
-            there[here] = True
-        lacking = [name for name in missing if name not in new]
-        if lacking or not there.any():
-            raise UserError(
-                f"{flag}: the prior is of another model: it does not know"
-                f" {listed(lacking or missing)}; name the prior of this model, or choose"
-                " --parameters that it knows"
-            )
-        extra = tuple(entry.name for entry in known.values())
-        return Placed(mean, variance, deviations, there, tuple(missing), extra)
+        """The prior in the coordinates of another model's θ, matched by name: `placed.place`."""
+        return place(self, layout, theta, new=new, free=free, base=base, flag=flag)
 
 
-@dataclass(frozen=True)
-class Placed:
-    """A learned prior in the coordinates of one θ [P].
+_DAMAGE = (
+    OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError,
+)  # fmt: skip
+"""What a damaged or hostile file can raise while it is read."""
 
-    Attributes:
-        mean, variance: [P], and deviations [K, P]; zero where the prior knows nothing.
-        there: [P] bool, where it does.
-        missing: parameters of θ that it does not know.
-        extra: parameters that it knows and θ has not.
+
+def _described(text: str, path: Path, flag: str) -> tuple[Layout, dict[str, Any]]:
+    """The layout and the rest of what the metadata say.
+
+    Raises:
+        UserError: another version wrote them.
+        ValueError: they cannot be true.
     """
-
-    mean: Tensor
-    variance: Tensor
-    deviations: Tensor
-    there: Tensor
-    missing: tuple[str, ...]
-    extra: tuple[str, ...]
-
-    def density(
-        self, scale: float, *, epsilon: float, head_std: float, theta: Tensor
-    ) -> LowRankGaussian:
-        """The prior of θ: what was learned at scale λ, and N(0, head_std²) on what is new.
-
-        Args:
-            scale: λ, positive.
-            epsilon: ε, the variance that every weight has at least, positive.
-            theta: [P], gives the device.
-        """
-        diagonal = torch.where(
-            self.there, 0.5 * scale * self.variance + epsilon, torch.tensor(head_std**2)
+    content = json.loads(text)
+    if not isinstance(content, dict):
+        raise ValueError("its metadata are no record")
+    if content.pop("format", None) != FORMAT:
+        raise UserError(
+            f"{flag}: '{path}' has another format than this version reads ({FORMAT}); learn the"
+            " prior anew, or use the version that wrote it"
         )
-        factor = (0.5 * scale) ** 0.5 * self.deviations
-        device = theta.device
-        words = f"learned, λ = {scale:g}"
-        if self.missing:
-            words += f", new parameters N(0, {head_std:g}²)"
-        return LowRankGaussian(self.mean.to(device), diagonal.to(device), factor.to(device), words)
+    rows = content.pop("parameters", None)
+    if not adds_up(rows):
+        raise ValueError("names, shapes and offsets of its parameters do not add up")
+    layout = Layout.from_json(rows)
+    model, upstream = content.get("model", {}), content.get("upstream", {})
+    if not (isinstance(model, dict) and isinstance(upstream, dict)):
+        raise ValueError("'model' or 'upstream' is no record")
+    base = model.get("base", "")
+    if not (isinstance(base, str) and isinstance(model.get("name", ""), str | None)):
+        raise ValueError("the model's name or base is no text")
+    # names stand in messages, which are one line and leave the terminal as it is
+    if not all(name.isprintable() for name in layout.names):
+        raise ValueError("a parameter's name cannot be printed")
+    if len({bare(name, base) for name in layout.names}) < len(layout.names):
+        raise ValueError(f"two of its parameters have one name beside the prefix '{base}'")
+    return layout, content
 
 
-def listed(names: Collection[str]) -> str:
-    """Some names in words."""
-    shown = ", ".join(f"'{name}'" for name in list(names)[:SHOWN])
-    return shown + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
-
-
-def _bare(name: str, base: str) -> str:
-    """`name` without the prefix of the base model."""
-    return name.removeprefix(f"{base}.") if base else name
+def _line(error: Exception) -> str:
+    """What went wrong, in one short line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return "".join(c for c in text if c.isprintable())[:200]

@@ -18,6 +18,7 @@ from bayesgen.settings.jobs import (
     SimilaritySettings,
 )
 from bayesgen.settings.labelled import labelled_defaults
+from bayesgen.settings.priors import PriorImportSettings, PriorShowSettings
 from bayesgen.settings.samplers import (
     SAMPLERS,
     BAOASettings,
@@ -72,7 +73,9 @@ __all__ = [
     "MomentumSettings",
     "PassSettings",
     "PerExampleSettings",
+    "PriorImportSettings",
     "PriorSettings",
+    "PriorShowSettings",
     "SGHMCSettings",
     "SGLDSettings",
     "SGLRWSettings",

@@ -1,0 +1,102 @@
+"""A learned prior, for people and for machines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from bayesgen.priors.explained import Explained, Group
+from bayesgen.priors.learned import SHIFT, LearnedPrior
+from bayesgen.runs import finite
+
+DENSITY = "N(μ, λ · ½ (diag(v) + QᵀQ) + ε I): λ multiplies the covariance, Q is divided by √(K − 1)"
+
+
+def prior_header(prior: LearnedPrior, explained: Explained) -> str:
+    """What it is of, and how it was learned, a line each."""
+    total = explained.total
+    model = prior.record.get("model", {})
+    hashed = f" (sha256 {str(model['sha256'])[:12]}...)" if model.get("sha256") else ""
+    rows = [
+        ("model", f"{model.get('name', 'unknown')}{hashed}"),
+        ("parameters", f"{total.numbers:,} in {total.tensors:,} tensors"),
+        ("density", DENSITY),
+        (
+            "rank",
+            f"{prior.rank} deviations, as good as {explained.effective_rank:.1f} of equal length"
+            f" (effective rank); {100 * total.low_rank:.1f} % of the variance"
+            if prior.rank
+            else "0: no deviations, every weight on its own",
+        ),
+        (
+            "width",
+            f"median sd {total.prior_sd:.3g} at λ = 1, where the weights' own sd is"
+            f" {total.weight_sd:.3g}",
+        ),
+    ]
+    upstream = dict(prior.record.get("upstream", {}))
+    shift = upstream.pop(SHIFT, None)
+    if isinstance(shift, int | float):
+        rows.append((SHIFT, f"the mean lies {100 * shift:.2g} % of the start's length from it"))
+    lines = [f"{name:<14}{_plain(text)}" for name, text in rows]
+    told = [f"  {_plain(key):<26}{_plain(value)}" for key, value in _flat(upstream)]
+    return "\n".join([*lines, *(["learned by"] if told else []), *told])
+
+
+def prior_table(explained: Explained) -> Table:
+    """Widths beside weights, by groups of parameters."""
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("parameters", no_wrap=True)
+    for name in ("numbers", "weights' sd", "prior sd, λ = 1", "ratio", "low rank"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for group in explained.groups:
+        table.add_row(escape(group.name), *_cells(group))
+    table.add_section()
+    table.add_row("all", *_cells(explained.total), style="bold")
+    return table
+
+
+def prior_document(prior: LearnedPrior, explained: Explained) -> dict[str, Any]:
+    """The same for a program."""
+    content: dict[str, Any] = finite(
+        {
+            **prior.record,
+            "parameters": len(prior.layout.entries),
+            "numbers": prior.layout.size,
+            "rank": prior.rank,
+            "effective_rank": explained.effective_rank,
+            "all": asdict(explained.total),
+            "groups": [asdict(group) for group in explained.groups],
+        }
+    )
+    return content
+
+
+def _cells(group: Group) -> tuple[str, ...]:
+    ratio = f"{group.prior_sd / group.weight_sd:.3g}" if group.weight_sd else "-"
+    return (
+        f"{group.numbers:,}",
+        f"{group.weight_sd:.3g}",
+        f"{group.prior_sd:.3g}",
+        ratio,
+        f"{100 * group.low_rank:.1f} %",
+    )
+
+
+def _flat(record: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    """Keys and values of a record and of those in it."""
+    for key, value in record.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{above}{key}.")
+        elif value is not None:
+            yield f"{above}{key}", str(value)
+
+
+def _plain(text: str) -> str:
+    """What a terminal shows, and nothing that steers it."""
+    return "".join(c if c.isprintable() else "?" for c in text)
