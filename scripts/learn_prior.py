@@ -5,4 +5,4 @@ import sys
 from bayesgen.cli.main import door
 
 if __name__ == "__main__":
-    sys.exit(door("learn_prior"))
+    sys.exit(door("prior_learn"))

@@ -8,15 +8,20 @@ from bayesgen.cli.options import nearest
 from bayesgen.errors import UserError
 
 COMMANDS = {
+    "learn": "continue pretraining and fit a Gaussian to the path of the weights (SWAG)",
     "show": "explain a learned prior: its widths, directions and origin",
+    "check": "draw weights from a prior and show what they predict, before any data",
     "import": "make one of published files, or of the state of a SWAG module",
 }
 """Name -> one line; the module `prior_<name>` holds `main(argv)`."""
 
 EXAMPLES = """
 examples:
+  masked words on the texts of a task, and the prior of a classifier of these:
+    bayesgen prior learn --model models/all-MiniLM-L6-v2 --task masked-lm --corpus ag_news \
+        --block-size 64 --out checkpoints/priors/news
   how wide is it, where, and how was it learned?
-    bayesgen prior show prior.safetensors
+    bayesgen prior show checkpoints/priors/news
   the published prior of a ResNet-50, for a ResNet of transformers:
     bayesgen prior import --published priors/resnet50_ssl_prior --rows divided \\
         --model microsoft/resnet-50 --parameters 'resnet.*' --out prior.safetensors

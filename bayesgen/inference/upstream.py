@@ -7,16 +7,13 @@ from pathlib import Path
 import torch
 
 from bayesgen.inference.job import Job
-from bayesgen.priors.learned import LearnedPrior
+from bayesgen.priors import PRIOR, LearnedPrior
 from bayesgen.runs import Run
 from bayesgen.samplers.moments import Moments, deviations, variance
 
-PRIOR = "prior.safetensors"
-"""In the folder of a run of SWAG; with several chains that of the first, and prior-c1 and so on."""
-
 
 def prior_name(chain: int) -> str:
-    """File of the prior that a chain learned."""
+    """File of the prior that a chain learned, in the folder of its run."""
     return PRIOR if chain == 0 else f"prior-c{chain}.safetensors"
 
 

@@ -11,11 +11,13 @@ from torch import Tensor
 from bayesgen.parameters import Layout
 from bayesgen.priors.base import DiagonalGaussian, Fitted, Prior
 from bayesgen.priors.gaussian import Gaussian, normal, pretrained
-from bayesgen.priors.learned import LearnedPrior, Placed
+from bayesgen.priors.learned import LearnedPrior
 from bayesgen.priors.low_rank import LowRankGaussian
+from bayesgen.priors.placed import Placed
 from bayesgen.settings import PriorSettings
 
 __all__ = [
+    "PRIOR",
     "DiagonalGaussian",
     "Fitted",
     "Gaussian",
@@ -28,6 +30,8 @@ __all__ = [
     "pretrained",
 ]
 
+PRIOR = "prior.safetensors"
+"""Name of a prior's file in the folder of the run that learned it."""
 HEAD_STD = 0.2
 """Standard deviation of what a learned prior does not know, unless another is given."""
 
@@ -81,7 +85,8 @@ def build_prior(settings: PriorSettings, weights: Weights) -> Prior:
 def place(settings: PriorSettings, weights: Weights) -> Placed:
     """The learned prior of --prior-path in the coordinates of `weights`."""
     assert settings.prior_path is not None
-    return LearnedPrior.read(Path(settings.prior_path)).on(
+    path = Path(settings.prior_path)
+    return LearnedPrior.read(path / PRIOR if path.is_dir() else path).on(
         weights.layout,
         weights.theta,
         new=weights.new,

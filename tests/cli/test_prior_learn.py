@@ -29,7 +29,7 @@ UPSTREAM = (
 
 
 def learn(*flags: str) -> int:
-    return door("learn_prior", [*UPSTREAM, *flags])
+    return door("prior_learn", [*UPSTREAM, *flags])
 
 
 def rows(run: str) -> list[dict[str, Any]]:
@@ -91,7 +91,7 @@ def test_a_stopped_one_goes_on_to_the_same_file(
         patch.setattr(Best, "look", stop)
         assert learn("--out", "stopped") == 128 + signal.SIGTERM
     assert not Path("stopped/prior.safetensors").exists()
-    assert door("learn_prior", ["--resume", "stopped"]) == 0
+    assert door("prior_learn", ["--resume", "stopped"]) == 0
     again = load_file("stopped/prior.safetensors")
     assert all(torch.equal(whole[key], again[key]) for key in whole)
     drop = {"seconds"}
