@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +12,7 @@ from torch import Tensor
 from bayesgen.inference.job import Job
 from bayesgen.inference.resources import Needs, estimate
 from bayesgen.parameters import ADAPTER
+from bayesgen.priors.placed import listed
 from bayesgen.settings import ChainSettings
 
 HOT_NATS = 0.2
@@ -39,6 +42,7 @@ def opening(job: Job) -> Opening:
         *needs.rows(),
         ("observations N", f"{n:,}"),
         ("prior", f"{job.prior.describe()}; the weights' own sd is {weight_sd:.3g}"),
+        *_unmatched(job.prior.record()),
         (
             "temperature",
             f"T = {job.settings.temperature:g}, T/N = {job.settings.temperature / n:.3g}",
@@ -62,6 +66,12 @@ def opening(job: Job) -> Opening:
     if isinstance(job.settings, ChainSettings) and job.sampler.langevin:
         _chain_rows(job, job.settings, rows, numbers, warnings)
     return Opening(needs, rows, numbers, warnings)
+
+
+def _unmatched(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Names that a learned prior and the model do not have in common."""
+    words = {"missing": "not in the prior", "extra": "only in the prior"}
+    return [(title, listed(record[key])) for key, title in words.items() if record.get(key)]
 
 
 def _chain_rows(

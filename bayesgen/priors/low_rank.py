@@ -13,6 +13,8 @@ nothing cancels): O(P K) time and memory for the density, its gradient and a dra
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,13 +32,19 @@ class LowRankGaussian(Prior):
         diagonal: [P], positive: the variance that is each coordinate's own.
         factor: [K, P]; K may be 0.
         words: what the density is, for people.
+        origin: more that a run keeps of where it comes from, plain data.
 
     Raises:
         ValueError: shapes do not fit, or a variance is not positive and finite.
     """
 
     def __init__(
-        self, mean: Tensor, diagonal: Tensor, factor: Tensor, words: str = "low rank + diagonal"
+        self,
+        mean: Tensor,
+        diagonal: Tensor,
+        factor: Tensor,
+        words: str = "low rank + diagonal",
+        origin: Mapping[str, Any] | None = None,
     ) -> None:
         if diagonal.shape != mean.shape or factor.shape[1:] != mean.shape or mean.dim() != 1:
             raise ValueError(
@@ -49,6 +57,7 @@ class LowRankGaussian(Prior):
         self.variance = diagonal
         self.factor = factor
         self.words = words
+        self.origin = origin or {}
         # the small system is solved in float64: it holds sums over all of θ
         capacitance = torch.eye(len(factor), dtype=torch.float64)
         log_det = 0.0
@@ -101,3 +110,6 @@ class LowRankGaussian(Prior):
     def describe(self) -> str:
         sd = float(self.marginal_variance().median().sqrt())
         return f"{self.words}: rank {len(self.factor)}, median σᵢ {sd:.3g}"
+
+    def record(self) -> dict[str, Any]:
+        return {**super().record(), **self.origin}

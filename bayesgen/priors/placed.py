@@ -65,7 +65,8 @@ class Placed:
         if self.kept:
             words += f", others that it does not know N(θ*, {head_std:g}²)"
         try:
-            return LowRankGaussian(self.mean, diagonal, factor, words)
+            origin = {"missing": list(self.missing), "extra": list(self.extra)}
+            return LowRankGaussian(self.mean, diagonal, factor, words, origin)
         except (ValueError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
             raise UserError(
                 f"--prior-scale {scale:g}: with ε = {epsilon:g} and σ = {head_std:g} of new"
