@@ -23,7 +23,7 @@ from torch import Tensor
 from bayesgen.errors import UserError
 from bayesgen.parameters import Layout
 from bayesgen.priors.placed import Placed, bare, place
-from bayesgen.runs import adds_up, atomic_save
+from bayesgen.runs import adds_up, atomic_save, finite
 
 FILE = "prior.safetensors"
 """The name of a prior in a folder."""
@@ -103,7 +103,7 @@ class LearnedPrior:
             **self.record,
         }
         tensors = {name: getattr(self, name).float().cpu().contiguous() for name in TENSORS}
-        atomic_save(path, tensors, {KEY: json.dumps(content)})
+        atomic_save(path, tensors, {KEY: json.dumps(finite(content), allow_nan=False)})
 
     @classmethod
     def read(cls, path: Path, flag: str = "--prior-path") -> LearnedPrior:
