@@ -47,6 +47,8 @@ CONFIG_LAPLACE: Preset = {}
 
 CONFIG_VI: Preset = {}
 
+CONFIG_SWAG: Preset = {}
+
 CONFIG_MAP: Preset = {}
 
 CONFIG_BASELINE: Preset = {}

@@ -18,7 +18,7 @@ COMMANDS = {
 EXAMPLES = """
 examples:
   masked words on the texts of a task, and the prior of a classifier of these:
-    bayesgen prior learn --model models/all-MiniLM-L6-v2 --task masked-lm --corpus ag_news \
+    bayesgen prior learn --model models/all-MiniLM-L6-v2 --task masked-lm --corpus ag_news \\
         --block-size 64 --out checkpoints/priors/news
   how wide is it, where, and how was it learned?
     bayesgen prior show checkpoints/priors/news

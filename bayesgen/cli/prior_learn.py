@@ -28,8 +28,8 @@ examples:
 DOOR = Door(
     "learn_prior.py",
     "Continue pretraining, and fit a Gaussian to the path of the weights: the prior of a later"
-    " task. The folder that it leaves holds prior.safetensors, the best weights as a model, and the"
-    " run.",
+    " task. The folder that it leaves holds prior.safetensors, its mean and the best weights as"
+    " models, and the run.",
     EXAMPLES,
     "swag",
     {"validation_every": 100, "learning_rate": 1e-4, "num_draws": 1},

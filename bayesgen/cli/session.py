@@ -21,7 +21,7 @@ from bayesgen.cli.options import Chosen
 from bayesgen.cli.prior_scale import choose_scale
 from bayesgen.cli.scoring import check_draws, score_run
 from bayesgen.cli.sources import require_same_labels
-from bayesgen.cli.watching import save_best, watch_of
+from bayesgen.cli.watching import save_models, watch_of
 from bayesgen.errors import Interrupted, UserError
 from bayesgen.inference.job import Job, make_job, resolve_device
 from bayesgen.inference.loop import ChainTotals, graceful_stop, run_chain
@@ -93,7 +93,7 @@ def train(name: str, chosen: Chosen[TrainSettings], resumed: Run | None = None) 
         with graceful_stop() as stop, Tracker(run, config) as tracker:
             chains = [run_chain(job, run, tracker, c, stop, watch) for c in range(settings.chains)]
             if watch is not None:
-                save_best(run, model, settings.chains)
+                save_models(run, model, settings.chains)
         totals = _totals(job, chains, curve)
         _warn_of_clipping(totals, settings.task)
         try:

@@ -1,4 +1,4 @@
-"""The validation loss of an upstream run, and its best weights as a model."""
+"""The validation loss of an upstream run, and what it leaves as models."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from torch import Tensor
 from bayesgen.cli.inputs import Inputs
 from bayesgen.evaluation.nll import nll_of
 from bayesgen.evaluation.passes import evenly_spaced
+from bayesgen.inference.loop import gaussian_name
 from bayesgen.inference.watch import Watch, best_name
 from bayesgen.models import FunctionalModel
 from bayesgen.models.saving import save_model
@@ -14,8 +15,6 @@ from bayesgen.predictive import Forward
 from bayesgen.predictive.mixture import scoring_precision
 from bayesgen.runs import Run
 from bayesgen.settings import ScoringSettings, SWAGSettings
-
-BEST = "best"
 
 
 def watch_of(settings: SWAGSettings, inputs: Inputs) -> Watch | None:
@@ -34,10 +33,12 @@ def watch_of(settings: SWAGSettings, inputs: Inputs) -> Watch | None:
     return Watch(settings.validation_every, nll)
 
 
-def save_best(run: Run, model: FunctionalModel, chains: int) -> None:
-    """Leave each chain's best weights in the run's folder, as a model."""
+def save_models(run: Run, model: FunctionalModel, chains: int) -> None:
+    """Leave in the run's folder, as models: `mean`, where each chain's prior has its centre, and
+    `best`, its best weights on the validation data."""
     for chain in range(chains):
-        found = run.read_tensors(best_name(chain))
-        if found is not None:
-            name = BEST if chain == 0 else f"{BEST}-c{chain}"
-            save_model(model, found["theta"], run.path / name)
+        kept = {"best": (best_name(chain), "theta"), "mean": (gaussian_name(chain), "mean")}
+        for name, (file, key) in kept.items():
+            found = run.read_tensors(file)
+            assert found is not None
+            save_model(model, found[key], run.path / (name if chain == 0 else f"{name}-c{chain}"))

@@ -205,11 +205,16 @@ def _sample_gaussian(job: Job, run: Run, chain: int, state: State) -> int:
         raise UserError(_diverged(job, run, job.plan.steps, chain))
     if job.sampler.moments is not None:
         write_prior(job, run, chain, job.sampler.moments(state))
-    run.write_tensors(f"gaussian-c{chain}.safetensors", gaussian.tensors())
+    run.write_tensors(gaussian_name(chain), gaussian.tensors())
     torch.manual_seed(chain_seed(job.settings.seed, chain) + 1)
     for index in range(job.settings.num_draws):
         run.write_draw(chain, index, gaussian.sample(), job.plan.steps)
     return job.settings.num_draws
+
+
+def gaussian_name(chain: int) -> str:
+    """File of the Gaussian that a chain led to, in the folder of its run."""
+    return f"gaussian-c{chain}.safetensors"
 
 
 def _phase(job: Job, chain: int, step: int) -> str:

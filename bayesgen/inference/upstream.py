@@ -22,6 +22,7 @@ def write_prior(job: Job, run: Run, chain: int, moments: Moments) -> Path:
     record = run.record()
     info, settings = job.model.info, record["settings"]
     mean = torch.cat(moments.mean).float().cpu()
+    start = job.model.theta.cpu()
     kept = ("learning_rate", "optimizer", "weight_decay", "batch_size", "seed", "precision")
     upstream = {
         "method": "SWAG",
@@ -32,8 +33,7 @@ def write_prior(job: Job, run: Run, chain: int, moments: Moments) -> Path:
         "steps": job.plan.steps,
         "collected": int(moments.count),
         "settings": {name: settings[name] for name in kept},
-        "start_rms": float(job.model.theta.square().mean().sqrt()),
-        "shift_rms": float((mean - job.model.theta.cpu()).square().mean().sqrt()),
+        "shift": float((mean - start).norm() / start.norm()),
         "run": str(run.path),
     }
     model = {

@@ -83,6 +83,7 @@ def test_the_package_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> N
         "export",
         "train_baseline",
         "finetune",
+        "learn_prior",
         "quickstart",
     ],
 )
