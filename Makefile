@@ -51,7 +51,7 @@ STRIP_LOCAL = sed 's/^\(torch==[^+ ]*\)+[a-z0-9.]*/\1/'
 # The development extras alone, without what requirements.txt already holds.
 DEV_EXTRAS = import tomllib; \
 	extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; \
-	print(*(line for name in ("test", "lint", "wandb", "lock") for line in extras[name]), sep="\n")
+	print(*(line for name in ("test", "lint", "plots", "wandb", "lock") for line in extras[name]), sep="\n")
 
 lock: $(VENV)/pyvenv.cfg ## Pin every package again (UPGRADE=1: to the newest versions that fit)
 	@$(BIN)/python -c 'import piptools' 2>/dev/null || $(PIP) install pip-tools
@@ -59,7 +59,7 @@ lock: $(VENV)/pyvenv.cfg ## Pin every package again (UPGRADE=1: to the newest ve
 	@$(STRIP_LOCAL) requirements.txt > requirements.txt.new && mv requirements.txt.new requirements.txt
 	@! grep -E '^(nvidia|cuda|triton)' requirements.txt || { \
 	echo "make lock: the CPU build of torch is needed: a GPU build brings its own companions, which fit Linux only" >&2; exit 1; }
-	@echo "requirements-dev.txt: the extras test, lint, wandb and lock on top of requirements.txt"
+	@echo "requirements-dev.txt: the extras test, lint, plots, wandb and lock on top of requirements.txt"
 	@$(BIN)/python -c '$(DEV_EXTRAS)' | $(COMPILE) -c requirements.txt --output-file requirements-dev.txt -
 	@sed 's/via -r -$$/via bayesgen (pyproject.toml)/; s/#   -r -$$/#   bayesgen (pyproject.toml)/' \
 	requirements-dev.txt > requirements-dev.txt.new && mv requirements-dev.txt.new requirements-dev.txt
