@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,8 +10,9 @@ from torch import Tensor
 
 from bayesgen.inference.job import Job
 from bayesgen.inference.resources import Needs, estimate
+from bayesgen.models import FunctionalModel
 from bayesgen.parameters import ADAPTER
-from bayesgen.settings import ChainSettings
+from bayesgen.settings import LABELS, ChainSettings
 
 HOT_NATS = 0.2
 FROZEN = 1e-3
@@ -51,7 +53,7 @@ def opening(job: Job) -> Opening:
     if untrained:
         warnings.append(
             f"'{model.info.name}' has no trained weights for {', '.join(untrained)}: they start at"
-            " random. Fine-tune it on these data first (scripts/finetune.py)."
+            f" random{_way_out(model, untrained)}"
         )
     prior = job.prior.diagonal()
     centre = model.theta if prior is None else prior.mean.to(model.device)
@@ -62,6 +64,15 @@ def opening(job: Job) -> Opening:
     if isinstance(job.settings, ChainSettings) and job.sampler.langevin:
         _chain_rows(job, job.settings, rows, numbers, warnings)
     return Opening(needs, rows, numbers, warnings)
+
+
+def _way_out(model: FunctionalModel, untrained: Sequence[str]) -> str:
+    """What becomes of parameters that start at random, or what to do about them."""
+    if model.info.task in LABELS:
+        return ". Fine-tune it on these data first (scripts/finetune.py)."
+    if set(untrained) <= set(model.layout.names):
+        return " and are trained along."
+    return " and some stay there: take all of them into --parameters (head)."
 
 
 def _chain_rows(
