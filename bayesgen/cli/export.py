@@ -67,6 +67,11 @@ def main(argv: list[str]) -> int:
         raise UserError("export needs transformers; pip install 'bayesgen[hf]'") from error
 
     source = open_source(name, model=settings.model, device="cpu")
+    if source.model.info.task in ("masked-lm", "permutation-lm"):
+        raise UserError(
+            f"'{name}' is a run of {source.model.info.task}: causal language models and sequence"
+            " classifiers can be exported"
+        )
     model, posterior = source.model, source.posterior.thin(settings.num_draws)
     if settings.num_draws is not None and settings.num_draws > len(posterior):
         raise UserError(f"--num-draws {settings.num_draws}: '{name}' has {len(posterior)} draws")

@@ -11,16 +11,17 @@ from typing import Any
 
 from bayesgen.cli.beginning import num_outputs, read_labelled
 from bayesgen.cli.scoring import Material, read_examples, read_material
-from bayesgen.data.corpora import load_corpus
+from bayesgen.data.corpora import Corpus, load_corpus
 from bayesgen.data.embedded import Embedded
 from bayesgen.data.examples import Examples
+from bayesgen.data.masked import PERMUTED, MaskedWindows, Masking
 from bayesgen.data.tables import some
 from bayesgen.data.unlabelled import load_unlabelled
-from bayesgen.data.windows import Batches, Rows
+from bayesgen.data.windows import Batches, Rows, Windows, subset
 from bayesgen.errors import UserError
-from bayesgen.inference.job import example_batches, training_batches
+from bayesgen.inference.job import example_batches, masked_batches, training_batches
 from bayesgen.models import FunctionalModel
-from bayesgen.settings import DataSettings, ScoringSettings
+from bayesgen.settings import LABELS, DataSettings, ScoringSettings
 
 DEFAULT_BLOCK = 1024
 """Tokens per window where the model has no limit of its own, or a longer one; of an example where
@@ -66,27 +67,59 @@ def read_inputs(
         raise UserError(
             f"--block-size {block_size} exceeds the model's longest context, {model.block_size}"
         )
-    read = _text if model.info.task == "causal-lm" else _labelled
-    return read(model, settings, block_size)
+    if model.info.task in LABELS:
+        return _labelled(model, settings, block_size)
+    read = _text if model.info.task == "causal-lm" else _masked
+    corpus = load_corpus(settings.corpus, tokenizer=model.tokenizer, data_dir=_data_dir(settings))
+    return read(model, corpus, settings, block_size)
 
 
 def _longest(model: FunctionalModel) -> int:
     """The default length of a window, or the limit of an example: that of the fine-tune, which lies
     in its tokenizer."""
-    if model.info.task == "causal-lm":
-        return min(model.block_size or DEFAULT_BLOCK, DEFAULT_BLOCK)
+    if model.info.task not in LABELS:
+        longest = min(model.block_size or DEFAULT_BLOCK, DEFAULT_BLOCK)
+        return longest - longest % 2 if model.info.task == PERMUTED else longest
     limits = [model.block_size, getattr(model.tokenizer, "max_length", None)]
     return min((n for n in limits if n is not None), default=DEFAULT_BLOCK)
 
 
-def _text(model: FunctionalModel, settings: DataSettings, block_size: int) -> Inputs:
-    corpus = load_corpus(settings.corpus, tokenizer=model.tokenizer, data_dir=_data_dir(settings))
+def _text(
+    model: FunctionalModel, corpus: Corpus, settings: DataSettings, block_size: int
+) -> Inputs:
+    def tiled(tokens: Any, split: str) -> Windows:
+        return Windows.tiled(tokens, block_size, split=split)
+
+    train = tiled(corpus.train, "train")
+    if settings.train_samples is not None:
+        train = subset(corpus.train, block_size, settings.train_samples, settings.seed)
     return Inputs(
         model,
         {"name": corpus.name, **corpus.fingerprint},
         block_size,
         cache(partial(training_batches, settings, corpus.train, block_size)),
-        partial(read_material, model, corpus, settings, block_size),
+        partial(read_material, model, corpus, train, tiled, _data_dir(settings)),
+    )
+
+
+def _masked(
+    model: FunctionalModel, corpus: Corpus, settings: DataSettings, block_size: int
+) -> Inputs:
+    tokenizer: Any = model.tokenizer
+    masking = Masking.of(tokenizer.tokenizer, model.info.task)
+
+    def tiled(tokens: Any, split: str) -> MaskedWindows:
+        return MaskedWindows.tiled(tokens, block_size, masking, split=split)
+
+    train = tiled(corpus.train, "train")
+    if settings.train_samples is not None:
+        train = train.subset(settings.train_samples, settings.seed)
+    return Inputs(
+        model,
+        {"name": corpus.name, **corpus.fingerprint},
+        block_size,
+        cache(partial(masked_batches, settings, train)),
+        partial(read_material, model, corpus, train, tiled, _data_dir(settings)),
     )
 
 

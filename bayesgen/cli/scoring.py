@@ -9,10 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bayesgen.data.corpora import Corpus, FarText, load_far_text
-from bayesgen.data.windows import Rows, Windows, subset
+from bayesgen.data.windows import Rows, Windows
 from bayesgen.errors import UserError
 from bayesgen.evaluation import SplitReport, evaluate_split, passes_key, run_passes
 from bayesgen.evaluation.cache import Passes, TokenCache
@@ -26,7 +27,7 @@ from bayesgen.posterior import Posterior
 from bayesgen.predictive import Predictive
 from bayesgen.predictive.mixture import scoring_precision
 from bayesgen.runs import Run
-from bayesgen.settings import DataSettings, ScoringSettings
+from bayesgen.settings import ScoringSettings
 
 CACHE = "token_scores"
 R = TypeVar("R", bound=Rows)
@@ -52,15 +53,18 @@ class Material:
 def read_material(
     model: FunctionalModel,
     corpus: Corpus,
-    data: DataSettings,
-    block_size: int,
+    train: Rows,
+    tiled: Callable[[NDArray[Any], str], Rows],
+    folder: Path | None,
     settings: ScoringSettings,
     text: str | None = None,
 ) -> Material:
     """The windows that `settings` ask for.
 
     Args:
-        data: of the run: `train` is the data that it fitted.
+        train: windows of the data that the run fitted.
+        tiled: tokens, and the name of their split for errors -> windows of them side by side.
+        folder: cache and search place for texts.
         text: a corpus that is scored whole, as the split `text`.
 
     Raises:
@@ -71,14 +75,11 @@ def read_material(
         raise UserError(
             "--ood-data is for classifiers, and this run is of a language model; give --ood-corpus"
         )
-    folder = Path(data.data_dir) if data.data_dir else None
-    train = (
-        Windows.tiled(corpus.train, block_size, split="train")
-        if data.train_samples is None
-        else subset(corpus.train, block_size, data.train_samples, data.seed)
-    )
-    splits = {"train": train, "val": Windows.tiled(corpus.val, block_size, split="val")}
-    scored = _chosen(splits, settings)
+    if settings.eval_num_text_samples and model.info.task != "causal-lm":
+        raise UserError(
+            f"--eval-num-text-samples: a {model.info.task} model continues no text; leave it out"
+        )
+    scored = _chosen({"train": train, "val": tiled(corpus.val, "val")}, settings)
     texts: dict[str, Any] = {"corpus": {"name": corpus.name, **corpus.fingerprint}}
     if text is not None:
         whole = load_far_text(text, model.tokenizer, folder, "--text")
@@ -88,21 +89,17 @@ def read_material(
                 " vocabulary; take a text without them, or give it as --ood-corpus, which leaves"
                 " them out"
             )
-        scored["text"] = Windows.tiled(whole.tokens, block_size, split="--text")
+        scored["text"] = tiled(whole.tokens, "--text")
         texts["text"] = _described(whole)
     far = None
     if settings.ood_corpus is not None:
         elsewhere = load_far_text(settings.ood_corpus, model.tokenizer, folder, "--ood-corpus")
-        far = Windows.tiled(elsewhere.tokens, block_size, split="--ood-corpus")
+        far = tiled(elsewhere.tokens, "--ood-corpus")
         texts["ood_corpus"] = _described(elsewhere)
         _require_two("--ood-corpus", "windows of each text", scored, far, settings)
     for name, windows in scored.items():
-        whole_windows = int((windows.starts + block_size < len(windows.tokens)).sum())
-        if settings.eval_num_text_samples > whole_windows:
-            raise UserError(
-                f"--eval-num-text-samples {settings.eval_num_text_samples}: {name} has only"
-                f" {whole_windows} whole windows of {block_size} tokens"
-            )
+        if isinstance(windows, Windows):
+            _require_whole(name, windows, settings.eval_num_text_samples)
     return Material(scored, train, far, texts)
 
 
@@ -144,6 +141,16 @@ def read_examples(
     # a classifier that fits its training rows looks calibrated there: the temperature is fitted on
     # rows that it has not seen (Guo et al. 2017)
     return Material(scored, splits["val"], far, texts)
+
+
+def _require_whole(name: str, windows: Windows, texts: int) -> None:
+    """Refuse to continue more `texts` than there are windows without padding."""
+    whole = int((windows.starts + windows.block_size < len(windows.tokens)).sum())
+    if texts > whole:
+        raise UserError(
+            f"--eval-num-text-samples {texts}: {name} has only {whole} whole windows of"
+            f" {windows.block_size} tokens"
+        )
 
 
 def _require_two(

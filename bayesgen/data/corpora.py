@@ -17,6 +17,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bayesgen.data import tables
+from bayesgen.data.tables import holds_tables
 from bayesgen.data.tokenizers import (
     CharTokenizer,
     TiktokenTokenizer,
@@ -24,6 +26,7 @@ from bayesgen.data.tokenizers import (
     make_tokenizer,
     read_meta,
 )
+from bayesgen.data.unlabelled import lines, load_unlabelled, running_text
 from bayesgen.errors import UserError
 
 NAMES = ("python-docs", "shakespeare")
@@ -75,14 +78,20 @@ def load_corpus(
     A text is cut, before it is encoded, into its first 90 % of characters (train) and the rest
     (val), and encoded with `tokenizer` or else with a new one of `tokenizer_kind`. A folder
     (train.bin, val.bin) is encoded already: its meta.pkl says how, and without one the ids are
-    taken for `tokenizer`'s or else for GPT-2's, as nanoGPT does. `data_dir` keeps downloads
-    (default: ~/.cache/bayesgen). Raises UserError for whatever is missing or damaged.
+    taken for `tokenizer`'s or else for GPT-2's, as nanoGPT does. Of labelled data (a name or path
+    that `tables.holds_tables`) the texts make a text, one per line, in their own splits
+    (`running_text`). `data_dir` keeps downloads and holds built-in sets (default:
+    ~/.cache/bayesgen). Raises UserError for whatever is missing or damaged.
     """
     path = Path(name_or_path).expanduser()
+    if holds_tables(name_or_path) and not (path / "train.bin").is_file():
+        named, train, val = running_text(name_or_path, data_dir, "--corpus")
+        return _text_corpus(named, train, val, tokenizer, tokenizer_kind)
     if name_or_path not in NAMES and path.is_dir():
         return _folder_corpus(path, tokenizer)
     name, text = corpus_text(name_or_path, data_dir, download)
-    return _text_corpus(name, text, tokenizer, tokenizer_kind)
+    cut = int(len(text) * 0.9)
+    return _text_corpus(name, text[:cut], text[cut:], tokenizer, tokenizer_kind)
 
 
 def corpus_text(
@@ -91,18 +100,23 @@ def corpus_text(
     download: Opener = open_url,
     flag: str = "--corpus",
 ) -> tuple[str, str]:
-    """Name and whole text of a built-in corpus or a UTF-8 file. Raises as `load_corpus`."""
+    """Name and whole text of a built-in corpus or a UTF-8 file; of labelled data, the texts of a
+    single split (see `load_unlabelled`). Raises as `load_corpus`."""
     if name_or_path == "python-docs":
         return name_or_path, python_docs_text()
     if name_or_path == "shakespeare":
         return name_or_path, _read_text(shakespeare_path(data_dir, download))
+    if holds_tables(name_or_path):
+        found = load_unlabelled(name_or_path, pairs=False, data_dir=data_dir, flag=flag)
+        return found.texts.name, lines(found.texts)
     path = Path(name_or_path).expanduser()
     if path.exists():
         return path.name, _read_text(path)
-    near = difflib.get_close_matches(name_or_path.lower(), NAMES, n=1, cutoff=0.5)
+    known = (*NAMES, *tables.NAMES)
+    near = difflib.get_close_matches(name_or_path.lower(), known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else "pass one of these names or an existing path"
     raise UserError(
-        f"{flag} {name_or_path}: neither a path nor a built-in corpus ({', '.join(NAMES)}); {hint}"
+        f"{flag} {name_or_path}: neither a path nor a built-in corpus ({', '.join(known)}); {hint}"
     )
 
 
@@ -236,11 +250,13 @@ def _read_text(path: Path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _text_corpus(name: str, text: str, tokenizer: Tokenizer | None, kind: str) -> Corpus:
+def _text_corpus(
+    name: str, train_text: str, val_text: str, tokenizer: Tokenizer | None, kind: str
+) -> Corpus:
+    text = train_text + val_text
     tokenizer = make_tokenizer(kind, text) if tokenizer is None else tokenizer
-    cut = int(len(text) * 0.9)
-    train = _encode(tokenizer, text[:cut], f"--corpus {name}, train split")
-    val = _encode(tokenizer, text[cut:], f"--corpus {name}, val split")
+    train = _encode(tokenizer, train_text, f"--corpus {name}, train split")
+    val = _encode(tokenizer, val_text, f"--corpus {name}, val split")
     sha256 = hashlib.sha256(text.encode("utf-8")).hexdigest()
     return Corpus(name, tokenizer, train, val, _fingerprint(sha256, train, val, tokenizer))
 

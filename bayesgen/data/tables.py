@@ -27,6 +27,8 @@ _PAIRS = ("sentence2",)
 _CLASSES = ("label", "score", "similarity")
 _SCORES = ("score", "similarity", "label")
 _KNOWN = {*_TEXTS, *_PAIRS, *_SCORES}
+_DATASETS = ("dataset_dict.json", "state.json")
+"""One of these lies in a folder that `save_to_disk` of the library `datasets` wrote."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def read_tables(
         }
         return name_or_path, {s: _read_table(f, headed, kind) for s, f in files.items()}
     if path.is_dir():
-        if any((path / f).is_file() for f in ("dataset_dict.json", "state.json")):
+        if any((path / file).is_file() for file in _DATASETS):
             return path.resolve().name, _datasets_tables(path)
         files = _folder_files(path)
         return path.resolve().name, {s: _read_table(f, headed) for s, f in files.items()}
@@ -136,6 +138,16 @@ def read_tables(
     raise UserError(
         f"{flag} {name_or_path}: neither a path nor built-in data ({', '.join(NAMES)}); {hint}"
     )
+
+
+def holds_tables(name_or_path: str) -> bool:
+    """Whether this is a built-in set, or by its name a table or a folder of them."""
+    path = Path(name_or_path).expanduser()
+    if name_or_path in _FORMATS or not path.is_dir():
+        return name_or_path in _FORMATS or Path(path.name.removesuffix(".gz")).suffix in KINDS
+    stems = [stem for stems in _SPLITS.values() for stem in stems]
+    files = {f"{stem}{kind}{gz}" for stem in stems for kind in KINDS for gz in ("", ".gz")}
+    return any((path / file).is_file() for file in (*files, *_DATASETS))
 
 
 def _built_in_folder(name: str, kind: _Format, data_dir: Path | None, flag: str) -> Path:
@@ -346,6 +358,11 @@ def find_columns(table: Table, scores: bool, wanted: Wanted, train: Places | Non
             " --pair-column or --label-column"
         )
     return text, pair, label
+
+
+def has_pairs(table: Table) -> bool:
+    """Whether a column is called as second texts are."""
+    return not {_plain(column) for column in table.header or ()}.isdisjoint(_PAIRS)
 
 
 def find_texts(table: Table, pairs: bool, flag: str) -> tuple[int, int | None]:

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bayesgen.data.labelled import Labelled
-from bayesgen.data.tables import find_texts, read_tables
+from bayesgen.data.labelled import VALIDATION, Labelled, split_rows
+from bayesgen.data.tables import Table, find_texts, has_pairs, read_tables
 from bayesgen.errors import UserError
 
 SPLITS = ("test", "val", "train")
@@ -39,16 +39,45 @@ def load_unlabelled(
     """
     name, tables = read_tables(name_or_path, data_dir, headed=False, flag=flag)
     split = next(split for split in SPLITS if split in tables)
-    table = tables[split]
+    return Unlabelled(split, _texts(name, split, tables[split], pairs, flag))
+
+
+def running_text(name_or_path: str, data_dir: Path | None, flag: str) -> tuple[str, str, str]:
+    """Name, and the texts for training and for validation, one per line; labels are not read.
+
+    The second texts of pairs stand on lines of their own. Where there are no rows for validation,
+    a tenth of the training rows is held back: the rows that `load_labelled` holds back by default.
+    A test split is left alone.
+
+    Args:
+        name_or_path, flag: as in `load_unlabelled`.
+
+    Raises:
+        UserError: the file is missing or damaged, or there are no texts in it.
+    """
+    name, tables = read_tables(name_or_path, data_dir, headed=False, flag=flag)
+    found = {
+        split: _texts(name, split, table, has_pairs(table), flag)
+        for split, table in tables.items()
+        if split != "test"
+    }
+    train = found["train"]
+    train, val = (train, found["val"]) if "val" in found else split_rows(train, VALIDATION, 0)
+    return name, lines(train), lines(val)
+
+
+def lines(texts: Labelled) -> str:
+    """All texts that are not blank, one per line, each pair after the other."""
+    rows = zip(texts.first, texts.second or [""] * len(texts), strict=True)
+    # a text may have lines of its own
+    joined = (" ".join(text.splitlines()) for row in rows for text in row)
+    return "".join(f"{line}\n" for line in joined if line.strip())
+
+
+def _texts(name: str, split: str, table: Table, pairs: bool, flag: str) -> Labelled:
     if not table.rows:
         raise UserError(f"{table.source}: the {split} split has no rows; add some")
     first, second = find_texts(table, pairs, flag)
     labels = np.zeros(len(table.rows), dtype=np.int64)
-    texts = Labelled(
-        f"{name}/{split}",
-        table.texts(first),
-        None if second is None else table.texts(second),
-        labels,
-        None,
-    )
-    return Unlabelled(split, texts)
+    seconds = None if second is None else table.texts(second)
+    return Labelled(f"{name}/{split}", table.texts(first), seconds, labels, None)

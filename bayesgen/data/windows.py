@@ -20,7 +20,7 @@ from bayesgen.errors import UserError
 IGNORED = -100
 
 # What a random draw is for: two purposes never share a stream.
-_OFFSETS, _EPOCH, _SUBSET = range(3)
+_OFFSETS, _EPOCH, _SUBSET, MASKS, ROW_MASKS = range(5)
 
 
 class Batches(Protocol):
@@ -199,9 +199,12 @@ class ShuffledWindows:
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """The [<= batch_size, block_size] batch of step >= 0. Raises ValueError for step < 0."""
+        return self.windows.batch(self.rows(step))
+
+    def rows(self, step: int) -> NDArray[np.int64]:
+        """Indices of the windows of step >= 0. Raises ValueError for step < 0."""
         epoch, index = divmod(step, self.steps_per_epoch)
-        order = self._epoch_order(epoch)
-        return self.windows.batch(order[index * self.batch_size : (index + 1) * self.batch_size])
+        return self._epoch_order(epoch)[index * self.batch_size : (index + 1) * self.batch_size]
 
     def _epoch_order(self, epoch: int) -> NDArray[np.int64]:
         """The permutation of `epoch`; the last one is kept, since steps come in order."""
@@ -251,18 +254,24 @@ def _permutation(n: int, generator: torch.Generator) -> NDArray[np.int64]:
     return order
 
 
-def _generator(seed: int, purpose: int, step: int) -> torch.Generator:
-    """A generator for one draw.
+def stream(seed: int, purpose: int, *step: int) -> int:
+    """Seed of torch's CPU generator for one draw.
 
     Neighbouring seeds and steps must give unrelated streams, and torch seeds its CPU generator
     with the low 32 bits only: a SeedSequence mixes all bits of the three into those.
+
+    Raises UserError for a negative seed, ValueError for a negative step.
     """
     if seed < 0:
         raise UserError(f"--seed {seed}: choose a number that is not negative")
-    if step < 0:
-        raise ValueError(f"step must not be negative, not {step}")
-    mixed = np.random.SeedSequence(seed, spawn_key=(purpose, step)).generate_state(1)[0]
-    return torch.Generator().manual_seed(int(mixed))
+    if min(step) < 0:
+        raise ValueError(f"step must not be negative, not {min(step)}")
+    return int(np.random.SeedSequence(seed, spawn_key=(purpose, *step)).generate_state(1)[0])
+
+
+def _generator(seed: int, purpose: int, step: int) -> torch.Generator:
+    """A generator for one draw."""
+    return torch.Generator().manual_seed(stream(seed, purpose, step))
 
 
 def _require_block(tokens: NDArray[Any], block_size: int, split: str) -> None:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from bayesgen.data.windows import Rows
 from bayesgen.errors import UserError
 from bayesgen.evaluation.passes import Keep, Mixed, Scored, Split
 from bayesgen.evaluation.tokens import Scores, Tally, TokenScores
@@ -52,7 +53,7 @@ class TokenCache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def key(self, split: Split, held_in: Split, predictive: Predictive) -> str:
+    def key(self, split: Split, held_in: Rows, predictive: Predictive) -> str:
         """Name of the passes of these draws, and of the network, over this text."""
         precision = predictive.forward.precision
         draws = predictive.posterior.fingerprints()
@@ -60,8 +61,8 @@ class TokenCache:
         model = predictive.model
         digest.update((model.info.sha256 or "").encode())
         digest.update(model.theta.cpu().numpy().tobytes())
-        for part in (split, held_in):
-            digest.update(part.windows.take(part.indices.numpy()).fingerprint().encode())
+        for rows in (split.windows.take(split.indices.numpy()), held_in):
+            digest.update(rows.fingerprint().encode())
         return digest.hexdigest()[:16]
 
     @contextmanager

@@ -233,8 +233,7 @@ def run_passes(
 
 def passes_key(cache: TokenCache, predictive: Predictive, split: Split, held_in: Rows) -> str:
     """Name of these passes in the cache."""
-    fitted_on = Split.of(held_in, split.batch_size, None, split.device)
-    return cache.key(split, fitted_on, predictive)
+    return cache.key(split, held_in, predictive)
 
 
 def score_checkpoint(model: FunctionalModel, windows: Rows, *, batch_size: int = 64) -> Scored:

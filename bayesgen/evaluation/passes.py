@@ -67,7 +67,9 @@ class Split:
         cls, windows: Rows, batch_size: int, max_windows: int | None, device: torch.device
     ) -> Split:
         indices = evenly_spaced(len(windows), max_windows)
-        counts = [_targets(windows.batch(part)["labels"]).sum(1) for part in indices.split(1024)]
+        # what goes through the network at once may be held at once
+        parts = indices.split(batch_size)
+        counts = [_targets(windows.batch(part)["labels"]).sum(1) for part in parts]
         order = torch.arange(len(indices))
         lengths = getattr(windows, "lengths", None)
         if lengths is not None:
@@ -135,9 +137,16 @@ def evenly_spaced(rows: int, most: int | None) -> Tensor:
 
 
 def max_batch(forward: Forward, windows: Rows) -> int:
-    """Windows whose log-probabilities, [tokens, V] each, may be held at once: at least one."""
+    """Windows that may be read at once, by what the network says of all their positions: at least
+    one."""
     one_window = forward.log_probs(windows.batch(torch.arange(1))).numel()
     return max(1, MAX_ELEMENTS // one_window)
+
+
+def max_block(forward: Forward, split: Split) -> int:
+    """Windows whose mixture, [targets, V] each, may be held at once: at least one."""
+    classes = forward.log_probs(split.windows.batch(torch.arange(1))).shape[-1]
+    return max(1, MAX_ELEMENTS // (classes * int(split.tokens.max())))
 
 
 def single(
@@ -160,14 +169,14 @@ def singles(
             softmax(log p / τ).
     """
     collected = {name: _Collected() for name in weights}
-    for reading in readings(forward, split, len(split.indices), forward.log_probs):
+    for reading in readings(forward, split, len(split.indices), forward.target_log_probs):
         for name, (theta, tau) in weights.items():
             forward.load(theta)
             for places, labels, log_probs in reading:
                 if tau is not None:
-                    each = tau[places].view(-1, *[1] * (log_probs.dim() - 1)).to(log_probs)
-                    log_probs = (log_probs / each).log_softmax(-1)
-                collected[name].add(TokenScores.of(log_probs, labels), labels)
+                    each = tau[places].repeat_interleave(split.tokens[places])
+                    log_probs = (log_probs / each[:, None].to(log_probs)).log_softmax(-1)
+                collected[name].add(TokenScores.of(log_probs, _observed(labels)), labels)
                 advance(len(labels))
     return {name: each.scored(split) for name, each in collected.items()}
 
@@ -190,8 +199,8 @@ def mixture(
     steps = {k: Tally() for k in STEPS if k < count}
     mixed, draws_nll, aleatoric = _Collected(), [], []
     done = 0
-    most = max_batch(forward, split.windows)
-    for reading in readings(forward, split, most, forward.log_probs):
+    most = max_block(forward, split)
+    for reading in readings(forward, split, most, forward.target_log_probs):
         sums: list[Tensor] = []
         every: list[Tensor] = []
         window_nll = torch.zeros(len(reading.block), dtype=torch.float64)
@@ -200,7 +209,8 @@ def mixture(
             forward.load(posterior[s])
             own = _Collected(keep_tally=each[s])
             for i, (_, labels, log_probs) in enumerate(reading):
-                own.add(TokenScores.of(log_probs, labels), labels)
+                targets = _observed(labels)
+                own.add(TokenScores.of(log_probs, targets), labels)
                 if taken == 1:
                     sums.append(log_probs)
                     every.append(labels)
@@ -208,7 +218,7 @@ def mixture(
                     torch.logaddexp(sums[i], log_probs, out=sums[i])
                 if taken in steps:
                     so_far = sums[i] - math.log(taken)
-                    steps[taken].add(TokenScores.of(so_far, labels))
+                    steps[taken].add(TokenScores.of(so_far, targets))
                 advance(len(labels))
             scored = own.scored()
             window_nll += scored.window_nll / count
@@ -220,7 +230,7 @@ def mixture(
         aleatoric.append(entropy)
         draws_nll.append(window_nll)
         for total, labels in zip(sums, every, strict=True):
-            mixed.add(TokenScores.of(total - math.log(count), labels), labels)
+            mixed.add(TokenScores.of(total - math.log(count), _observed(labels)), labels)
     bma = mixed.scored(split)
     return Mixed(
         bma,
@@ -311,6 +321,11 @@ def progress_bar(title: str | None, total: int, unit: str = "window") -> Iterato
 def _targets(labels: Tensor) -> Tensor:
     """Which labels of each row are observations, [B, n]."""
     return (labels != IGNORED).reshape(len(labels), -1)
+
+
+def _observed(labels: Tensor) -> Tensor:
+    """Those of `labels` that are observations [n], in their order."""
+    return labels[labels != IGNORED]
 
 
 class _Collected:

@@ -36,10 +36,10 @@ def fit_temperature(forward: Forward, windows: Rows, batch_size: int) -> float:
     for part in torch.linspace(0, len(windows) - 1, count).round().long().split(batch_size):
         batch = windows.batch(part)
         scored = batch["labels"] != IGNORED
-        log_probs = forward.log_probs(batch).cpu()[scored]
+        log_probs = forward.target_log_probs(batch).cpu()
         if not kept_log_probs:  # of a large vocabulary every n-th token must do
-            total = count * windows.row_targets * log_probs.shape[-1]
-            stride = math.ceil(total / MAX_ELEMENTS)
+            most = int(scored.reshape(len(part), -1).sum(1).max())  # targets of a row
+            stride = math.ceil(count * most * log_probs.shape[-1] / MAX_ELEMENTS)
         kept_log_probs.append(log_probs[::stride].clone())
         kept_labels.append(batch["labels"][scored][::stride])
     log_probs, labels = torch.cat(kept_log_probs), torch.cat(kept_labels)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from bayesgen.affine import Affine
+from bayesgen.data.masked import MaskedBatches, MaskedWindows
 from bayesgen.data.windows import Batches, RandomWindows, Rows, ShuffledWindows, Windows, subset
 from bayesgen.errors import UserError
 from bayesgen.log_posterior import LogPosterior
@@ -91,6 +92,11 @@ def training_batches(
 def example_batches(settings: DataSettings, rows: Rows, chain: int = 0) -> Batches:
     """The same for labelled examples: every row once per pass."""
     return ShuffledWindows(rows, settings.batch_size, _order(settings, chain))
+
+
+def masked_batches(settings: DataSettings, windows: MaskedWindows, chain: int = 0) -> Batches:
+    """The same for masked tokens: every window once per pass, with new masks each time."""
+    return MaskedBatches(windows, settings.batch_size, _order(settings, chain))
 
 
 def _order(settings: DataSettings, chain: int) -> int:

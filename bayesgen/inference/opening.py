@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,10 @@ from torch import Tensor
 
 from bayesgen.inference.job import Job
 from bayesgen.inference.resources import Needs, estimate
+from bayesgen.models import FunctionalModel
 from bayesgen.parameters import ADAPTER
 from bayesgen.priors.placed import listed
-from bayesgen.settings import ChainSettings
+from bayesgen.settings import LABELS, ChainSettings
 
 HOT_NATS = 0.2
 FROZEN = 1e-3
@@ -55,7 +56,7 @@ def opening(job: Job) -> Opening:
     if untrained:
         warnings.append(
             f"'{model.info.name}' has no trained weights for {', '.join(untrained)}: they start at"
-            " random. Fine-tune it on these data first (scripts/finetune.py)."
+            f" random{_way_out(model, untrained)}"
         )
     prior = job.prior.diagonal()
     centre = model.theta if prior is None else prior.mean.to(model.device)
@@ -72,6 +73,15 @@ def _unmatched(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Names that a learned prior and the model do not have in common."""
     words = {"missing": "not in the prior", "extra": "only in the prior"}
     return [(title, listed(record[key])) for key, title in words.items() if record.get(key)]
+
+
+def _way_out(model: FunctionalModel, untrained: Sequence[str]) -> str:
+    """What becomes of parameters that start at random, or what to do about them."""
+    if model.info.task in LABELS:
+        return ". Fine-tune it on these data first (scripts/finetune.py)."
+    if set(untrained) <= set(model.layout.names):
+        return " and are trained along."
+    return " and some stay there: take all of them into --parameters (head)."
 
 
 def _chain_rows(

@@ -73,7 +73,7 @@ def load_model(
 
 def _refuse_num_labels(num_labels: int, task: str) -> None:
     """Refuse a number of labels that cannot be had."""
-    if not TASKS[task].new_head and not TASKS[task].scored:
+    if TASKS[task].language:
         raise UserError(f"--num-labels: a {task} has no classes; leave it out")
     if num_labels < 1:
         raise UserError(f"--num-labels {num_labels}: must be at least 1")

@@ -31,7 +31,12 @@ class HuggingFaceTokenizer:
     def encode(self, text: str) -> Any:
         """Ids of `text`, 1-D. Raises UserError where the vocabulary lacks something in it."""
         try:
-            found = self.tokenizer(text, add_special_tokens=False, return_tensors="np")
+            found = self.tokenizer(
+                text,
+                add_special_tokens=False,
+                return_tensors="np",
+                verbose=False,  # a text is longer than any window
+            )
         except Exception as error:  # tokenizers raises nothing more particular
             raise UserError(
                 f"the tokenizer of '{self.name}' cannot encode this text"

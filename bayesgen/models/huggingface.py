@@ -243,7 +243,10 @@ def _weights(
             f"--model: '{name}' holds '{key}' of shape {list(stored)}, but its config.json, the"
             f" task or the number of classes makes it {list(made)}; they must agree"
         )
-    new = set(loading["missing_keys"])
+    # of a tied weight the first name alone is one of a parameter
+    every = {key for key, _ in module.named_parameters(remove_duplicate=False)}
+    tied = every - {key for key, _ in module.named_parameters()}
+    new = set(loading["missing_keys"]) - tied
     base = "" if bare else f"{module.base_model_prefix}."
     inner = {key.removeprefix(base): key for key in new if key.startswith(base)}
     # masked tokens train no pooler: where it is missing it is as new as the head

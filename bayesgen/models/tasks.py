@@ -33,12 +33,14 @@ class Task:
         auto_class: of transformers; of a sentence model, what loads its encoder, too.
         likelihood: log p(labels | outputs).
         new_head: whether a model may come without the head, which then starts at random.
+        language: whether the labels are tokens of a text, and not labels that someone gave it.
         inputs: what the network is called with beside the batch.
     """
 
     auto_class: str
     likelihood: Likelihood = likelihoods
     new_head: bool = False
+    language: bool = False
     inputs: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -48,10 +50,12 @@ class Task:
 
 
 TASKS: Mapping[str, Task] = {
-    "causal-lm": Task("AutoModelForCausalLM", inputs={"use_cache": False}),
-    "masked-lm": Task("AutoModelForMaskedLM"),
-    "permutation-lm": Task("AutoModelForCausalLM", inputs={"use_mems": False}),
-    "seq2seq-lm": Task("AutoModelForSeq2SeqLM", inputs={"use_cache": False}),
+    "causal-lm": Task("AutoModelForCausalLM", language=True, inputs={"use_cache": False}),
+    "masked-lm": Task("AutoModelForMaskedLM", new_head=True, language=True),
+    "permutation-lm": Task(
+        "AutoModelForCausalLM", new_head=True, language=True, inputs={"use_mems": False}
+    ),
+    "seq2seq-lm": Task("AutoModelForSeq2SeqLM", language=True, inputs={"use_cache": False}),
     "sequence-classification": Task("AutoModelForSequenceClassification", new_head=True),
     "regression": Task("AutoModelForSequenceClassification", likelihoods.Gaussian(), new_head=True),
     "sentence-classification": Task("AutoModel", new_head=True),

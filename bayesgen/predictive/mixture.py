@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bayesgen import likelihoods
-from bayesgen.likelihoods import Gaussian
+from bayesgen.likelihoods import IGNORED, Gaussian
 from bayesgen.models.functional import Batch, FunctionalModel
 from bayesgen.posterior import Posterior
 from bayesgen.predictive import generation
@@ -70,9 +70,24 @@ class Forward:
         Raises:
             ValueError: the model's labels are no classes.
         """
+        return self._logits(batch).log_softmax(-1)
+
+    def target_log_probs(self, batch: Batch) -> Tensor:
+        """The same of the n labels that are observations alone [n, V], in their order: of masked
+        tokens a few of all that the network reads.
+
+        Raises:
+            ValueError: the model's labels are no classes.
+        """
+        logits = self._logits(batch)
+        scored = (batch["labels"] != IGNORED).to(self.device)
+        chosen = logits.flatten(0, -2) if bool(scored.all()) else logits[scored]
+        return chosen.log_softmax(-1)
+
+    def _logits(self, batch: Batch) -> Tensor:
         if self._no_classes:
             raise ValueError(self._no_classes)
-        return self.outputs(batch).log_softmax(-1)
+        return self.outputs(batch)
 
 
 class Predictive:

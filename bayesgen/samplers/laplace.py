@@ -30,7 +30,9 @@ def build(log_posterior: LogPosterior, settings: LaplaceSettings, plan: Plan) ->
     def report(phi: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         # the terms travel as the transform's auxiliary output
         values, _ = log_posterior.per_sequence(phi, batch)
-        nll = -values.detach().sum() / log_posterior.likelihood.count(batch["labels"])
+        # a piece of a batch may hold no target
+        count = log_posterior.likelihood.count(batch["labels"]).clamp(min=1)
+        nll = -values.detach().sum() / count
         return values, torch.stack([nll, torch.zeros_like(nll), torch.zeros_like(nll)])
 
     transform = posteriors.laplace.diag_fisher.build(report, per_sample=True)

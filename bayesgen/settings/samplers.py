@@ -213,7 +213,7 @@ def without_effect(sampler: str, settings: TrainSettings) -> dict[str, str]:
 
     adapters = "lora" in settings.parameters.split(",")
     needs(adapters, "needs --parameters lora", "lora_r", "lora_alpha", "lora_targets")
-    text = settings.task == "causal-lm"
+    text = settings.task not in LABELS
     labelled = ("data", "text_column", "label_column", "pair_column", "validation")
     needs(not text, f"needs --task {', '.join(LABELS)}", *labelled)
     needs(text, f"has no effect on {settings.task}, which takes --data", "corpus")

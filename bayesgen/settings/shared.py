@@ -63,7 +63,11 @@ Validation = Annotated[
     "training rows to hold back, a number or below 1 a share, where --data has no rows for"
     " validation; the same rows for every seed",
 ]
-Corpus = Annotated[str, "python-docs, shakespeare, a UTF-8 text file, or a nanoGPT data folder"]
+Corpus = Annotated[
+    str,
+    "python-docs, shakespeare, a UTF-8 text file, a nanoGPT data folder, or the texts alone of"
+    " what --data takes (ag_news, ..., a .tsv, .csv or .jsonl file)",
+]
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,8 @@ class ModelSettings:
     task: Annotated[
         Literal[
             "causal-lm",
+            "masked-lm",
+            "permutation-lm",
             "sequence-classification",
             "regression",
             "sentence-classification",

@@ -291,6 +291,37 @@ def test_real_shakespeare(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert bpe.tokenizer.name == bpe.fingerprint["tokenizer"] == "gpt2"
 
 
+# Labelled texts
+
+
+def test_texts_of_a_table_are_a_corpus_of_its_own_splits(tmp_path: Path) -> None:
+    for split, texts in {"train": ("ab", "ba"), "val": ("b",), "test": ("a",)}.items():
+        rows = "".join(f"{text}\t{i}\n" for i, text in enumerate(texts))
+        (tmp_path / f"{split}.tsv").write_text(f"text\tlabel\n{rows}")
+    corpus = load_corpus(str(tmp_path))
+    assert corpus.name == tmp_path.name
+    assert corpus.tokenizer.decode(corpus.train) == "ab\nba\n"
+    assert corpus.tokenizer.decode(corpus.val) == "b\n"
+    assert corpus.fingerprint["sha256"] == hashlib.sha256(b"ab\nba\nb\n").hexdigest()
+    # a far text is all texts of one split, as those of far data
+    assert corpus_text(str(tmp_path)) == (f"{tmp_path.name}/test", "a\n")
+    # a folder that is encoded already stays what it was
+    np.array([0, 1, 0], dtype=np.uint16).tofile(tmp_path / "train.bin")
+    np.array([1, 0], dtype=np.uint16).tofile(tmp_path / "val.bin")
+    assert load_corpus(str(tmp_path), tokenizer=CharTokenizer("ab")).train.tolist() == [0, 1, 0]
+
+
+def test_a_labelled_set_that_is_missing_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AG_NEWS_PATH", raising=False)
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    assert refuse("ag_news", data_dir=tmp_path).startswith("--corpus ag_news: not found; put train")
+    assert "did you mean ag_news?" in refuse("ag_new")
+    (tmp_path / "many.tsv").write_text("a\tb\tc\n1\t2\t3\n")
+    assert "--corpus: no column of texts" in refuse(str(tmp_path / "many.tsv"))
+
+
 # Data folders of nanoGPT
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bayesgen.data.labelled import Labelled
-from bayesgen.data.unlabelled import load_unlabelled
+from bayesgen.data.labelled import Labelled, load_labelled
+from bayesgen.data.unlabelled import load_unlabelled, running_text
 from bayesgen.errors import UserError
 
 TEXTS = ("one text", "another, with a comma", "a third")
@@ -107,3 +107,53 @@ def test_built_in_sets(name: str, rows: int) -> None:
     found = load(name, data_dir=Path(stored))
     assert len(found) == rows
     assert found.name == f"{name}/test"
+
+
+def running(path: Path | str, data_dir: Path | None = None) -> tuple[str, list[str], list[str]]:
+    name, train, val = running_text(str(path), data_dir, "--corpus")
+    assert train.endswith("\n")
+    assert val.endswith("\n")
+    return name, train.splitlines(), val.splitlines()
+
+
+def test_a_running_text_holds_back_the_rows_that_validate_a_classifier(tmp_path: Path) -> None:
+    rows = [f"text number {i}\t{i % 3}" for i in range(50)]
+    (tmp_path / "a.tsv").write_text("\n".join(["text\tlabel", *rows]))
+    name, train, val = running(tmp_path / "a.tsv")
+    assert name == "a.tsv"
+    found = load_labelled(str(tmp_path / "a.tsv"), task="sequence-classification")
+    assert train == list(found.train.first)
+    assert val == list(found.val.first)
+    assert len(val) == 5
+
+
+def test_a_running_text_takes_its_own_splits_and_no_test_rows(tmp_path: Path) -> None:
+    for split, texts in {"train": "ab", "dev": "cd", "test": "ef"}.items():
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(json.dumps({"text": t}) for t in texts))
+    assert running(tmp_path) == (tmp_path.name, ["a", "b"], ["c", "d"])
+    # what is never read may be of any form
+    (tmp_path / "test.jsonl").write_text('{"words": 1, "more": 2}')
+    assert running(tmp_path)[1:] == (["a", "b"], ["c", "d"])
+
+
+def test_a_running_text_has_one_line_for_each_text_and_none_for_blank_ones(tmp_path: Path) -> None:
+    rows = [{"sentence1": "one\ntwo  three\r\n", "sentence2": "four"},
+            {"sentence1": " ", "sentence2": "five\u2028six"}]  # fmt: skip
+    for split in ("train", "val"):
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert running(tmp_path)[1] == ["one two  three", "four", "five six"]
+
+
+@pytest.mark.parametrize("name", ["ag_news", "stsb"])
+def test_built_in_sets_as_running_texts(name: str) -> None:
+    stored = os.environ.get("BAYESGEN_TEST_DATA")
+    if not stored:
+        pytest.skip("BAYESGEN_TEST_DATA is not set: no labelled texts")
+    found = running(name, Path(stored))
+    assert found[0] == name
+    task = "sequence-classification" if name == "ag_news" else "regression"
+    rows = load_labelled(name, task=task, data_dir=Path(stored))
+    pairs = rows.val.second is not None
+    assert len(found[1]) == (2 * len(rows.train) if pairs else len(rows.train))
+    assert found[2][0] == rows.val.first[0]
+    assert found[2][-1] == (rows.val.second or rows.val.first)[-1]

@@ -143,7 +143,7 @@ def key(
     posterior = Posterior.from_draws(three() if draws is None else draws, model.layout)
     return TokenCache(Path("anywhere")).key(
         Split.of(windows, batch_size, max_windows, device),
-        Split.of(held_in, batch_size, None, device),
+        held_in,
         Predictive(model, posterior, precision),
     )
 
@@ -255,7 +255,7 @@ def test_a_pass_that_is_stopped_leaves_no_file(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls = 0
-    inner = Forward.log_probs
+    inner = Forward.outputs
 
     def stopping(self: Forward, batch: Any) -> torch.Tensor:
         nonlocal calls
@@ -265,7 +265,7 @@ def test_a_pass_that_is_stopped_leaves_no_file(
         return inner(self, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Forward, "log_probs", stopping)
+        patch.setattr(Forward, "outputs", stopping)
         with pytest.raises(error):
             scored(predictive, folder, batch_size=2)
     assert names(folder) == set()

@@ -318,7 +318,7 @@ def test_a_second_look_runs_no_network_and_says_the_same(
     def refuse(*_: Any) -> None:
         raise AssertionError("a network was run")
 
-    monkeypatch.setattr(Forward, "log_probs", refuse)
+    monkeypatch.setattr(Forward, "outputs", refuse)
     second = evaluate_split(
         predictive, windows, windows, cache=TokenCache(tmp_path), batch_size=7, **options
     )

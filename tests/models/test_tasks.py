@@ -234,7 +234,47 @@ def test_a_pooler_that_is_missing_is_as_new_as_the_head(save: Callable[..., Path
     layers = {name.rsplit(".", 1)[0] for name in load_model(roberta, task="regression").new}
     assert layers == {"classifier.dense", "classifier.out_proj"}
     # a task that needs its head trained needs all of it
-    assert "lacks weights" in refusal(save("BertModel", ENCODER), task="masked-lm")
+    assert "lacks weights" in refusal(save("LlamaModel", ENCODER | SPECIAL), task="causal-lm")
+
+
+HEAD = "cls.predictions."
+BERT_HEAD = {f"{HEAD}bias", *(f"{HEAD}transform.{layer}.{kind}" for layer in ("dense", "LayerNorm")
+             for kind in ("weight", "bias"))}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("class_name", "settings", "task", "new"),
+    [
+        ("BertModel", ENCODER, "masked-lm", BERT_HEAD),
+        ("XLNetModel", XLNET, "permutation-lm", {"lm_loss.bias"}),
+    ],
+)
+def test_an_encoder_gets_a_new_head_over_its_vocabulary(
+    save: Callable[..., Path], class_name: str, settings: Any, task: str, new: set[str]
+) -> None:
+    folder = save(class_name, settings)
+    models = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        models.append(load_model(folder, task=task))
+        assert torch.equal(torch.get_rng_state(), before)
+    model, again = models
+    assert model.new == new
+    assert torch.equal(model.theta, again.theta)
+    assert model.info.sha256 == again.info.sha256
+    assert load_model(folder, task=task, outline=True).layout == model.layout
+    embeddings = model.module.get_input_embeddings().weight
+    assert model.module.get_output_embeddings().weight is embeddings  # tied: it is there once
+
+    stored = dict(network(class_name, settings).named_parameters())
+    base = f"{model.module.base_model_prefix}."
+    kept = set(model.layout.names) - new
+    assert kept == {f"{base}{name}" for name in stored if not name.startswith("pooler.")}
+    for name in kept:
+        own = model.module.get_parameter(name)
+        assert torch.equal(own, stored[name.removeprefix(base)]), name
+    assert model(model.theta, batch_of(task)).shape[-1] == settings["vocab_size"]
 
 
 @pytest.mark.parametrize("num_labels", [1, 2, 5])
@@ -260,6 +300,7 @@ def test_the_new_head_of_a_regression_has_one_output(save: Callable[..., Path]) 
     ("task", "num_labels", "reason"),
     [
         ("causal-lm", 3, "a causal-lm has no classes"),
+        ("masked-lm", 3, "a masked-lm has no classes"),
         ("sequence-classification", 0, "at least 1"),
         ("sequence-classification", -2, "at least 1"),
         ("regression", 2, "a regression has one output"),
@@ -286,7 +327,7 @@ def test_a_head_of_another_size_is_refused_and_not_made_up(save: Callable[..., P
     ("class_name", "settings", "task", "lacking"),
     [
         ("LlamaModel", ENCODER | SPECIAL, "causal-lm", "lm_head.weight"),
-        ("BertModel", ENCODER, "masked-lm", "cls.predictions."),
+        ("GPTNeoXModel", ENCODER | SPECIAL, "causal-lm", "lm_head.weight"),
     ],
 )
 def test_a_language_model_that_lacks_its_head_is_refused(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from bayesgen.data.tokenizers import CharTokenizer
 from bayesgen.models import FunctionalModel
 from bayesgen.posterior import Posterior
-from bayesgen.predictive import Predictive
+from bayesgen.predictive import Forward, Predictive
 from bayesgen.predictive.mixture import mixture
 
 
@@ -79,3 +80,15 @@ def test_a_prompt_is_needed(predictive: Predictive) -> None:
     predictive.model.tokenizer = None
     with pytest.raises(ValueError, match="no tokenizer"):
         predictive.generate("a")
+
+
+def test_the_labels_that_are_observations_are_told_what_all_positions_are(
+    tiny_gpt: FunctionalModel, tiny_batch: dict[str, Tensor]
+) -> None:
+    forward = Forward(tiny_gpt)
+    every = forward.log_probs(tiny_batch)
+    assert torch.equal(forward.target_log_probs(tiny_batch), every.flatten(0, 1))
+    labels = tiny_batch["labels"].clone()
+    labels[0, 2:] = labels[1] = -100
+    found = forward.target_log_probs(tiny_batch | {"labels": labels})
+    assert torch.equal(found, torch.cat([every[0, :2], every[2]]))

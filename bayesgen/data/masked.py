@@ -1,0 +1,287 @@
+"""Windows of a text for networks that predict masked tokens: BERT and its kin, XLNet.
+
+A window is a piece of the text between the tokenizer's special tokens. Which of its tokens are
+targets, and what stands in their place, is decided by transformers' own data collators, under a
+seed that is a pure function of the step (training) or of the window (scoring).
+
+- `masked-lm`, Devlin et al. 2019, https://arxiv.org/abs/1810.04805, section 3.1: 15 % of the tokens
+  are targets; of these 80 % become the mask token, 10 % a random one, 10 % stay. A batch is
+  {"input_ids", "attention_mask", "labels"}, each [B, T] int64.
+- `permutation-lm`, Yang et al. 2019, https://arxiv.org/abs/1906.08237, section 2: a sixth of the
+  tokens, in spans of 1 to 5, are targets, each predicted from those before it in a random order. A
+  batch is {"input_ids", "labels"}, each [B, T] int64, and {"perm_mask", "target_mapping"}, each
+  [B, T, T] float32.
+
+Labels are -100 where nothing is predicted. Special tokens, those in the text too, are no targets.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import count
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from bayesgen.data.labelled import shuffled
+from bayesgen.data.windows import IGNORED, MASKS, ROW_MASKS, Rows, ShuffledWindows, stream
+from bayesgen.errors import UserError
+
+PERMUTED = "permutation-lm"
+SCORING_SEED = 0
+"""All runs are scored on the same masks, whatever their seed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Masking:
+    """How a tokenizer encloses a window, and how tokens in it are masked.
+
+    Attributes:
+        collator: of transformers.
+        probability: share of the ordinary tokens that are targets, in expectation.
+        prefix, suffix: ids of the special tokens before and after a window's text.
+        permuted: whether the targets are those of a permutation; windows must then be whole, and
+            of an even length.
+    """
+
+    collator: Any
+    probability: float
+    prefix: tuple[int, ...]
+    suffix: tuple[int, ...]
+    permuted: bool
+
+    @classmethod
+    def of(cls, tokenizer: Any, task: str) -> Masking:
+        """The masking of `task` with a tokenizer of transformers.
+
+        Raises:
+            UserError: the tokenizer has no mask token, or cannot pad.
+        """
+        from transformers import (
+            DataCollatorForLanguageModeling,
+            DataCollatorForPermutationLanguageModeling,
+        )
+
+        for what, there in (("mask", tokenizer.mask_token), ("padding", tokenizer.pad_token)):
+            if there is None:
+                raise UserError(
+                    f"--task {task}: the tokenizer of '{tokenizer.name_or_path}' has no {what}"
+                    " token; take a model that was trained on masked tokens, or save the tokenizer"
+                    " with one"
+                )
+        enclosed = tokenizer(tokenizer.mask_token)["input_ids"]
+        place = enclosed.index(tokenizer.mask_token_id)
+        around = tuple(enclosed[:place]), tuple(enclosed[place + 1 :])
+        if task == PERMUTED:
+            permuting = DataCollatorForPermutationLanguageModeling(tokenizer)
+            return cls(permuting, permuting.plm_probability, *around, True)
+        masking = DataCollatorForLanguageModeling(tokenizer)
+        return cls(masking, masking.mlm_probability, *around, False)
+
+    @property
+    def special(self) -> list[int]:
+        """Ids that are never a target."""
+        return sorted(self.collator.tokenizer.all_special_ids)
+
+    def room(self, block_size: int) -> int:
+        """Tokens of the text in a window of `block_size` tokens.
+
+        Raises:
+            UserError: there is none for any, or the length does not fit a permutation.
+        """
+        around = len(self.prefix) + len(self.suffix)
+        if block_size <= around:
+            raise UserError(
+                f"--block-size {block_size}: the special tokens alone are {around}; choose more"
+            )
+        if self.permuted and block_size % 2:
+            raise UserError(
+                f"--block-size {block_size}: {PERMUTED} permutes the halves of a window; choose an"
+                f" even number, such as {block_size + 1}"
+            )
+        return block_size - around
+
+    def enclose(self, texts: Sequence[NDArray[Any]], block_size: int) -> tuple[Tensor, Tensor]:
+        """Pieces of text as windows: ids [B, block_size] int64, padded at the end, and their
+        lengths [B]."""
+        pad = self.collator.tokenizer.pad_token_id
+        ids = torch.full((len(texts), block_size), pad)
+        lengths = torch.zeros(len(texts), dtype=torch.int64)
+        for row, text in enumerate(texts):
+            window = np.concatenate([self.prefix, text, self.suffix]).astype(np.int64)
+            ids[row, : len(window)] = torch.from_numpy(window)
+            lengths[row] = len(window)
+        return ids, lengths
+
+    def mask(self, ids: Tensor, *key: int) -> dict[str, Tensor]:
+        """What the collator makes of `ids` [B, T] under the random stream of `key`.
+
+        A batch without a target says nothing, and is drawn again; `ids` must hold an ordinary
+        token.
+        """
+        for attempt in count():
+            # torch.manual_seed would seed the generators of accelerators, too: a chain's own
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(stream(*key, attempt))
+                batch: dict[str, Tensor] = self.collator(list(ids))
+            if bool((batch["labels"] != IGNORED).any()):
+                break
+        return batch
+
+    def fingerprint(self) -> str:
+        """sha256 of all that decides which tokens are masked, and by what."""
+        import transformers
+
+        rules = {f.name: getattr(self.collator, f.name) for f in fields(self.collator)}
+        tokenizer = rules.pop("tokenizer")
+        ids = [self.prefix, self.suffix, self.special, len(tokenizer)]
+        ids += [tokenizer.mask_token_id, tokenizer.pad_token_id]
+        versions = [transformers.__version__, torch.__version__]
+        content = [type(self.collator).__name__, rules, ids, versions, SCORING_SEED]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedWindows:
+    """Windows side by side, each with masks of its own that never change: what is scored.
+
+    The masks of a window depend on its place in the text alone, and each has a target: all
+    predictors are asked for the same tokens, in batches of any size and order.
+
+    Attributes:
+        tokens: 1-D ids of the text, without special tokens.
+        block_size: T, special tokens among them.
+        starts: where the text of each window begins.
+        ordinary: tokens of each window that may be targets.
+    """
+
+    tokens: NDArray[Any]
+    block_size: int
+    masking: Masking
+    starts: NDArray[np.int64]
+    ordinary: NDArray[np.int64]
+
+    @classmethod
+    def tiled(
+        cls, tokens: NDArray[Any], block_size: int, masking: Masking, split: str = "corpus"
+    ) -> MaskedWindows:
+        """All windows of `tokens`. The last may be short; one of a permutation is left out, and so
+        is a window that holds special tokens only.
+
+        Raises UserError, naming `split`, where `tokens` do not fill one window.
+        """
+        room = masking.room(block_size)
+        if len(tokens) < room:
+            raise UserError(
+                f"the {split} split has {len(tokens)} tokens, too few for one window of"
+                f" {block_size} with {block_size - room} special ones: take a longer text or a"
+                " smaller --block-size"
+            )
+        end = len(tokens) - len(tokens) % room if masking.permuted else len(tokens)
+        starts = np.arange(0, end, room)
+        may_be_target = np.isin(tokens[:end], masking.special, invert=True)
+        ordinary = np.add.reduceat(may_be_target, starts, dtype=np.int64)
+        some = ordinary > 0
+        if not some.any():
+            raise UserError(
+                f"the {split} split has special tokens only, such as the unknown one: take a text"
+                " in the tokenizer's own language"
+            )
+        return cls(tokens, block_size, masking, starts[some], ordinary[some])
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @property
+    def room(self) -> int:
+        return self.masking.room(self.block_size)
+
+    @property
+    def num_targets(self) -> int:
+        """Number of masked tokens in all windows: every mask is drawn to count them."""
+        parts = np.array_split(np.arange(len(self)), -(-len(self) // 64))
+        return sum(int((self.batch(part)["labels"] != IGNORED).sum()) for part in parts)
+
+    @property
+    def expected_targets(self) -> int:
+        """Probability of a token to be a target times the number of ordinary tokens, rounded."""
+        return max(1, round(self.masking.probability * int(self.ordinary.sum())))
+
+    @property
+    def row_targets(self) -> int:
+        return self.room
+
+    @property
+    def num_classes(self) -> None:
+        return None
+
+    def batch(self, indices: ArrayLike) -> dict[str, Tensor]:
+        """The windows of the 1-D `indices`, with their own masks (see above)."""
+        rows = np.asarray(indices, dtype=np.int64)
+        key = SCORING_SEED, ROW_MASKS
+        each = [self.masked([row], *key, int(self.starts[row]) // self.room) for row in rows]
+        return {name: torch.cat([window[name] for window in each]) for name in each[0]}
+
+    def masked(self, indices: ArrayLike, *key: int) -> dict[str, Tensor]:
+        """The windows of the 1-D `indices`, masked under the random stream of `key`."""
+        starts = self.starts[np.asarray(indices, dtype=np.int64)]
+        texts = [self.tokens[start : start + self.room] for start in starts]
+        ids, lengths = self.masking.enclose(texts, self.block_size)
+        batch = self.masking.mask(ids, *key)
+        if not self.masking.permuted:
+            there = torch.arange(self.block_size) < lengths[:, None]
+            batch["attention_mask"] = there.long()
+        return batch
+
+    def take(self, indices: ArrayLike) -> MaskedWindows:
+        rows = np.asarray(indices, dtype=np.int64)
+        return replace(self, starts=self.starts[rows], ordinary=self.ordinary[rows])
+
+    def subset(self, num: int, seed: int) -> MaskedWindows:
+        """`num` windows drawn without replacement, in the order of the text.
+
+        With the same seed a smaller subset lies within every larger one. Raises UserError where
+        there are not so many windows.
+        """
+        if not 1 <= num <= len(self):
+            raise UserError(
+                f"--train-samples {num}: the train split has {len(self)} windows of"
+                f" {self.block_size} tokens; choose a number from 1 to {len(self)}"
+            )
+        return self.take(np.sort(shuffled(len(self), seed, "train-samples")[:num]))
+
+    def fingerprint(self) -> str:
+        """sha256 of the text, how it is cut, and how it is masked."""
+        digest = hashlib.sha256(f"{self.block_size} {self.masking.fingerprint()}".encode())
+        digest.update(np.ascontiguousarray(self.starts).tobytes())
+        digest.update(np.ascontiguousarray(self.tokens).tobytes())
+        return digest.hexdigest()
+
+    def overlaps(self, other: Rows) -> bool:
+        return isinstance(other, MaskedWindows) and other.tokens is self.tokens
+
+
+class MaskedBatches(ShuffledWindows):
+    """Every window once per epoch, in a new order each, with new masks at every step."""
+
+    def __init__(self, windows: MaskedWindows, batch_size: int, seed: int) -> None:
+        super().__init__(windows, batch_size, seed)
+        self._masked = windows.masked
+        self._targets = windows.expected_targets
+
+    @property
+    def num_observations(self) -> int:
+        """N, the number of targets that one pass holds in expectation: the probability of a token
+        to be masked times the number of ordinary tokens, rounded. (Spans of a permutation that
+        reach over a window's end are cut: it may hold a little less.)"""
+        return self._targets
+
+    def batch(self, step: int) -> dict[str, Tensor]:
+        """The windows of step >= 0, masked. Raises ValueError for step < 0."""
+        return self._masked(self.rows(step), self.seed, MASKS, step)
