@@ -90,9 +90,11 @@ def _text(
     def tiled(tokens: Any, split: str) -> Windows:
         return Windows.tiled(tokens, block_size, split=split)
 
-    train = tiled(corpus.train, "train")
-    if settings.train_samples is not None:
-        train = subset(corpus.train, block_size, settings.train_samples, settings.seed)
+    def train() -> Windows:
+        if settings.train_samples is None:
+            return tiled(corpus.train, "train")
+        return subset(corpus.train, block_size, settings.train_samples, settings.seed)
+
     return Inputs(
         model,
         {"name": corpus.name, **corpus.fingerprint},
@@ -111,14 +113,18 @@ def _masked(
     def tiled(tokens: Any, split: str) -> MaskedWindows:
         return MaskedWindows.tiled(tokens, block_size, masking, split=split)
 
-    train = tiled(corpus.train, "train")
-    if settings.train_samples is not None:
-        train = train.subset(settings.train_samples, settings.seed)
+    @cache
+    def train() -> MaskedWindows:
+        windows = tiled(corpus.train, "train")
+        if settings.train_samples is None:
+            return windows
+        return windows.subset(settings.train_samples, settings.seed)
+
     return Inputs(
         model,
         {"name": corpus.name, **corpus.fingerprint},
         block_size,
-        cache(partial(masked_batches, settings, train)),
+        cache(lambda chain: masked_batches(settings, train(), chain)),
         partial(read_material, model, corpus, train, tiled, _data_dir(settings)),
     )
 

@@ -53,7 +53,7 @@ class Material:
 def read_material(
     model: FunctionalModel,
     corpus: Corpus,
-    train: Rows,
+    train: Callable[[], Rows],
     tiled: Callable[[NDArray[Any], str], Rows],
     folder: Path | None,
     settings: ScoringSettings,
@@ -62,7 +62,7 @@ def read_material(
     """The windows that `settings` ask for.
 
     Args:
-        train: windows of the data that the run fitted.
+        train: makes windows of the data that the run fitted.
         tiled: tokens, and the name of their split for errors -> windows of them side by side.
         folder: cache and search place for texts.
         text: a corpus that is scored whole, as the split `text`.
@@ -79,7 +79,8 @@ def read_material(
         raise UserError(
             f"--eval-num-text-samples: a {model.info.task} model continues no text; leave it out"
         )
-    scored = _chosen({"train": train, "val": tiled(corpus.val, "val")}, settings)
+    held_in = train()
+    scored = _chosen({"train": held_in, "val": tiled(corpus.val, "val")}, settings)
     texts: dict[str, Any] = {"corpus": {"name": corpus.name, **corpus.fingerprint}}
     if text is not None:
         whole = load_far_text(text, model.tokenizer, folder, "--text")
@@ -100,7 +101,7 @@ def read_material(
     for name, windows in scored.items():
         if isinstance(windows, Windows):
             _require_whole(name, windows, settings.eval_num_text_samples)
-    return Material(scored, train, far, texts)
+    return Material(scored, held_in, far, texts)
 
 
 def read_examples(

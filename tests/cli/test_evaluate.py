@@ -518,7 +518,7 @@ def test_ctrl_c_leaves_no_half_of_anything(
 ) -> None:
     assert workspace.train("sgld") == 0
     before = files(workspace.path)
-    calls, inner = 0, Forward.log_probs
+    calls, inner = 0, Forward.outputs
 
     def stopping(self: Forward, batch: Any) -> torch.Tensor:
         nonlocal calls
@@ -528,7 +528,7 @@ def test_ctrl_c_leaves_no_half_of_anything(
         return inner(self, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Forward, "log_probs", stopping)
+        patch.setattr(Forward, "outputs", stopping)
         assert evaluate("run", "--eval-batch-size", "4") == 130
     assert files(workspace.path) == before
     assert evaluate("run") == 0
