@@ -18,7 +18,7 @@ LABELLED: Mapping[str, Mapping[str, Any]] = {
 
 LABELLED_CHAIN: Mapping[str, Any] = {
     "prior": "pretrained", "prior_std": 0.05, "temperature": 0.5, "batch_size": 32,
-    "warmup_steps": 100, "sampling_steps": 480, "thinning": 20, "gradient_clip": 10.0,
+    "warmup_steps": 100, "sampling_steps": 480, "thinning": 40, "gradient_clip": 10.0,
     "preconditioner_damping": 1.0,
 }  # fmt: skip
 """The same, of all chains: presets for a fine-tuned encoder, whose N is thousands of examples and
