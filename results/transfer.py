@@ -1,21 +1,27 @@
-"""A prior learned from pretraining against isotropic ones, with few labels.
+"""A prior learned from pretraining against isotropic ones, where the task has few data.
 
-all-MiniLM-L6-v2 goes on with masked words on the texts of the training file, no label read, and
-SWAG learns a prior from its path. All arms start at the mean of that path with a new linear head on
-the mean-pooled embedding, and move the same parameters with the same number of gradients:
+- `ag_news`, `sst2`: all-MiniLM-L6-v2 goes on with masked words on the texts of the training file,
+  no label read, and SWAG learns a prior from its path. The task is a new linear head on the mean of
+  a text's tokens; its data are a number of labelled rows.
+- `shakespeare`: nanoGPT's CPU model is trained on `python-docs`, and SWAG goes on from there. The
+  task is another text, TinyShakespeare (but for a dollar sign, which the network does not know), of
+  which it gets a number of windows of 64 characters.
+
+All arms start at the mean of that path, move the same parameters and take the same number of
+gradients:
 
 - `adamw`: AdamW without a prior, its weight decay tuned;
 - `map_isotropic`, `map_learned`: AdamW on the log posterior, N(μ, σ²) or the learned prior;
-- `sghmc_isotropic`, `sghmc_learned`: SGHMC at T = 1 with the same priors, the mixture of its draws.
+- `sghmc_isotropic`, `sghmc_learned`: SGHMC with the same priors, the mixture of its draws.
 
 λ (of the isotropic priors: of σ²) and the weight decay are chosen by validation NLL for each number
-of labels, on the first seed; the test rows are looked at once, at the end. Each seed draws its own
-labelled rows, the same for all arms.
+of data, with seed 0; so is nothing else. Test rows are looked at once, at the end. Every other seed
+draws its own training rows, the same for all arms.
 
 Every run is kept under --folder and not made again; --table-only writes table and picture from what
 is there.
 
-    python results/transfer.py --model models/all-MiniLM-L6-v2 --sets ag_news sst2
+    python results/transfer.py --model models/all-MiniLM-L6-v2
 """
 
 from __future__ import annotations
@@ -32,117 +38,198 @@ from typing import Any
 from common import call, report, sample
 from scipy import stats
 
+from bayesgen.data.corpora import corpus_text
 from bayesgen.runs import Run
 
 TABLE = Path(__file__).with_suffix(".md")
 PICTURE = Path(__file__).with_suffix(".png")
-TASK = ("--task", "sentence-classification")
 ARMS = ("adamw", "map_isotropic", "map_learned", "sghmc_isotropic", "sghmc_learned")
-SCORES = ("accuracy", "nll", "ece")
-BATCH = 16
 STEPS = 240
 """Gradients of every run: SGHMC's preconditioner takes 30 of them."""
-TEST_ROWS = 2000
 WEIGHT_DECAYS = (0.0, 0.1, 1.0, 10.0)
 FLAT = ("--prior", "normal", "--prior-std", "1e6")
 
 
 @dataclass(frozen=True)
-class Study:
-    """What all runs have in common.
+class Task:
+    """A task with few data.
 
     Attributes:
-        parameters: which are Bayesian.
+        scores: what its table shows.
+        sizes: numbers of rows (or windows) to learn from.
+        rate: AdamW's step size, and SGHMC's.
     """
 
+    name: str
+    scores: tuple[str, ...]
+    sizes: tuple[int, ...]
+    batch: int
+    rate: tuple[str, str]
+    temperature: str
+
+
+CLASSES = ("accuracy", "nll", "ece")
+TASKS = {
+    "ag_news": Task("ag_news", CLASSES, (10, 100, 1000), 16, ("2e-4", "0.3"), "1"),
+    "sst2": Task("sst2", CLASSES, (10, 100, 1000), 16, ("2e-4", "0.3"), "1"),
+    "shakespeare": Task(
+        "shakespeare", ("perplexity", "nll", "ece"), (20, 200, 2000), 12, ("1e-3", "1"), "0.1"
+    ),
+}
+TEST_ROWS = 2000
+PIECE = 300_000
+"""Characters of TinyShakespeare for learning and tuning; as many after them are the test."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """One task with its upstream model and where results are kept.
+
+    Attributes:
+        parameters: which are Bayesian, of the encoder.
+    """
+
+    task: Task
     model: str
     data_dir: str | None
     folder: Path
     parameters: str
 
     @property
+    def text(self) -> bool:
+        return self.task.name == "shakespeare"
+
+    @property
     def where(self) -> tuple[str, ...]:
         return () if self.data_dir is None else ("--data-dir", self.data_dir)
 
-    def upstream(self, data: str) -> Path:
-        """Continued pretraining on the texts of `data`: prior and mean."""
-        out = self.folder / data / "upstream"
-        flags = (
-            "--model", self.model, "--task", "masked-lm", "--corpus", data, *self.where,
-            "--block-size", "64", "--batch-size", "16", "--learning-rate", "1e-4",
-            "--warmup-steps", "400", "--sampling-steps", "400", "--thinning", "20", "--rank", "20",
-            "--precision", "bf16", "--validation-every", "100",
-        )  # fmt: skip
+    def upstream(self) -> Path:
+        """Continued pretraining: the prior, and its mean as a model."""
+        out = self.folder / self.task.name / "upstream"
+        if self.text:
+            flags = (
+                "--model", str(self._network()), "--corpus", "python-docs",
+                "--learning-rate", "3e-4", "--warmup-steps", "1000", "--sampling-steps", "1000",
+                "--thinning", "25",
+            )  # fmt: skip
+        else:
+            flags = (
+                "--model", self.model, "--task", "masked-lm", "--corpus", self.task.name,
+                *self.where, "--block-size", "64", "--batch-size", "16", "--learning-rate", "1e-4",
+                "--warmup-steps", "400", "--sampling-steps", "400", "--thinning", "20",
+                "--precision", "bf16",
+            )  # fmt: skip
         if not (out / "run.json").is_file():
-            call("prior_learn", *flags, "--out", str(out))
+            call("prior_learn", *flags, "--rank", "20", "--out", str(out))
         elif not Run(out).finished:
             call("prior_learn", "--resume", str(out))
         return out
 
-    def flags(self, data: str, labels: int, seed: int) -> tuple[str, ...]:
+    def _network(self) -> Path:
+        """nanoGPT's CPU model, trained on python-docs."""
+        out = self.folder / self.task.name / "baseline.pt"
+        if not out.is_file():
+            call("baseline", "--corpus", "python-docs", "--out", str(out))
+        return out
+
+    def _texts(self) -> tuple[Path, Path]:
+        """What is learned from, and the test text."""
+        _, text = corpus_text("shakespeare", Path(self.data_dir) if self.data_dir else None)
+        text = text.replace("$", "")
+        files = [self.folder / self.task.name / f"{name}.txt" for name in ("learn", "test")]
+        for number, file in enumerate(files):
+            if not file.is_file():
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(text[number * PIECE : (number + 1) * PIECE])
+        return files[0], files[1]
+
+    def _data(self, size: int, seed: int) -> tuple[str, ...]:
+        mean = self.upstream() / ("mean.pt" if self.text else "mean")
+        common = (
+            "--model", str(mean), "--train-samples", str(size), "--seed", str(seed),
+            "--batch-size", str(self.task.batch),
+        )  # fmt: skip
+        if self.text:
+            return (*common, "--corpus", str(self._texts()[0]))
         return (
-            "--model", str(self.upstream(data) / "mean"), "--data", data, *self.where, *TASK,
-            "--parameters", self.parameters, "--train-samples", str(labels), "--block-size", "64",
-            "--batch-size", str(BATCH), "--precision", "bf16", "--eval-precision", "bf16",
-            "--seed", str(seed),
+            *common, "--data", self.task.name, *self.where, "--task", "sentence-classification",
+            "--parameters", self.parameters, "--block-size", "64", "--precision", "bf16",
+            "--eval-precision", "bf16",
         )  # fmt: skip
 
-    def arm(self, arm: str, data: str, labels: int) -> tuple[str, ...]:
+    def _arm(self, arm: str, size: int) -> tuple[str, ...]:
         """Sampler and prior."""
         method, _, prior = arm.partition("_")
-        batches = math.ceil(labels / BATCH)
+        adamw, sghmc = self.task.rate
+        epochs = STEPS / math.ceil(size / self.task.batch)
         move = (
-            ("--sampler", "sghmc", "--temperature", "1", "--warmup-steps", "60",
-             "--sampling-steps", str(STEPS - 90), "--thinning", "15", "--learning-rate", "0.3")
+            ("--sampler", "sghmc", "--temperature", self.task.temperature, "--warmup-steps", "60",
+             "--sampling-steps", str(STEPS - 90), "--thinning", "15", "--learning-rate", sghmc)
             if method == "sghmc"
-            else ("--sampler", "map", "--learning-rate", "2e-4", "--epochs", str(STEPS / batches))
+            else ("--sampler", "map", "--learning-rate", adamw, "--epochs", str(epochs))
         )  # fmt: skip
+        if not prior:
+            return (*move, *FLAT)
         density = {
-            "": FLAT,
             "isotropic": ("--prior", "pretrained", "--prior-std", "0.05"),
-            "learned": ("--prior", "swag", "--prior-path", str(self.upstream(data))),
+            "learned": ("--prior", "swag", "--prior-path", str(self.upstream())),
         }[prior]
-        return (*move, *density, "--head-prior-std", "0.2") if prior else (*move, *density)
+        return (*move, *density, *(() if self.text else ("--head-prior-std", "0.2")))
 
-    def tuned(self, arm: str, data: str, labels: int) -> tuple[str, ...]:
-        """The flag of the strength that validation rows choose."""
-        folder = self.folder / data / str(labels)
-        flags = (*self.flags(data, labels, 0), *self.arm(arm, data, labels))
-        look = ("--eval", "--eval-splits", "val")
+    def _tuned(self, arm: str, size: int) -> tuple[str, ...]:
+        """The strength that validation rows choose."""
+        folder = self.folder / self.task.name / str(size)
+        flags = (*self._data(size, 0), *self._arm(arm, size))
         if arm == "adamw":
             found = {}
             for decay in WEIGHT_DECAYS:
                 out = folder / f"tune_{arm}_{decay:g}"
+                look = ("--eval", "--eval-splits", "val", "--eval-max-samples", "1000")
                 sample(out, *flags, *look, "--weight-decay", str(decay))
                 scores = report(out, "val")
                 assert scores is not None
                 found[decay] = scores["predictors"]["bma"]["nll"]
             return ("--weight-decay", str(min(found, key=lambda decay: found[decay])))
         out = folder / f"tune_{arm}"
-        steps = ("--prior-scale", "auto", "--prior-scale-steps", str(STEPS))
-        sample(out, *flags, *steps, *look)
+        sample(out, *flags, "--prior-scale", "auto", "--prior-scale-steps", str(STEPS))
         chosen = json.loads((out / "prior_scale.json").read_text())["chosen"]
         return ("--prior-scale", str(chosen))
 
-    def run(self, arm: str, data: str, labels: int, seed: int) -> Path:
-        return self.folder / data / str(labels) / f"{arm}_{seed}"
+    def run(self, arm: str, size: int, seed: int) -> Path:
+        return self.folder / self.task.name / str(size) / f"{arm}_{seed}"
 
-    def score(self, arm: str, data: str, labels: int, seed: int) -> None:
-        out = self.run(arm, data, labels, seed)
-        if not (out / "run.json").is_file() or not Run(out).finished:
-            sample(
-                out, *self.flags(data, labels, seed), *self.arm(arm, data, labels),
-                *self.tuned(arm, data, labels), "--eval", "--eval-splits", "test",
-                "--eval-max-samples", str(TEST_ROWS),
-            )  # fmt: skip
+    def score(self, arm: str, size: int, seed: int) -> None:
+        """Make a run, and look at the test rows."""
+        out = self.run(arm, size, seed)
+        if self.result(arm, size, seed) is not None:
+            return
+        sample(out, *self._data(size, seed), *self._arm(arm, size), *self._tuned(arm, size))
+        test = (
+            ("--text", str(self._texts()[1]), "--eval-splits", "val")
+            if self.text
+            else ("--eval-splits", "test")
+        )
+        precision = "fp32" if self.text else "bf16"
+        call(
+            "evaluate", str(out), *test, "--eval-max-samples", str(TEST_ROWS),
+            "--eval-precision", precision,
+        )  # fmt: skip
+
+    def result(self, arm: str, size: int, seed: int) -> dict[str, Any] | None:
+        """What the mixture scores on the test rows; of AdamW and MAP their one set of weights."""
+        out = self.run(arm, size, seed)
+        if not any(out.glob("bayesian_eval_*[0-9].json")):
+            return None
+        scores = report(out, "text" if self.text else "test")
+        return None if scores is None else dict(scores["predictors"]["bma"])
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One arm with one number of labels: a score for each seed."""
+    """One arm with one number of data: a score for each seed."""
 
     arm: str
-    labels: int
+    size: int
     scores: dict[str, list[float]]
 
     def interval(self, score: str) -> tuple[float, float]:
@@ -154,57 +241,54 @@ class Cell:
         return statistics.mean(values), float(half)
 
 
-def cells(study: Study, data: str, sizes: Sequence[int], seeds: Sequence[int]) -> Iterator[Cell]:
-    for labels in sizes:
+def cells(study: Study, seeds: Sequence[int]) -> Iterator[Cell]:
+    for size in study.task.sizes:
         for arm in ARMS:
-            found: dict[str, list[float]] = {score: [] for score in SCORES}
-            for seed in seeds:
-                out = study.run(arm, data, labels, seed)
-                scores = report(out, "test") if (out / "run.json").is_file() else None
-                for score in SCORES if scores is not None else ():
-                    assert scores is not None
-                    found[score].append(scores["predictors"]["bma"][score])
-            if found["nll"]:
-                yield Cell(arm, labels, found)
+            found = [study.result(arm, size, seed) for seed in seeds]
+            there = [result for result in found if result is not None]
+            if there:
+                scores = {score: [r[score] for r in there] for score in study.task.scores}
+                yield Cell(arm, size, scores)
 
 
-def table(data: str, found: Sequence[Cell]) -> str:
+def table(task: Task, found: Sequence[Cell]) -> str:
     lines = [
-        f"## {data}\n",
-        f"{TEST_ROWS:,} test rows; mean over seeds and its 95 % interval (Student's t).\n",
-        "| labels | arm | seeds | accuracy | NLL | ECE |",
-        "| --- | --- | --- | --- | --- | --- |",
+        f"## {task.name}\n",
+        f"At most {TEST_ROWS:,} test rows; mean over seeds and its 95 % interval (Student's t).\n",
+        f"| rows | arm | seeds | {' | '.join(task.scores)} |",
+        "| --- | --- | --- |" + " --- |" * len(task.scores),
     ]
     for cell in found:
-        best = min((c for c in found if c.labels == cell.labels), key=lambda c: c.interval("nll"))
-        shown = ["{:.4f} ± {:.4f}".format(*cell.interval(score)) for score in SCORES]
+        best = min((c for c in found if c.size == cell.size), key=lambda c: c.interval("nll"))
+        shown = ["{:.4f} ± {:.4f}".format(*cell.interval(score)) for score in task.scores]
         if cell is best:
-            shown[1] = f"**{shown[1]}**"
+            place = task.scores.index("nll")
+            shown[place] = f"**{shown[place]}**"
         count = len(cell.scores["nll"])
-        lines.append(f"| {cell.labels} | `{cell.arm}` | {count} | {' | '.join(shown)} |")
+        lines.append(f"| {cell.size} | `{cell.arm}` | {count} | {' | '.join(shown)} |")
     return "\n".join([*lines, ""])
 
 
 def picture(found: dict[str, list[Cell]]) -> None:
-    """NLL and accuracy against the number of labels."""
+    """Every score against the number of data."""
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    shown = ("nll", "accuracy", "ece")
-    figure, axes = pyplot.subplots(
-        len(found), len(shown), figsize=(4 * len(shown), 3.4 * len(found)), squeeze=False
-    )
-    for row, (data, every) in zip(axes, found.items(), strict=True):
-        for axis, score in zip(row, shown, strict=True):
+    figure, axes = pyplot.subplots(len(found), 3, figsize=(12, 3.4 * len(found)), squeeze=False)
+    for row, (name, every) in zip(axes, found.items(), strict=True):
+        for axis, score in zip(row, TASKS[name].scores, strict=True):
             for arm in ARMS:
                 mine = [cell for cell in every if cell.arm == arm]
+                if not mine:
+                    continue
                 middle, half = zip(*(cell.interval(score) for cell in mine), strict=True)
-                style: dict[str, Any] = {"marker": "o", "capsize": 3, "label": arm}
-                style["linestyle"] = "-" if arm.startswith("sghmc") else "--"
-                axis.errorbar([cell.labels for cell in mine], middle, yerr=half, **style)
-            axis.set(xscale="log", xlabel="labels", ylabel=score, title=data)
+                axis.errorbar(
+                    [cell.size for cell in mine], middle, yerr=half, marker="o", capsize=3,
+                    label=arm, linestyle="-" if arm.startswith("sghmc") else "--",
+                )  # fmt: skip
+            axis.set(xscale="log", xlabel="training rows", ylabel=score, title=name)
     axes[0, 0].legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(PICTURE, dpi=150)
@@ -214,27 +298,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--model", required=True)
+    parser.add_argument("--model", required=True, help="folder of the encoder")
     parser.add_argument("--data-dir")
     parser.add_argument("--folder", type=Path, default=Path("checkpoints/results/transfer"))
-    parser.add_argument("--sets", nargs="+", default=["ag_news", "sst2"])
-    parser.add_argument("--labels", nargs="+", type=int, default=[10, 100, 1000])
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3, 4, 5])
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--sizes", nargs="+", type=int, help="only these numbers of rows")
     parser.add_argument("--parameters", default="layers=-2:,head")
     parser.add_argument("--table-only", action="store_true", help="only write table and picture")
     options = parser.parse_args()
-    study = Study(options.model, options.data_dir, options.folder, options.parameters)
+    studies = {
+        name: Study(
+            TASKS[name], options.model, options.data_dir, options.folder, options.parameters
+        )
+        for name in options.tasks
+    }
 
-    if not options.table_only:
-        for data in options.sets:
-            for labels in options.labels:
-                for seed in options.seeds:
-                    for arm in options.arms:
-                        study.score(arm, data, labels, seed)
-    found = {data: list(cells(study, data, options.labels, options.seeds)) for data in options.sets}
-    found = {data: every for data, every in found.items() if every}
-    tables = [table(data, every) for data, every in found.items()]
+    for study in () if options.table_only else studies.values():
+        for size in options.sizes or study.task.sizes:
+            for seed in options.seeds:
+                for arm in ARMS:
+                    study.score(arm, size, seed)
+    found = {name: list(cells(study, options.seeds)) for name, study in studies.items()}
+    found = {name: every for name, every in found.items() if every}
+    tables = [table(TASKS[name], every) for name, every in found.items()]
     assert __doc__ is not None
     TABLE.write_text("\n".join([__doc__.strip(), "", *tables]))
     picture(found)
