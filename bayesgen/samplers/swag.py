@@ -100,6 +100,11 @@ def transform(
     return posteriors.types.Transform(begin, update)
 
 
+def sample(state: SWAGState, low_rank: bool = True) -> Tensor:
+    """One draw of θ [P] from q, by the global generator."""
+    return fitted(state.moments, low_rank).sample()
+
+
 def _with_own_moments(state: SWAGState) -> SWAGState:
     """`state` with copies of what is changed in place."""
     return replace(

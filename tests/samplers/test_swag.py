@@ -105,6 +105,17 @@ def test_a_state_is_left_alone_unless_asked() -> None:
     torch.testing.assert_close(torch.cat(second.mean), torch.full((3,), -0.1, dtype=torch.float64))
 
 
+def test_samples_have_the_moments_of_the_path() -> None:
+    state = run(steps=3_200, rank=100, every=20)
+    torch.manual_seed(0)
+    draws = torch.stack([swag.sample(state) for _ in range(20_000)])
+    fitted = swag.fitted(state.moments, low_rank=True)
+    covariance = fitted.variance.diag() + fitted.factor.T @ fitted.factor
+    sd = covariance.diagonal().sqrt()
+    assert ((draws.mean(0) - fitted.mean).abs() < 4 * sd / 20_000**0.5).all()
+    torch.testing.assert_close(draws.T.cov(), covariance, atol=0.04 * float(sd.max()) ** 2, rtol=0)
+
+
 def test_a_diagonal_posterior_has_the_whole_variance() -> None:
     moments = run(steps=260, rank=0, every=10).moments
     fitted = swag.fitted(moments, low_rank=False)
