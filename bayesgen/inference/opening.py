@@ -56,7 +56,7 @@ def opening(job: Job) -> Opening:
     if untrained:
         warnings.append(
             f"'{model.info.name}' has no trained weights for {', '.join(untrained)}: they start at"
-            f" random{_way_out(model, untrained)}"
+            f" random{_way_out(model, untrained, job.settings.prior)}"
         )
     prior = job.prior.diagonal()
     centre = model.theta if prior is None else prior.mean.to(model.device)
@@ -75,11 +75,13 @@ def _unmatched(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(title, listed(record[key])) for key, title in words.items() if record.get(key)]
 
 
-def _way_out(model: FunctionalModel, untrained: Sequence[str]) -> str:
+def _way_out(model: FunctionalModel, untrained: Sequence[str], prior: str) -> str:
     """What becomes of parameters that start at random, or what to do about them."""
-    if model.info.task in LABELS:
+    learned = set(untrained) <= set(model.layout.names)
+    # under a prior from pretraining the run itself is what learns the task
+    if model.info.task in LABELS and not (learned and prior == "swag"):
         return ". Fine-tune it on these data first (scripts/finetune.py)."
-    if set(untrained) <= set(model.layout.names):
+    if learned:
         return " and are trained along."
     return " and some stay there: take all of them into --parameters (head)."
 
