@@ -17,6 +17,7 @@ from bayesgen.models.nanogpt import GPT, GPTConfig, write_checkpoint
 BLOCK = 8
 SHORT = {
     "sgld": ("--warmup-steps", "4", "--sampling-steps", "8", "--thinning", "4"),
+    "swag": ("--warmup-steps", "2", "--sampling-steps", "8", "--thinning", "2", "--rank", "3"),
     "pass": ("--train-samples", "24", "--epochs", "1"),
 }
 CHAINS = ("sgld", "sghmc", "baoa", "sgnht", "sglrw")
@@ -30,7 +31,7 @@ class Workspace:
 
     def train(self, sampler: str, *flags: str) -> int:
         """The training command on the tiny model, a few steps long; later flags win."""
-        short = SHORT["sgld" if sampler in CHAINS else "pass"]
+        short = SHORT["sgld" if sampler in CHAINS else "swag" if sampler == "swag" else "pass"]
         return door(
             "train",
             ["--sampler", sampler, "--model", "model.pt", "--corpus", "corpus.txt", "--out", "run",

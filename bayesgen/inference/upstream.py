@@ -7,14 +7,14 @@ from pathlib import Path
 import torch
 
 from bayesgen.inference.job import Job
-from bayesgen.priors import PRIOR, LearnedPrior
+from bayesgen.priors.learned import FILE, LearnedPrior
 from bayesgen.runs import Run
 from bayesgen.samplers.moments import Moments, deviations, variance
 
 
 def prior_name(chain: int) -> str:
     """File of the prior that a chain learned, in the folder of its run."""
-    return PRIOR if chain == 0 else f"prior-c{chain}.safetensors"
+    return FILE if chain == 0 else f"prior-c{chain}.safetensors"
 
 
 def write_prior(job: Job, run: Run, chain: int, moments: Moments) -> Path:

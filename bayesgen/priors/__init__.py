@@ -17,7 +17,6 @@ from bayesgen.priors.placed import Placed
 from bayesgen.settings import PriorSettings
 
 __all__ = [
-    "PRIOR",
     "DiagonalGaussian",
     "Fitted",
     "Gaussian",
@@ -30,8 +29,6 @@ __all__ = [
     "pretrained",
 ]
 
-PRIOR = "prior.safetensors"
-"""Name of a prior's file in the folder of the run that learned it."""
 HEAD_STD = 0.2
 """Standard deviation of what a learned prior does not know, unless another is given."""
 
@@ -85,8 +82,7 @@ def build_prior(settings: PriorSettings, weights: Weights) -> Prior:
 def place(settings: PriorSettings, weights: Weights) -> Placed:
     """The learned prior of --prior-path in the coordinates of `weights`."""
     assert settings.prior_path is not None
-    path = Path(settings.prior_path)
-    return LearnedPrior.read(path / PRIOR if path.is_dir() else path).on(
+    return LearnedPrior.read(Path(settings.prior_path)).on(
         weights.layout,
         weights.theta,
         new=weights.new,

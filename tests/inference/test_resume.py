@@ -40,6 +40,9 @@ def logged(run: Path) -> list[dict[str, float]]:
 def flags_of(sampler: str) -> tuple[str, ...]:
     if sampler in CHAINS:
         return ("--warmup-steps", "3", "--sampling-steps", "12", "--thinning", "3")
+    if sampler == "swag":
+        return ("--warmup-steps", "3", "--sampling-steps", "12", "--thinning", "2", "--rank", "3",
+                "--validation-every", "4")  # fmt: skip
     return ("--train-samples", "24", "--epochs", "2")
 
 
