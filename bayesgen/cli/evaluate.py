@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from bayesgen.cli.options import Parser, add_flags, combine, parse
 from bayesgen.errors import UserError
-from bayesgen.settings import DataSettings, EvaluateSettings, check_ranges
+from bayesgen.settings import LABELS, DataSettings, EvaluateSettings, check_ranges
 
 if TYPE_CHECKING:
     from bayesgen.cli.scoring import Material
@@ -98,6 +98,13 @@ def main(argv: list[str]) -> int:
     if len({content["corpus"]["sha256"] for content in contents.values()}) > 1:
         print(
             "warning: the runs are of different corpora: compare within each only", file=sys.stderr
+        )
+    tasks = {model.info.task for _, model, _ in prepared}
+    if len(tasks) > 1 and not tasks <= LABELS.keys():
+        print(
+            f"warning: the runs are of different tasks ({', '.join(sorted(tasks))}), which have no"
+            " tokens in common: compare within each only",
+            file=sys.stderr,
         )
     labels = _labels(names)
     shown = {labels[name]: content for name, content in contents.items()}

@@ -45,6 +45,9 @@ examples:
   a nanoGPT checkpoint, four chains, days in tmux; the same line again after a reboot continues:
     python scripts/bayesian_training_script.py --sampler baoa --model out/ckpt.pt \\
         --corpus data/my_corpus --chains 4 --sampling-steps 1000000 --resume auto
+  an encoder goes on with its pretraining on the texts of labelled data:
+    python scripts/bayesian_training_script.py --task masked-lm --model models/bert \\
+        --corpus ag_news --sampler swag --learning-rate 1e-4 --block-size 64 --eval
   the flags of another sampler:
     python scripts/bayesian_training_script.py --sampler vi --help
 """

@@ -222,6 +222,17 @@ def test_it_is_scored_again_with_a_far_text_and_one_of_its_own(
     assert f"text.txt, val: {found['val']['num_tokens']} target tokens" in shown
 
 
+def test_runs_that_predict_other_tokens_are_not_compared(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for task, name in MODELS.items():
+        assert train("sgld", task, "--out", f"of_{name}") == 0
+    capsys.readouterr()
+    assert door("evaluate", ["of_bert", "of_xlnet", "--eval-max-samples", "2"]) == 0
+    shown = capsys.readouterr().err
+    assert "warning: the runs are of different tasks (masked-lm, permutation-lm)" in shown
+
+
 @pytest.mark.parametrize(
     ("command", "says"),
     [
