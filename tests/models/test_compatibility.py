@@ -268,6 +268,8 @@ def first_draw(sampler: str, specimen: Specimen) -> Tensor:
         short = {
             "warmup_steps": 0, "sampling_steps": STEPS, "thinning": 1, "preconditioner_batches": 2,
         }  # fmt: skip
+    elif sampler == "swag":
+        short = {"warmup_steps": 0, "sampling_steps": STEPS, "thinning": 1, "rank": STEPS}
     batches = Few(specimen)
     job = make_job(sampler, SAMPLERS[sampler](**short), specimen.model, lambda chain: batches)
     assert job.plan.steps == STEPS
@@ -279,8 +281,7 @@ def first_draw(sampler: str, specimen: Specimen) -> Tensor:
             assert terms.isfinite().all()
         draw = job.sampler.theta(state)
         if job.sampler.gaussian is not None:
-            fitted = job.sampler.gaussian(state)
-            draw = fitted.mean + fitted.variance.sqrt() * torch.randn_like(fitted.mean)
+            draw = job.sampler.gaussian(state).sample()
     assert_untouched(specimen, specimen.model.module, job.log_posterior.flat.module)
     return draw
 
