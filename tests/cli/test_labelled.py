@@ -152,16 +152,16 @@ def test_labelled_data_have_defaults_and_presets_of_their_own(
 
     own = labelled_defaults("sgld", "sequence-classification")
     (here / "config.py").write_text(
-        "CONFIG_SGLD = {'learning_rate': 7.0}\nCONFIG_SGLD_LABELLED = {'temperature': 0.5}\n"
+        "CONFIG_SGLD = {'learning_rate': 7.0}\nCONFIG_SGLD_LABELLED = {'temperature': 0.7}\n"
     )
-    argv = ["--sampler", "sgld", *CHAIN[2:8], "--warmup-steps", "2", "--sampling-steps", "20"]
+    argv = ["--sampler", "sgld", *CHAIN[2:8], "--warmup-steps", "2", "--sampling-steps", "40"]
     assert door("train", [*argv, "--out", "run"]) == 0
     record = json.loads((here / "run" / "run.json").read_text())
     # neither the language models' defaults nor their preset
     for key in ("learning_rate", "batch_size", "thinning", "parameters"):
         assert record["settings"][key] == own[key] != getattr(SGLDSettings(), key)
         assert key not in record["sources"]
-    assert record["settings"]["temperature"] == 0.5
+    assert record["settings"]["temperature"] == 0.7
     assert record["sources"]["temperature"] == "config.py CONFIG_SGLD_LABELLED"
     capsys.readouterr()
     with pytest.raises(SystemExit):
@@ -171,6 +171,16 @@ def test_labelled_data_have_defaults_and_presets_of_their_own(
         door("train", ["--sampler", "sgld", "--help"])
     shown = capsys.readouterr().out
     assert f"(default: {SGLDSettings().learning_rate})" in shown
+
+
+def test_a_head_that_is_new_has_the_classes_of_the_data(here: Path) -> None:
+    assert train("--model", "encoder") == 0
+    record = json.loads((here / "run" / "run.json").read_text())
+    (head,) = [p for p in record["parameters"] if p["name"] == "classifier.weight"]
+    assert head["shape"] == [len(CLASSES), 16]
+    # the run is opened again with that many
+    assert door("evaluate", ["run", "--eval-splits", "val"]) == 0
+    assert train("--model", "encoder", "--resume", "run") == 0
 
 
 def test_it_is_continued_and_scored_again(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -212,7 +222,6 @@ def test_train_samples_are_counted_and_nested(here: Path) -> None:
         (["--block-size", "64"], "exceeds the model's longest context, 32"),
         (["--text-column", "words"], "words"),
         (["--corpus", "python-docs"], "--corpus has no effect"),
-        (["--model", "encoder", "--data", "four.tsv"], "4 classes, but the model has 2"),
     ],
 )
 def test_bad_input_is_one_line(
