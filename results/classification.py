@@ -6,7 +6,8 @@ file held back for validation, scored on the 7,600 rows of its test file. SST-2:
 60,614 training rows, drawn by seed, a tenth of all held back, scored on the 6,735 rows of its dev
 file. The temperature of `temperature_scaled` is fitted on validation rows.
 
-The chain's settings were chosen by validation NLL on AG News with seed 1; everything else is fresh.
+The chain's settings were chosen by validation NLL with seed 1: the presets on AG News, temperature
+and step size on SST-2, where three times as many rows make T/N a third.
 Texts of the other data set are the out-of-distribution ones, against all rows (first seed only):
 AUROC by the mixture's mutual information ("epistemic"), its entropy, and the network's own entropy
 and largest probability.
@@ -40,6 +41,7 @@ class Data:
 
     Attributes:
         finetune: flags of the fine-tune.
+        chain: flags of the chain, where it is not the presets'.
         split: what is scored.
         far: the data set whose texts are out of distribution.
     """
@@ -48,11 +50,18 @@ class Data:
     finetune: tuple[str, ...]
     split: str
     far: str
+    chain: tuple[str, ...] = ()
 
 
 SETS = (
     Data("ag_news", ("--num-train-epochs", "2"), "test", "sst2"),
-    Data("sst2", ("--num-train-epochs", "1", "--train-samples", "30000"), "test", "ag_news"),
+    Data(
+        "sst2",
+        ("--num-train-epochs", "1", "--train-samples", "30000"),
+        "test",
+        "ag_news",
+        ("--temperature", "2", "--learning-rate", "0.25"),
+    ),
 )
 
 
@@ -80,7 +89,7 @@ class Study:
         samples = data.finetune[-2:] if "--train-samples" in data.finetune else ()
         return sample(
             self.run(data, seed, parameters), "--model", str(self.finetuned(data, seed)),
-            *self.flags(data), *samples, "--block-size", "64", "--sampler", "sghmc",
+            *self.flags(data), *samples, *data.chain, "--block-size", "64", "--sampler", "sghmc",
             "--parameters", parameters, "--precision", "bf16", "--seed", str(seed), "--eval",
             "--eval-precision", "bf16",
         )  # fmt: skip
