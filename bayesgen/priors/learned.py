@@ -160,6 +160,22 @@ class LearnedPrior:
         return place(self, layout, theta, new=new, free=free, base=base, flag=flag)
 
 
+def rank_in(path: Path, flag: str = "--prior-path") -> int:
+    """K of the prior in the file or folder `path`, without reading its numbers.
+
+    Raises:
+        UserError: it is not there, or damaged.
+    """
+    path = path / FILE if path.is_dir() else path
+    if not path.is_file():
+        return LearnedPrior.read(path, flag).rank  # which says what to do
+    try:
+        with safe_open(path, framework="pt") as file:
+            return int(file.get_slice("deviations").get_shape()[0])
+    except _DAMAGE as error:
+        raise UserError(f"{flag}: '{path}' is damaged ({_line(error)}); copy it anew") from error
+
+
 _DAMAGE = (
     OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError,
 )  # fmt: skip

@@ -52,6 +52,16 @@ def test_frozen_parameters_cost_less(workspace: Workspace) -> None:
     assert whole.memory == 40 * whole.network
 
 
+def test_the_directions_of_a_learned_prior_are_counted(workspace: Workspace) -> None:
+    assert workspace.train("swag", "--rank", "4") == 0
+    model = load_model(workspace.path / "model.pt", outline=True)
+    size = model.layout.size
+    swag = SAMPLERS["swag"](rank=4)
+    assert estimate("swag", swag, model).memory == 4 * (29 + 3 * 4) * size
+    chain = SGLDSettings(prior="swag", prior_path=str(workspace.path / "run"))
+    assert estimate("sgld", chain, model).memory == 4 * (10 + 3 * 4) * size
+
+
 def test_per_example_gradients_are_counted_up_to_their_limit(workspace: Workspace) -> None:
     model = load_model(workspace.path / "model.pt", outline=True)
     small = estimate("laplace", LaplaceSettings(batch_size=3), model)
@@ -72,7 +82,7 @@ def test_what_does_not_fit_is_refused_before_the_weights_are_loaded(
         assert outline, "weights were loaded"
         return load_model("model.pt", outline=True)
 
-    monkeypatch.setattr("bayesgen.cli.session.load_model", load)
+    monkeypatch.setattr("bayesgen.cli.beginning.load_model", load)
     monkeypatch.setattr(resources, f"free_{what}", lambda _: 1000)
     assert workspace.train("sghmc") == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
