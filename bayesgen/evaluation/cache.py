@@ -24,7 +24,7 @@ from bayesgen.evaluation.tokens import Scores, Tally, TokenScores
 from bayesgen.predictive import Predictive
 from bayesgen.runs import atomic_save, atomic_write
 
-VERSION = 3
+VERSION = 4
 
 
 @dataclass(frozen=True)

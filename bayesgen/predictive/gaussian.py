@@ -83,7 +83,7 @@ class GaussianMixture:
         """y with P(Y <= y | x) = `probability`, found as a root: [n].
 
         Raises:
-            ValueError: `probability` is not inside (0, 1).
+            ValueError: `probability` is not inside (0, 1), or an output is not finite.
         """
         if not 0 < probability < 1:
             raise ValueError(f"a quantile is at a probability inside (0, 1), not {probability}")
@@ -97,6 +97,8 @@ class GaussianMixture:
 
         bracket = low - SLACK * std, high + SLACK * std
         found = elementwise.find_root(excess, bracket, args=(np.arange(means.shape[1]),))
+        if not np.all(found.success):
+            raise ValueError("a quantile was not found: an output of the draws is not finite")
         return torch.from_numpy(np.asarray(found.x))
 
     def interval(self, level: float) -> tuple[Tensor, Tensor]:

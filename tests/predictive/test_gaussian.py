@@ -109,3 +109,9 @@ def test_the_predictive_of_a_model_with_real_labels(
     classes = Predictive(tiny_gpt, Posterior.from_draws(tiny_gpt.theta[None], tiny_gpt.layout))
     with pytest.raises(ValueError, match="no real numbers"):
         classes.distribution(tiny_batch)
+
+
+def test_an_output_that_is_not_finite_has_no_quantile(means: Tensor) -> None:
+    means[2, 1] = float("nan")
+    with pytest.raises(ValueError, match="not finite"):
+        GaussianMixture.of(means, STD).quantile(0.5)
