@@ -124,6 +124,17 @@ def test_the_whole_classifier_is_sampled_from_its_texts(here: Path) -> None:
     assert record["num_bayesian"] == record["num_parameters"]
 
 
+def test_transformers_has_no_class_for_its_posterior(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert train(CLASSES, "--parameters", "head") == 0
+    capfd.readouterr()
+    assert door("export", ["run", "--out", "posterior"]) == 2
+    line = capfd.readouterr().err.strip().splitlines()[-1]
+    assert f"'run' is a run of {CLASSES}" in line
+    assert not (here / "posterior").exists()
+
+
 @pytest.mark.parametrize("sampler", ["laplace", "vi"])
 def test_methods_that_pass_over_the_embeddings(sampler: str, here: Path) -> None:
     argv = ["--sampler", sampler, "--task", CLASSES, "--model", CLASSES, "--data", "rows.tsv",
