@@ -12,7 +12,7 @@ from bayesgen.evaluation.prior_scale import GRIDS, tune_scale
 from bayesgen.inference.job import Job, make_job
 from bayesgen.predictive.mixture import scoring_precision
 from bayesgen.reports.tables import scale_table, show
-from bayesgen.settings import ScoringSettings, TrainSettings
+from bayesgen.settings import PerExampleSettings, ScoringSettings, TrainSettings
 
 
 def choose_scale(name: str, settings: TrainSettings, inputs: Inputs) -> dict[str, Any]:
@@ -22,14 +22,14 @@ def choose_scale(name: str, settings: TrainSettings, inputs: Inputs) -> dict[str
         UserError: every short run diverged.
     """
     rows = inputs.material(ScoringSettings(eval_splits=("val",)), None).scored["val"]
+    # half a pass over the data is not half of what a pass leads to
+    steps = None if isinstance(settings, PerExampleSettings) else settings.prior_scale_steps
     scales = None
 
     def make(scale: float) -> Job:
         nonlocal scales
         at = replace(settings, prior_scale=scale)
-        job = make_job(
-            name, at, inputs.model, inputs.batches, scales, steps=settings.prior_scale_steps
-        )
+        job = make_job(name, at, inputs.model, inputs.batches, scales, steps=steps)
         scales = job.scales  # measured once
         return job
 

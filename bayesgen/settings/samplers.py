@@ -243,7 +243,8 @@ def without_effect(sampler: str, settings: TrainSettings) -> dict[str, str]:
     why = f"has no effect on {sampler}"
     needs(sampler != "laplace", why, "learning_rate", "chains")
     needs(sampler not in {"map", "swag"}, why, "temperature")
-    needs(not isinstance(settings, PerExampleSettings), why, "gradient_accumulation")
+    per_example = isinstance(settings, PerExampleSettings)
+    needs(not per_example, why, "gradient_accumulation", "prior_scale_steps")
     return idle
 
 
