@@ -92,11 +92,7 @@ class Run:
             UserError: it cannot be written, or already holds a run.
         """
         try:
-            if (path / "run.json").exists():
-                raise UserError(
-                    f"--out: '{path}' already holds a run; continue it with --resume '{path}' or"
-                    " name another folder"
-                )
+            cls.require_free(path)
             for folder in ("draws", "state"):
                 (path / folder).mkdir(parents=True, exist_ok=True)
             probe = path / ".probe"
@@ -107,6 +103,19 @@ class Run:
                 f"--out: cannot write to '{path}' ({error.strerror}); name a writable folder"
             ) from error
         return cls(path)
+
+    @staticmethod
+    def require_free(path: Path) -> None:
+        """Refuse a folder that holds a run already.
+
+        Raises:
+            UserError: it does.
+        """
+        if (path / "run.json").exists():
+            raise UserError(
+                f"--out: '{path}' already holds a run; continue it with --resume '{path}' or"
+                " name another folder"
+            )
 
     @classmethod
     def open(cls, path: str | Path, flag: str = "--resume") -> Run:

@@ -103,6 +103,11 @@ class Study:
     def where(self) -> tuple[str, ...]:
         return () if self.data_dir is None else ("--data-dir", self.data_dir)
 
+    @property
+    def _precision(self) -> tuple[str, ...]:
+        """Of what is scored."""
+        return () if self.text else ("--eval-precision", "bf16")
+
     def upstream(self) -> Path:
         """Continued pretraining: the prior, and its mean as a model."""
         out = self.folder / self.task.name / "upstream"
@@ -154,7 +159,6 @@ class Study:
         return (
             *common, "--data", self.task.name, *self.where, "--task", "sentence-classification",
             "--parameters", self.parameters, "--block-size", "64", "--precision", "bf16",
-            "--eval-precision", "bf16",
         )  # fmt: skip
 
     def _arm(self, arm: str, size: int) -> tuple[str, ...]:
@@ -184,14 +188,18 @@ class Study:
             found = {}
             for decay in WEIGHT_DECAYS:
                 out = folder / f"tune_{arm}_{decay:g}"
-                look = ("--eval", "--eval-splits", "val", "--eval-max-samples", "1000")
+                look = (
+                    "--eval", "--eval-splits", "val", "--eval-max-samples", "1000",
+                    *self._precision,
+                )  # fmt: skip
                 sample(out, *flags, *look, "--weight-decay", str(decay))
                 scores = report(out, "val")
                 assert scores is not None
                 found[decay] = scores["predictors"]["bma"]["nll"]
             return ("--weight-decay", str(min(found, key=lambda decay: found[decay])))
         out = folder / f"tune_{arm}"
-        sample(out, *flags, "--prior-scale", "auto", "--prior-scale-steps", str(STEPS))
+        auto = ("--prior-scale", "auto", "--prior-scale-steps", str(STEPS))
+        sample(out, *flags, *auto, *self._precision)
         chosen = json.loads((out / "prior_scale.json").read_text())["chosen"]
         return ("--prior-scale", str(chosen))
 
@@ -209,11 +217,7 @@ class Study:
             if self.text
             else ("--eval-splits", "test")
         )
-        precision = "fp32" if self.text else "bf16"
-        call(
-            "evaluate", str(out), *test, "--eval-max-samples", str(TEST_ROWS),
-            "--eval-precision", precision,
-        )  # fmt: skip
+        call("evaluate", str(out), *test, "--eval-max-samples", str(TEST_ROWS), *self._precision)
 
     def result(self, arm: str, size: int, seed: int) -> dict[str, Any] | None:
         """What the mixture scores on the test rows; of AdamW and MAP their one set of weights."""

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 
 from bayesgen.cli.options import Parser, add_flags, combine, flag, parse
 from bayesgen.errors import UserError
-from bayesgen.settings import LABELS, CheckPriorSettings, check_prior_settings, check_ranges
+from bayesgen.settings import (
+    LABELS,
+    CheckPriorSettings,
+    check_prior_settings,
+    check_ranges,
+    idle_prior_settings,
+)
 
 if TYPE_CHECKING:
     from bayesgen.evaluation.prior_predictive import PriorPredictive
@@ -42,6 +48,9 @@ def choose(argv: list[str]) -> CheckPriorSettings:
     check_prior_settings(settings)
     if settings.prior_scale == "auto":
         raise UserError("--prior-scale auto: choose a number; a run chooses λ by its own data")
+    for name, why in idle_prior_settings(settings).items():
+        if name in flags:
+            raise UserError(f"{flag(name)} {why}")
     for name in ("batch_size", "train_samples", "precision"):
         if name in flags:
             raise UserError(f"{flag(name)} has no effect here: nothing is trained")
@@ -113,7 +122,7 @@ def _show(found: PriorPredictive) -> None:
             f"entropy {found.entropy:.4f} = {found.aleatoric:.4f} aleatoric +"
             f" {found.entropy - found.aleatoric:.4f} epistemic nats"
         )
-    if found.uniform is not None and found.nll > found.uniform:
+    if found.uniform is not None and not found.nll <= found.uniform:
         print(
             f"warning: the mixture is worse ({found.nll:.3f}) than knowing nothing"
             f" ({found.uniform:.3f}): these weights are sure of what they cannot know; lower"

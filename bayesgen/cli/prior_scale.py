@@ -12,7 +12,8 @@ from bayesgen.evaluation.prior_scale import GRIDS, tune_scale
 from bayesgen.inference.job import Job, make_job
 from bayesgen.predictive.mixture import scoring_precision
 from bayesgen.reports.tables import scale_table, show
-from bayesgen.settings import PerExampleSettings, ScoringSettings, TrainSettings
+from bayesgen.samplers.preconditioning import needs_pass
+from bayesgen.settings import ChainSettings, PerExampleSettings, ScoringSettings, TrainSettings
 
 
 def choose_scale(name: str, settings: TrainSettings, inputs: Inputs) -> dict[str, Any]:
@@ -24,13 +25,13 @@ def choose_scale(name: str, settings: TrainSettings, inputs: Inputs) -> dict[str
     rows = inputs.material(ScoringSettings(eval_splits=("val",)), None).scored["val"]
     # half a pass over the data is not half of what a pass leads to
     steps = None if isinstance(settings, PerExampleSettings) else settings.prior_scale_steps
-    scales = None
+    moments = None
 
     def make(scale: float) -> Job:
-        nonlocal scales
-        at = replace(settings, prior_scale=scale)
-        job = make_job(name, at, inputs.model, inputs.batches, scales, steps=steps)
-        scales = job.scales  # measured once
+        nonlocal moments
+        at = replace(settings, prior_scale=scale, chains=1)
+        job = make_job(name, at, inputs.model, inputs.batches, steps=steps, moments=moments)
+        moments = job.moments  # of the likelihood alone: measured once
         return job
 
     curve = tune_scale(
@@ -47,6 +48,8 @@ def choose_scale(name: str, settings: TrainSettings, inputs: Inputs) -> dict[str
             " λ as a number"
         )
     found = curve.to_json()
+    if isinstance(settings, ChainSettings) and needs_pass(settings):
+        found["gradient_evaluations"] += settings.preconditioner_batches
     show(scale_table(found))
     if curve.at_the_end:
         print(

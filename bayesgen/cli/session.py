@@ -29,6 +29,7 @@ from bayesgen.inference.opening import Opening, opening
 from bayesgen.inference.resources import estimate, require
 from bayesgen.inference.tracking import Tracker
 from bayesgen.models import FunctionalModel
+from bayesgen.priors.learned import fingerprint
 from bayesgen.reports.summary import summary
 from bayesgen.reports.tables import (
     accuracy_table,
@@ -63,8 +64,10 @@ def train(name: str, chosen: Chosen[TrainSettings], resumed: Run | None = None) 
     model = inputs.model
     # whatever cannot work is refused before a folder is made
     material = inputs.material(settings, None) if settings.eval else None
-    curve = resumed.read_json(PRIOR_SCALE) if resumed is not None and _auto(settings) else None
+    curve = None
     if resumed is None:
+        if settings.out is not None:
+            Run.require_free(Path(settings.out))
         if _auto(settings):
             curve = choose_scale(name, settings, inputs)
         job = make_job(name, _with_scale(settings, curve), model, inputs.batches)
@@ -75,7 +78,8 @@ def train(name: str, chosen: Chosen[TrainSettings], resumed: Run | None = None) 
         run = Run.create(Path(folder))
     else:
         run = resumed
-        _same_inputs(run, inputs)
+        _same_inputs(run, inputs, settings)
+        curve = _stored_scale(run) if _auto(settings) else None
         scales = _stored_scales(run, model) if isinstance(settings, ChainSettings) else None
         job = make_job(name, _with_scale(settings, curve), model, inputs.batches, scales)
         if settings.eval:
@@ -100,6 +104,12 @@ def train(name: str, chosen: Chosen[TrainSettings], resumed: Run | None = None) 
             evaluation = None if material is None else score_run(run, model, settings, material)
         except KeyboardInterrupt:
             raise Interrupted(signal.SIGINT, run.path, job.plan.steps) from None
+        if curve is not None and evaluation is not None and "val" in evaluation["splits"]:
+            print(
+                "warning: the validation rows chose λ, too: for numbers to report score rows that"
+                " nothing was chosen by (--eval-splits test, or evaluate.py with --text)",
+                file=sys.stderr,
+            )
         text = summary(run.record(), totals, evaluation)
         atomic_write(run.path / f"{name}_summary.txt", text.encode())
         run.write_json(f"{name}_metrics.json", totals)  # last: the run is finished
@@ -137,7 +147,7 @@ def _totals(job: Job, chains: list[ChainTotals], curve: dict[str, Any] | None) -
         "sampler": job.name,
         "chains": len(chains),
         "steps": steps,
-        "gradient_evaluations": job.gradient_evaluations * len(chains) + tuning,
+        "gradient_evaluations": job.gradient_evaluations + tuning,
         "draws": sum(c.draws for c in chains),
         "clipped_steps": sum(c.clipped for c in chains),
         "nll": sum(c.nll for c in chains) / len(chains),
@@ -170,8 +180,18 @@ def _warn_of_clipping(totals: dict[str, Any], task: str) -> None:
         )
 
 
-def _same_inputs(run: Run, inputs: Inputs) -> None:
-    """Refuse to continue a run on another model or other data."""
+def _stored_scale(run: Run) -> dict[str, Any]:
+    """The λ that was chosen before the run's first step."""
+    curve = run.read_json(PRIOR_SCALE)
+    if not isinstance(curve.get("chosen"), float) or "gradient_evaluations" not in curve:
+        raise UserError(
+            f"--resume: '{run.path / PRIOR_SCALE}' is damaged; put it back or start a new run"
+        )
+    return curve
+
+
+def _same_inputs(run: Run, inputs: Inputs, settings: TrainSettings) -> None:
+    """Refuse to continue a run on another model, other data, or under another prior."""
     record = run.record()
     if record["model"]["sha256"] != inputs.model.info.sha256:
         raise UserError(
@@ -179,6 +199,13 @@ def _same_inputs(run: Run, inputs: Inputs) -> None:
             " sha256 differs); put the old one back or start a new run"
         )
     require_same_labels(record["model"], inputs.model.info, str(run.path))
+    if settings.prior_path is not None:
+        now = fingerprint(Path(settings.prior_path))
+        if record["prior"].get("sha256") != now:
+            raise UserError(
+                f"--resume: '{settings.prior_path}' is not the prior that the run started with (its"
+                " sha256 differs); put the old one back or start a new run"
+            )
     if record["data"]["sha256"] != inputs.data["sha256"]:
         raise UserError(
             f"--resume: the data '{inputs.data['name']}' are not those that the run started with"
@@ -222,8 +249,15 @@ def _record(
             "threads": torch.get_num_threads(),
         },
         "parameters": job.model.layout.to_json(),
-        "prior": job.prior.record(),
+        "prior": job.prior.record() | _prior_file(job.settings),
     }
+
+
+def _prior_file(settings: TrainSettings) -> dict[str, str]:
+    """What a run keeps of the file of its prior."""
+    if settings.prior_path is None:
+        return {}
+    return {"sha256": fingerprint(Path(settings.prior_path))}
 
 
 def _check_resources(name: str, settings: TrainSettings) -> None:

@@ -11,6 +11,7 @@ from bayesgen.inference.loop import gaussian_name
 from bayesgen.inference.watch import Watch, best_name
 from bayesgen.models import FunctionalModel
 from bayesgen.models.saving import save_model
+from bayesgen.parameters import ADAPTER
 from bayesgen.predictive import Forward
 from bayesgen.predictive.mixture import scoring_precision
 from bayesgen.runs import Run
@@ -35,7 +36,9 @@ def watch_of(settings: SWAGSettings, inputs: Inputs) -> Watch | None:
 
 def save_models(run: Run, model: FunctionalModel, chains: int) -> None:
     """Leave in the run's folder, as models: `mean`, where each chain's prior has its centre, and
-    `best`, its best weights on the validation data."""
+    `best`, its best weights on the validation data. Not of adapters, which are no model."""
+    if any(ADAPTER in name for name in model.layout.names):
+        return
     for chain in range(chains):
         kept = {"best": (best_name(chain), "theta"), "mean": (gaussian_name(chain), "mean")}
         for name, (file, key) in kept.items():

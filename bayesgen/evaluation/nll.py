@@ -25,7 +25,8 @@ def nll_of(
     every = log_likelihoods(forward, likelihood, draws, rows, batch_size)
     mixed = every.logsumexp(0) - math.log(len(every))
     count = rows.num_targets
-    return -float(mixed.sum()) / count, -float(every.mean(0).sum()) / count
+    both = -float(mixed.sum()) / count, -float(every.mean(0).sum()) / count
+    return (math.inf, math.inf) if math.isnan(sum(both)) else both
 
 
 def log_likelihoods(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,7 +72,7 @@ class Curve:
     def gradient_evaluations(self) -> int:
         return self.steps * len(self.trials)
 
-    def to_json(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, Any]:
         return {
             "chosen": self.best.scale,
             "steps": self.steps,
@@ -105,6 +106,7 @@ def tune_scale(
             forward = Forward(job.model, precision)
             found = nll_of(forward, job.model.likelihood, short_run(job), rows, batch_size)
             trials.append(Trial(scale, *found))
+            del job  # and its prior, before the next is made
             advance(1)
     return Curve(tuple(trials), steps, len(rows))
 

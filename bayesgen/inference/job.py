@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from bayesgen.affine import Affine
 from bayesgen.data.masked import MaskedBatches, MaskedWindows
@@ -19,7 +20,13 @@ from bayesgen.models.checkpointing import refuse_idle
 from bayesgen.parameters import ADAPTER
 from bayesgen.priors import Prior, Weights, build_prior
 from bayesgen.samplers import Plan, Sampler, build_sampler, make_plan
-from bayesgen.samplers.preconditioning import Scales, measure, needs_pass, stable_rate
+from bayesgen.samplers.preconditioning import (
+    Scales,
+    measure,
+    measured_moments,
+    needs_pass,
+    stable_rate,
+)
 from bayesgen.settings import (
     ChainSettings,
     DataSettings,
@@ -37,6 +44,7 @@ class Job:
         batches: the data of chain c.
         log_posterior: ℓ in the coordinates that the sampler moves.
         scales: what was measured before the start; of a chain only.
+        moments: v̂ [P] of that measurement, where there was a pass.
     """
 
     name: str
@@ -48,6 +56,7 @@ class Job:
     plan: Plan
     sampler: Sampler
     scales: Scales | None
+    moments: Tensor | None
 
     @property
     def num_observations(self) -> int:
@@ -56,15 +65,13 @@ class Job:
     @property
     def num_draws(self) -> int:
         """Draws of all chains together."""
-        each = self.plan.num_draws
-        if isinstance(self.settings, GaussianSettings):
-            each = self.settings.num_draws
-        return each * self.settings.chains
+        return num_draws(self.settings, self.plan)
 
     @property
     def gradient_evaluations(self) -> int:
-        """Batches whose gradient one chain takes, those of the preconditioner among them."""
-        settings, steps = self.settings, self.plan.steps
+        """Batches whose gradient all chains take, those of the preconditioner, which they share,
+        among them."""
+        settings, steps = self.settings, self.plan.steps * self.settings.chains
         if isinstance(settings, ChainSettings) and needs_pass(settings):
             steps += settings.preconditioner_batches
         return steps
@@ -111,12 +118,14 @@ def make_job(
     batches: Callable[[int], Batches],
     scales: Scales | None = None,
     steps: int | None = None,
+    moments: Tensor | None = None,
 ) -> Job:
     """Prior, preconditioner, plan and sampler for `model` on `batches`.
 
     Args:
         scales: of a run that is continued; None measures them.
         steps: of a plan that is shortened to so many; None keeps all.
+        moments: v̂ [P] of a job on the same data; None measures it where it is needed.
 
     Raises:
         UserError: the settings do not go together with `model` or `batches`.
@@ -144,7 +153,10 @@ def make_job(
 
     target = log_posterior()
     if isinstance(settings, ChainSettings):
-        scales = scales or measure(settings, model, target, first)
+        if scales is None:
+            if moments is None:
+                moments = measured_moments(settings, model, target, first)
+            scales = measure(settings, model, target, first, moments)
         norm = scales.gradient_norm
         max_norm = math.inf if norm is None else settings.gradient_clip * norm
         target = log_posterior(Affine(model.theta, scales.d), max_norm)
@@ -152,7 +164,13 @@ def make_job(
         if stiff is not None:
             plan = plan.held(stable_rate(settings, scales.d, stiff, first.num_observations))
     sampler = build_sampler(name, target, settings, plan)
-    return Job(name, settings, model, prior, batches, target, plan, sampler, scales)
+    return Job(name, settings, model, prior, batches, target, plan, sampler, scales, moments)
+
+
+def num_draws(settings: TrainSettings, plan: Plan) -> int:
+    """Draws that all chains of `plan` leave together."""
+    each = settings.num_draws if isinstance(settings, GaussianSettings) else plan.num_draws
+    return each * settings.chains
 
 
 def weights_of(model: FunctionalModel) -> Weights:

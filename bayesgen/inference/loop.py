@@ -8,6 +8,7 @@ number of threads).
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import threading
@@ -129,9 +130,10 @@ def run_chain(
 
     with bar:
         if snapshot is None:
-            save(0)
-            if watch is not None:
+            # first: a run that is killed in between begins anew
+            if watch is not None and math.isnan(best.last):
                 best.look(watch, sampler.theta(state), 0, run, tracker)
+            save(0)
         for step in range(first, plan.steps):
             batch = {k: v.to(device, non_blocking=True) for k, v in batches.batch(step).items()}
             state, terms = sampler.update(state, batch)
@@ -200,11 +202,11 @@ def _sample_gaussian(job: Job, run: Run, chain: int, state: State) -> int:
     """Keep the fitted Gaussian and take the draws that were asked for."""
     assert job.sampler.gaussian is not None
     assert isinstance(job.settings, GaussianSettings)
+    if job.sampler.moments is not None:
+        write_prior(job, run, chain, job.sampler.moments(state))
     gaussian = job.sampler.gaussian(state)
     if not (torch.isfinite(gaussian.mean).all() and torch.isfinite(gaussian.variance).all()):
         raise UserError(_diverged(job, run, job.plan.steps, chain))
-    if job.sampler.moments is not None:
-        write_prior(job, run, chain, job.sampler.moments(state))
     run.write_tensors(gaussian_name(chain), gaussian.tensors())
     torch.manual_seed(chain_seed(job.settings.seed, chain) + 1)
     for index in range(job.settings.num_draws):

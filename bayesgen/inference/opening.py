@@ -71,7 +71,7 @@ def opening(job: Job) -> Opening:
 
 def _unmatched(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Names that a learned prior and the model do not have in common."""
-    words = {"missing": "not in the prior", "extra": "only in the prior"}
+    words = {"missing": "prior lacks", "extra": "prior alone has"}
     return [(title, listed(record[key])) for key, title in words.items() if record.get(key)]
 
 
@@ -155,9 +155,10 @@ def _chain_rows(
             f"frozen: from one draw to the next θ moves by {move / weight_sd:.1e} of its sd; the"
             " draws will coincide. Raise --learning-rate or --thinning."
         )
+    width = "--prior-scale" if settings.prior == "swag" else "--prior-std"
     if thermal > HOT_NATS or wander > 3 * weight_sd:
         warnings.append(
             f"hot: at T = {settings.temperature:g} the noise alone costs up to {thermal:.2g} nats"
             f" per observation and carries a free weight by {wander / weight_sd:.1f} times the"
-            " weights' sd in this run. Lower --temperature, --learning-rate or --prior-std."
+            f" weights' sd in this run. Lower --temperature, --learning-rate or {width}."
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from bayesgen.errors import UserError
 from bayesgen.parameters import Layout
 from bayesgen.priors.base import DiagonalGaussian, Fitted, Prior
 from bayesgen.priors.gaussian import Gaussian, normal, pretrained
@@ -29,6 +30,9 @@ __all__ = [
     "pretrained",
 ]
 
+FAR = 1.0
+"""Distance of a prior's mean from the weights, over their length, beyond which it is of another
+model: of two that were trained apart it is about √2."""
 HEAD_STD = 0.2
 """Standard deviation of what a learned prior does not know, unless another is given."""
 
@@ -80,15 +84,28 @@ def build_prior(settings: PriorSettings, weights: Weights) -> Prior:
 
 
 def place(settings: PriorSettings, weights: Weights) -> Placed:
-    """The learned prior of --prior-path in the coordinates of `weights`."""
+    """The learned prior of --prior-path in the coordinates of `weights`.
+
+    Raises:
+        UserError: it is missing, damaged, or of another model.
+    """
     assert settings.prior_path is not None
-    return LearnedPrior.read(Path(settings.prior_path)).on(
+    placed = LearnedPrior.read(Path(settings.prior_path)).on(
         weights.layout,
         weights.theta,
         new=weights.new,
         free=weights.free,
         base=weights.base,
     )
+    distance = float((weights.theta - placed.mean)[placed.there].norm())
+    length = float(weights.theta[placed.there].norm())
+    if distance > FAR * length:
+        raise UserError(
+            "--prior-path: the prior is of another model: its mean lies"
+            f" {distance / max(length, 1e-30):.0%} of the length of the weights from them, and"
+            " fine-tunes stay far below that; name the prior of this model"
+        )
+    return placed
 
 
 def _with_head(prior: Gaussian, sd: float, weights: Weights) -> Gaussian:

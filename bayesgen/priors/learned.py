@@ -11,6 +11,7 @@ section 3.2).
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -137,6 +138,9 @@ class LearnedPrior:
                 )
             if rank != prior.rank:
                 raise ValueError(f"it has {prior.rank} deviations, and says otherwise")
+            collected = record.get("upstream", {}).get("collected")
+            if isinstance(collected, int) and collected < prior.rank:
+                raise ValueError(f"{prior.rank} deviations of {collected} collected models")
             fault = prior.fault()
             if fault is not None:
                 raise ValueError(fault)
@@ -158,6 +162,12 @@ class LearnedPrior:
     ) -> Placed:
         """The prior in the coordinates of another model's θ, matched by name: `placed.place`."""
         return place(self, layout, theta, new=new, free=free, base=base, flag=flag)
+
+
+def fingerprint(path: Path) -> str:
+    """sha256 of the file of a prior, or of that in a folder."""
+    with (path / FILE if path.is_dir() else path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def rank_in(path: Path, flag: str = "--prior-path") -> int:

@@ -6,8 +6,8 @@ With C = I + W diag(d)⁻¹ Wᵀ [K, K], z = C⁻¹ W (r / d) and e = r − Wᵀ
 
     Σ⁻¹ r = e / d,   rᵀ Σ⁻¹ r = Σ_i e_i² / d_i + zᵀ z,   log det Σ = log det C + Σ_i log d_i
 
-(Woodbury's identity and the determinant lemma, in a form whose terms are all positive, so that
-nothing cancels): O(P K) time and memory for the density, its gradient and a draw.
+(Woodbury's identity and the determinant lemma, in a form whose terms are all positive): O(P K) time
+and memory for the density, its gradient and a draw.
 """
 
 from __future__ import annotations

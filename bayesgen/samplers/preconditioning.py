@@ -8,8 +8,8 @@ rate (the natural-gradient metric of Girolami and Calderhead 2011,
 https://doi.org/10.1111/j.1467-9868.2010.00765.x, diagonal and fixed at θ₀). With mean D² = 1 a step
 size means the same for every source of D, and for none.
 
-A learned prior knows widths, too: with it v̂ + (1/σᵢ²)/(N B) takes the place of v̂, whose B-fold, for
-B observations a batch, is about the information of one of them.
+A prior whose weights differ in width σᵢ adds (1/σᵢ²)/(N B) to v̂, undamped: B v̂, for B observations
+a batch, is about the information of one of them, and the sum that of the posterior.
 
 The same pass measures how large a minibatch's gradient is in φ: the unit of `--gradient-clip`.
 """
@@ -32,7 +32,6 @@ from bayesgen.errors import UserError
 from bayesgen.log_posterior import LogPosterior
 from bayesgen.models import FunctionalModel
 from bayesgen.models.nanogpt import adam_second_moments
-from bayesgen.priors import LowRankGaussian
 from bayesgen.settings import ChainSettings, MomentumSettings
 
 
@@ -68,25 +67,27 @@ class Scales:
 
 
 def measure(
-    settings: ChainSettings, model: FunctionalModel, plain: LogPosterior, batches: Batches
+    settings: ChainSettings,
+    model: FunctionalModel,
+    plain: LogPosterior,
+    batches: Batches,
+    moments: Tensor | None,
 ) -> Scales:
-    """D and the size of the gradient, by one short pass if either asks for it.
+    """D and the size of the gradient.
 
     Args:
-        plain: a log posterior with the identity map, to measure gradients with.
-        batches: the run's own; the short pass takes its first `preconditioner_batches`.
+        plain: a log posterior with the identity map.
+        batches: the run's own.
+        moments: v̂ [P]; None where the settings need no pass.
 
     Raises:
         UserError: the checkpoint holds no moments, or the variance file does not fit θ.
     """
-    moments = None
-    if needs_pass(settings):
-        moments = squared_gradients(plain, model.theta, batches, settings.preconditioner_batches)
     n = plain.num_observations
     stiff = plain.prior.precision()
     stiff = None if stiff is None else stiff.to(model.device)
     widths = None
-    if isinstance(plain.prior, LowRankGaussian) and stiff is not None:
+    if stiff is not None and bool((stiff != stiff[0]).any()):
         widths = stiff * batches.steps_per_epoch / n**2
     d = _scale(settings, model, moments, widths)
     if moments is None or not settings.gradient_clip:
@@ -106,6 +107,18 @@ def measure(
     return Scales(d, norm)
 
 
+def measured_moments(
+    settings: ChainSettings, model: FunctionalModel, plain: LogPosterior, batches: Batches
+) -> Tensor | None:
+    """v̂ [P] of the first `preconditioner_batches`, or None where the settings need no pass.
+
+    It is of the likelihood alone: the same under every prior.
+    """
+    if not needs_pass(settings):
+        return None
+    return squared_gradients(plain, model.theta, batches, settings.preconditioner_batches)
+
+
 def needs_pass(settings: ChainSettings) -> bool:
     """Whether the run begins with `preconditioner_batches` gradients at θ₀."""
     return settings.preconditioner == "gradients" or settings.gradient_clip > 0
@@ -117,7 +130,7 @@ def _scale(
     moments: Tensor | None,
     widths: Tensor | None = None,
 ) -> Tensor | None:
-    """D of the settings; `widths` is what a learned prior adds to v̂ [P]."""
+    """D of the settings; `widths` is what a prior adds to v̂ [P]."""
     source = settings.preconditioner
     if source == "none":
         return None
@@ -132,9 +145,7 @@ def _scale(
         moments = adam_second_moments(Path(model.info.name), model.layout).to(model.device)
     else:
         return from_variances(Path(source), model)
-    if widths is not None:
-        moments = moments + widths
-    return from_second_moments(moments, settings.preconditioner_damping)
+    return from_second_moments(moments, settings.preconditioner_damping, widths)
 
 
 def squared_gradients(plain: LogPosterior, theta: Tensor, batches: Batches, count: int) -> Tensor:
@@ -147,8 +158,8 @@ def squared_gradients(plain: LogPosterior, theta: Tensor, batches: Batches, coun
     return total
 
 
-def from_second_moments(moments: Tensor, damping: float) -> Tensor:
-    """D [P] of v̂ = `moments` [P]; ε = `damping`."""
+def from_second_moments(moments: Tensor, damping: float, widths: Tensor | None = None) -> Tensor:
+    """D [P] of v̂ = `moments` [P]; ε = `damping`; `widths` [P] is added undamped."""
     mean = moments.mean()
     if not 0 < mean < float("inf"):
         raise UserError(
@@ -157,6 +168,8 @@ def from_second_moments(moments: Tensor, damping: float) -> Tensor:
         )
     # a parameter that never gets a gradient must not get an infinite step
     relative = (moments / mean).clamp(min=1e-12) + damping
+    if widths is not None:
+        relative += widths / mean
     return normalised(relative.reciprocal())
 
 

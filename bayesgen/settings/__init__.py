@@ -47,6 +47,7 @@ from bayesgen.settings.shared import (
     PriorSettings,
     ScoringSettings,
     check_prior_settings,
+    idle_prior_settings,
     tasks_with,
 )
 
@@ -91,6 +92,7 @@ __all__ = [
     "check_prior_settings",
     "check_ranges",
     "described",
+    "idle_prior_settings",
     "labelled_defaults",
     "tasks_with",
     "validate",

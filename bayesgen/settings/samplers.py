@@ -29,6 +29,7 @@ from bayesgen.settings.shared import (
     RampFraction,
     Temperature,
     check_prior_settings,
+    idle_prior_settings,
 )
 
 
@@ -217,12 +218,10 @@ def without_effect(sampler: str, settings: TrainSettings) -> dict[str, str]:
     labelled = ("data", "text_column", "label_column", "pair_column", "validation")
     needs(not text, f"needs --task {', '.join(LABELS)}", *labelled)
     needs(text, f"has no effect on {settings.task}, which takes --data", "corpus")
-    learned = settings.prior == "swag"
-    needs(not learned, "has no effect on --prior swag", "prior_std")
-    needs(learned, "needs --prior swag", "prior_epsilon")
-    needs(settings.prior != "normal", "needs --prior swag or --prior pretrained", "prior_path")
-    needs(settings.prior_scale == "auto", "needs --prior-scale auto", "prior_scale_steps")
-    evaluation = [name for name in described(EvalSettings) if name != "eval"]
+    idle |= idle_prior_settings(settings)
+    # short runs are scored, too
+    also = {"eval_batch_size", "eval_precision"} if settings.prior_scale == "auto" else set()
+    evaluation = [name for name in described(EvalSettings) if name not in {"eval", *also}]
     needs(settings.eval, "needs --eval", *evaluation)
     if isinstance(settings, ChainSettings):
         cyclical, constant = settings.schedule == "cyclical", settings.schedule == "constant"

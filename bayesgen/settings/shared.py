@@ -139,7 +139,7 @@ class PriorSettings:
         float | Literal["auto"],
         "λ, multiplies the prior's covariance; auto: the one with the best validation NLL in short"
         " runs on a grid",
-        Range(0, above=True),
+        Range(1e-12, 1e12),
     ] = 1.0
     prior_scale_steps: Annotated[Count, "steps of the short run for each λ of the grid"] = 100
     prior_path: Annotated[
@@ -170,6 +170,21 @@ def check_prior_settings(settings: PriorSettings) -> None:
         )
     if settings.prior_relative and settings.prior != "pretrained":
         raise UserError("--prior-relative needs --prior pretrained")
+
+
+def idle_prior_settings(settings: PriorSettings) -> dict[str, str]:
+    """Settings of a prior that would change nothing beside the others, and what they need."""
+    learned = settings.prior == "swag"
+    idle = {}
+    if learned:
+        idle["prior_std"] = "has no effect on --prior swag"
+    else:
+        idle["prior_epsilon"] = "needs --prior swag"
+    if settings.prior == "normal":
+        idle["prior_path"] = "needs --prior swag or --prior pretrained"
+    if settings.prior_scale != "auto":
+        idle["prior_scale_steps"] = "needs --prior-scale auto"
+    return idle
 
 
 @dataclass(frozen=True)

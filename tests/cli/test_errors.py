@@ -37,7 +37,7 @@ def refused(code: int, capsys: pytest.CaptureFixture[str]) -> str:
         (["--schedule", "zigzag"], "--schedule: invalid choice"),
         (["--prior", "swag"], "--prior-path FILE"),
         (["--prior-path", "x"], "needs --prior swag"),
-        (["--prior-scale", "0"], "--prior-scale must be above 0"),
+        (["--prior-scale", "0"], "--prior-scale must be at least"),
         (["--prior-scale", "some"], "must be FLOAT|auto"),
         (["--prior-scale-steps", "5"], "needs --prior-scale auto"),
         (["--prior-epsilon", "1e-6"], "needs --prior swag"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,10 +116,73 @@ def test_the_prior_goes_to_a_task_with_nothing_in_between(workspace: Workspace) 
     assert len({t["nll"] for t in trials}) == len(trials)  # λ matters
     assert f"λ = {curve['chosen']:g}" in record["prior"]["density"]
     totals = json.loads(Path("run/sghmc_metrics.json").read_text())
-    # 12 steps, 30 batches of the preconditioner, 6 steps for each λ
-    assert totals["gradient_evaluations"] == 12 + 30 + 6 * len(trials)
+    # 12 steps and 6 for each λ, and 30 batches before either
+    assert totals["gradient_evaluations"] == 12 + 30 + 6 * len(trials) + 30
     # a resumed run keeps its λ, and a finished one gives the same again
     assert workspace.train("sghmc", *flags[:-1], "--resume", "run") == 0
+
+
+def test_each_scale_is_tried_as_it_will_run(workspace: Workspace) -> None:
+    """The short run at the chosen λ is the run itself, where it is as long."""
+    assert learn() == 0
+    swag = ("--prior", "swag", "--prior-path", "upstream", "--log-every", "1")
+    auto = ("--prior-scale", "auto", "--prior-scale-steps", "12")
+    assert workspace.train("sghmc", *swag, *auto) == 0
+    curve = json.loads(Path("run/prior_scale.json").read_text())
+    scale = str(curve["chosen"])
+    flags = ("--prior-scale", scale, "--eval", "--eval-splits", "val", "--out", "plain")
+    assert workspace.train("sghmc", *swag, *flags) == 0
+    bma = workspace.json("plain/bayesian_eval_*.json")["splits"]["val"]["predictors"]["bma"]
+    (trial,) = [t for t in curve["curve"] if t["scale"] == curve["chosen"]]
+    assert trial["nll"] == pytest.approx(bma["nll"], rel=1e-6)
+
+
+def test_what_cannot_work_is_refused_before_the_short_runs(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert workspace.train("sghmc") == 0
+    monkeypatch.setattr("bayesgen.cli.session.choose_scale", None)
+    capsys.readouterr()
+    assert workspace.train("sghmc", "--prior", "pretrained", "--prior-scale", "auto") == 2
+    assert "already holds a run" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_rows_that_chose_are_not_for_a_report(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--prior", "pretrained", "--prior-scale", "auto", "--prior-scale-steps", "2")
+    assert workspace.train("sghmc", *flags, "--eval") == 0
+    assert "the validation rows chose λ, too" in capsys.readouterr().err
+    assert workspace.train("sghmc", *flags, "--eval", "--eval-splits", "train", "--out", "b") == 0
+    assert "the validation rows chose λ, too" not in capsys.readouterr().err
+
+
+def test_a_run_goes_on_under_its_own_prior_only(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert learn() == 0
+    assert workspace.train("sghmc", "--prior", "swag", "--prior-path", "upstream") == 0
+    again = ("--prior", "swag", "--prior-path", "upstream", "--resume", "run")
+    assert workspace.train("sghmc", *again) == 0
+    prior = LearnedPrior.read(Path("upstream"))
+    replace(prior, variance=2 * prior.variance).write(Path("upstream/prior.safetensors"))
+    capsys.readouterr()
+    assert workspace.train("sghmc", *again) == 2
+    assert "is not the prior that the run started with" in capsys.readouterr().err
+
+
+def test_a_model_that_was_trained_apart_is_refused(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert learn() == 0
+    prior = LearnedPrior.read(Path("upstream"))
+    noise = torch.randn(len(prior.mean), generator=torch.Generator().manual_seed(0))
+    other = prior.mean.norm() * noise / noise.norm()
+    replace(prior, mean=other).write(Path("other.safetensors"))
+    flags = ("--prior", "swag", "--prior-path", "other.safetensors")
+    assert workspace.train("sghmc", *flags) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "the prior is of another model: its mean lies" in line
 
 
 def test_a_chain_under_the_prior_has_the_density_of_the_file(workspace: Workspace) -> None:

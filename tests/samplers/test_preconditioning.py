@@ -13,20 +13,33 @@ from torch import Tensor
 
 from bayesgen import likelihoods
 from bayesgen.data.tokenizers import CharTokenizer
+from bayesgen.data.windows import Batches
 from bayesgen.errors import UserError
 from bayesgen.log_posterior import LogPosterior
-from bayesgen.models import load_model
+from bayesgen.models import FunctionalModel, load_model
 from bayesgen.models.nanogpt import GPT, GPTConfig, write_checkpoint
+from bayesgen.priors import Gaussian
+from bayesgen.samplers import preconditioning
 from bayesgen.samplers.preconditioning import (
     Scales,
     from_second_moments,
     from_variances,
-    measure,
+    measured_moments,
+    normalised,
     squared_gradients,
+    stable_rate,
 )
-from bayesgen.settings import ChainSettings
+from bayesgen.settings import SAMPLERS, ChainSettings
 
 Tiny = Any  # the fixture of conftest.py
+
+
+def measure(
+    settings: ChainSettings, model: FunctionalModel, plain: LogPosterior, batches: Batches
+) -> Scales:
+    """What a chain measures before it starts."""
+    moments = measured_moments(settings, model, plain, batches)
+    return preconditioning.measure(settings, model, plain, batches, moments)
 
 
 def scale_of(tiny: Tiny, **settings: Any) -> Tensor | None:
@@ -259,3 +272,32 @@ def test_a_checkpoint_without_moments_is_refused(
     path, _ = checkpoint(keep_state=False)
     with pytest.raises(UserError, match=r"--preconditioner adam.*gradients"):
         adam(path, tiny)
+
+
+# a prior that knows widths
+
+
+def test_widths_that_differ_take_part_undamped(tiny: Tiny) -> None:
+    size = tiny.model.layout.size
+    sd = torch.linspace(1e-3, 1.0, size)
+    target = tiny.log_posterior()
+    target.prior = Gaussian(tiny.model.theta, sd, size)
+    settings = ChainSettings(preconditioner_batches=3, preconditioner_damping=0.5)
+    d = measure(settings, tiny.model, target, tiny.batches).d
+    moments = squared_gradients(target, tiny.model.theta, tiny.batches, 3)
+    n = target.num_observations
+    batch = n / tiny.batches.steps_per_epoch
+    information = moments + 0.5 * moments.mean() + sd**-2 / (n * batch)
+    assert d is not None
+    torch.testing.assert_close(d, normalised(1 / information), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("sampler", ["sgld", "sghmc"])
+def test_the_stiffest_coordinate_holds_the_step(sampler: str, tiny: Tiny) -> None:
+    settings = SAMPLERS[sampler]()
+    d, precision = torch.tensor([1.0, 2.0]), torch.tensor([100.0, 900.0])
+    rate = stable_rate(settings, d, precision, 50)
+    curvature = 4 * 900 / 50
+    # the deterministic part of a step: no coordinate overshoots
+    factor = rate if sampler == "sgld" else rate**2 / settings.momentum_std**2
+    assert factor * curvature == pytest.approx(1)
