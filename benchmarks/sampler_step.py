@@ -37,6 +37,8 @@ SIZES = {
     "10.65M": (GPTConfig(256, 65, 6, 6, 384, bias=False), 12),
 }
 PRIOR_SD = 0.2
+COLLECT = 4
+"""Steps from one collection of SWAG's to the next; as a default it has 25."""
 Step = Callable[[], Any]
 
 
@@ -75,7 +77,8 @@ def sampler_step(
     name: str, model: FunctionalModel, batch: dict[str, torch.Tensor], precision: Any
 ) -> Step:
     """The product's own step, preconditioned and with a limit on the gradient, as by default."""
-    settings = SAMPLERS[name](learning_rate=1e-6)
+    often: dict[str, Any] = {"warmup_steps": 0, "thinning": COLLECT} if name == "swag" else {}
+    settings = SAMPLERS[name](learning_rate=1e-6, **often)
     affine = None
     if isinstance(settings, ChainSettings):
         affine = Affine(model.theta, torch.ones_like(model.theta))
