@@ -6,8 +6,9 @@ file held back for validation, scored on the 7,600 rows of its test file. SST-2:
 60,614 training rows, drawn by seed, a tenth of all held back, scored on the 6,735 rows of its dev
 file. The temperature of `temperature_scaled` is fitted on validation rows.
 
-The chain's settings were chosen by validation NLL with seed 1: on AG News the presets, on SST-2 a
-shorter and hotter chain under a wider prior.
+The chain's settings were chosen by validation NLL with seed 1: on AG News the presets; on SST-2,
+where the best settings are level within the noise (0.2249 to 0.2254; scaled temperature: 0.2234), the
+shortest chain of these.
 Texts of the other data set are the out-of-distribution ones, against all rows (first seed only):
 AUROC by the mixture's mutual information ("epistemic"), its entropy, and the network's own entropy
 and largest probability.
@@ -61,18 +62,16 @@ SETS = (
         "test",
         "ag_news",
         (
-            "--prior",
-            "normal",
-            "--prior-std",
-            "0.2",
             "--temperature",
-            "1",
-            "--preconditioner-damping",
-            "0.01",
-            "--sampling-steps",
-            "240",
-            "--thinning",
+            "2",
+            "--learning-rate",
+            "0.1",
+            "--warmup-steps",
             "20",
+            "--sampling-steps",
+            "120",
+            "--thinning",
+            "10",
         ),
     ),
 )
