@@ -10,6 +10,7 @@ Files are written beside their place, synced, and renamed into it.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import math
@@ -57,6 +58,12 @@ def atomic_write(path: Path, data: bytes) -> None:
 def atomic_save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """The same for a safetensors file."""
     atomic_write(path, save(dict(tensors), metadata=dict(metadata)))
+
+
+def file_sha256(path: Path) -> str:
+    """Hash of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def finite(content: Any) -> Any:

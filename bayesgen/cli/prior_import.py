@@ -35,8 +35,6 @@ stands on the factor where √λ belongs and SWAG's ½ is missing; here it is N(
 """
 FILES = {"mean": "mean", "variance": "variance", "deviations": "covmat", "model_file": "model"}
 """Setting -> what the name of a published file ends with, before .pt."""
-FAR = 1.0
-"""Distance of the mean from the model's weights, over their length, that says: another model."""
 
 
 def choose(argv: list[str]) -> PriorImportSettings:
@@ -171,7 +169,7 @@ def _record(
     settings: PriorImportSettings, model: FunctionalModel, **more: Any
 ) -> dict[str, dict[str, Any]]:
     """What the prior says of its model and its origin."""
-    from bayesgen.models.nanogpt import file_sha256
+    from bayesgen.runs import file_sha256
 
     named = {name: getattr(settings, name) for name in (*FILES, "swag_state")}
     files = {Path(path).name: file_sha256(Path(path)) for path in named.values() if path}
@@ -216,6 +214,8 @@ def _judge_rows(rows: str | None, prior: LearnedPrior) -> None:
 
 def _tell_distance(prior: LearnedPrior, model: FunctionalModel) -> None:
     """Say how far the mean lies from the model's own weights: far is another model."""
+    from bayesgen.priors import FAR
+
     named = dict(model.module.named_parameters())
     weights = prior.layout.ravel(named)
     length = float(weights.norm())

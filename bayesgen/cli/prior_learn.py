@@ -15,8 +15,8 @@ examples:
   becomes the prior of a classifier:
     python scripts/learn_prior.py --model models/all-MiniLM-L6-v2 --task masked-lm \\
         --corpus ag_news --block-size 64 --out checkpoints/priors/news
-    python scripts/bayesian_training_script.py --model models/all-MiniLM-L6-v2 \\
-        --task sequence-classification --data ag_news --train-samples 100 --prior swag \\
+    python scripts/bayesian_training_script.py --model checkpoints/priors/news/mean \\
+        --task sentence-classification --data ag_news --train-samples 100 --prior swag \\
         --prior-path checkpoints/priors/news --prior-scale auto --eval
   a language model:
     python scripts/learn_prior.py --model out/ckpt.pt --corpus shakespeare --rank 30

@@ -7,7 +7,6 @@ logits of *every* position: a likelihood of the last position only is a differen
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
 import zipfile
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 from bayesgen.data.tokenizers import TiktokenTokenizer, Tokenizer, read_meta, tokenizer_from_dict
 from bayesgen.errors import UserError
 from bayesgen.parameters import Layout
-from bayesgen.runs import atomic_write
+from bayesgen.runs import atomic_write, file_sha256
 
 
 @dataclass(frozen=True)
@@ -354,8 +353,3 @@ def adam_second_moments(path: Path, layout: Layout) -> Tensor:
             f"--preconditioner adam: '{path}' holds no AdamW moments of its parameters; use"
             " --preconditioner gradients"
         ) from error
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,7 +11,6 @@ section 3.2).
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from torch import Tensor
 from bayesgen.errors import UserError
 from bayesgen.parameters import Layout
 from bayesgen.priors.placed import Placed, bare, place
-from bayesgen.runs import adds_up, atomic_save, finite
+from bayesgen.runs import adds_up, atomic_save, file_sha256, finite
 
 FILE = "prior.safetensors"
 """The name of a prior in a folder."""
@@ -166,8 +165,7 @@ class LearnedPrior:
 
 def fingerprint(path: Path) -> str:
     """sha256 of the file of a prior, or of that in a folder."""
-    with (path / FILE if path.is_dir() else path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(path / FILE if path.is_dir() else path)
 
 
 def rank_in(path: Path, flag: str = "--prior-path") -> int:

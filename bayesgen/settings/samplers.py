@@ -248,7 +248,7 @@ def without_effect(sampler: str, settings: TrainSettings) -> dict[str, str]:
 
 
 def validate(settings: TrainSettings) -> None:
-    """Refuse what cannot work, or is not in this version, naming the flag.
+    """Refuse what cannot work, naming the flag.
 
     Raises:
         UserError: see the messages.
