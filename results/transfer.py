@@ -46,7 +46,8 @@ PICTURE = Path(__file__).with_suffix(".png")
 ARMS = ("adamw", "map_isotropic", "map_learned", "sghmc_isotropic", "sghmc_learned")
 STEPS = 240
 """Gradients of every run: SGHMC's preconditioner takes 30 of them."""
-WEIGHT_DECAYS = (0.0, 0.1, 1.0, 10.0)
+WEIGHT_DECAYS = (0.0, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0)
+"""As many as there are λ on the grid of --prior-scale auto."""
 FLAT = ("--prior", "normal", "--prior-std", "1e6")
 
 
@@ -203,6 +204,12 @@ class Study:
         chosen = json.loads((out / "prior_scale.json").read_text())["chosen"]
         return ("--prior-scale", str(chosen))
 
+    def strength(self, arm: str, size: int, seed: int) -> str:
+        """What was chosen, as the run was given it."""
+        settings = Run(self.run(arm, size, seed)).record()["settings"]
+        decay, scale = settings["weight_decay"], settings["prior_scale"]
+        return f"decay {decay:g}" if arm == "adamw" else f"λ {float(scale):g}"
+
     def run(self, arm: str, size: int, seed: int) -> Path:
         return self.folder / self.task.name / str(size) / f"{arm}_{seed}"
 
@@ -234,6 +241,7 @@ class Cell:
 
     arm: str
     size: int
+    strength: str
     scores: dict[str, list[float]]
 
     def interval(self, score: str) -> tuple[float, float]:
@@ -248,19 +256,19 @@ class Cell:
 def cells(study: Study, seeds: Sequence[int]) -> Iterator[Cell]:
     for size in study.task.sizes:
         for arm in ARMS:
-            found = [study.result(arm, size, seed) for seed in seeds]
-            there = [result for result in found if result is not None]
+            found = {seed: study.result(arm, size, seed) for seed in seeds}
+            there = {seed: result for seed, result in found.items() if result is not None}
             if there:
-                scores = {score: [r[score] for r in there] for score in study.task.scores}
-                yield Cell(arm, size, scores)
+                scores = {score: [r[score] for r in there.values()] for score in study.task.scores}
+                yield Cell(arm, size, study.strength(arm, size, min(there)), scores)
 
 
 def table(task: Task, found: Sequence[Cell]) -> str:
     lines = [
         f"## {task.name}\n",
         f"At most {TEST_ROWS:,} test rows; mean over seeds and its 95 % interval (Student's t).\n",
-        f"| rows | arm | seeds | {' | '.join(task.scores)} |",
-        "| --- | --- | --- |" + " --- |" * len(task.scores),
+        f"| rows | arm | chosen | seeds | {' | '.join(task.scores)} |",
+        "| --- | --- | --- | --- |" + " --- |" * len(task.scores),
     ]
     for cell in found:
         best = min((c for c in found if c.size == cell.size), key=lambda c: c.interval("nll"))
@@ -269,7 +277,8 @@ def table(task: Task, found: Sequence[Cell]) -> str:
             place = task.scores.index("nll")
             shown[place] = f"**{shown[place]}**"
         count = len(cell.scores["nll"])
-        lines.append(f"| {cell.size} | `{cell.arm}` | {count} | {' | '.join(shown)} |")
+        columns = [str(cell.size), f"`{cell.arm}`", cell.strength, str(count), *shown]
+        lines.append(f"| {' | '.join(columns)} |")
     return "\n".join([*lines, ""])
 
 

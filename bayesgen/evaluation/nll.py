@@ -1,6 +1,6 @@
 """NLL of weights that are in memory: for many short looks at validation data.
 
-Unlike `bayesgen.evaluation.passes` it keeps one number for each label and draw and nothing else.
+Of each label and draw one number is kept and nothing else.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from bayesgen.data.windows import Rows
-from bayesgen.likelihoods import Gaussian, Likelihood, per_observation
+from bayesgen.evaluation.passes import Split, readings
+from bayesgen.likelihoods import IGNORED, Gaussian, Likelihood, per_observation
 from bayesgen.predictive import Forward
 
 
@@ -32,22 +33,19 @@ def nll_of(
 def log_likelihoods(
     forward: Forward, likelihood: Likelihood, draws: Tensor, rows: Rows, batch_size: int = 64
 ) -> Tensor:
-    """log p(label | x, θ_s) of every label of `rows` by each draw, [S, labels], float64, in nats;
-    exactly 0 where a label is no observation."""
-    each = []
-    for theta in draws:
-        forward.load(theta)
-        found = []
-        for part in torch.arange(len(rows)).split(batch_size):
-            batch = rows.batch(part.numpy())
-            labels = batch["labels"].to(forward.device)
-            found.append(_log_likelihood(likelihood, forward.outputs(batch), labels))
-        each.append(torch.cat(found))
-    return torch.stack(each)
-
-
-def _log_likelihood(likelihood: Likelihood, outputs: Tensor, labels: Tensor) -> Tensor:
-    """Of each observation, 1-D, float64."""
-    real = isinstance(likelihood, Gaussian)
-    found = likelihood.per_sequence(outputs, labels) if real else per_observation(outputs, labels)
-    return found.flatten().double().cpu()
+    """log p(label | x, θ_s) of every label of `rows` that is an observation, in their order, by
+    each draw: [S, n], float64, in nats."""
+    split = Split.of(rows, batch_size, None, forward.device)
+    read = forward.outputs if isinstance(likelihood, Gaussian) else forward.target_log_probs
+    found: list[list[Tensor]] = [[] for _ in draws]
+    for reading in readings(forward, split, len(rows), read):
+        for theta, own in zip(draws, found, strict=True):
+            forward.load(theta)
+            for _, labels, outputs in reading:
+                each = (
+                    likelihood.per_sequence(outputs, labels)
+                    if isinstance(likelihood, Gaussian)
+                    else per_observation(outputs, labels[labels != IGNORED])
+                )
+                own.append(each.double().cpu())
+    return torch.stack([torch.cat(own) for own in found])[:, split.tokens_back]

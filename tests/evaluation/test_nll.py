@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from bayesgen.data.examples import Examples
+from bayesgen.data.labelled import load_labelled
 from bayesgen.data.windows import Windows
 from bayesgen.evaluation import evaluate_split
 from bayesgen.evaluation.nll import log_likelihoods, nll_of
@@ -15,6 +19,7 @@ from bayesgen.evaluation.prior_predictive import prior_predictive
 from bayesgen.models import FunctionalModel
 from bayesgen.posterior import Posterior
 from bayesgen.predictive import Forward, Predictive
+from tests.encoder import save_encoder, write_rows
 
 TOKENS = np.random.default_rng(0).integers(0, 11, 101).astype(np.uint16)
 
@@ -63,3 +68,42 @@ def test_the_prior_predictive_is_that_of_its_draws(tiny_gpt: FunctionalModel) ->
     )
     assert found.uniform == pytest.approx(math.log(11))
     assert found.shares is None  # nobody looks at a table of tokens
+
+
+def test_labels_are_told_in_the_order_of_the_rows(tmp_path: Path) -> None:
+    """However they are read: texts of different lengths, the longest first."""
+    model, rows = classifier(tmp_path)
+    draws = draws_of(model)
+    found = log_likelihoods(Forward(model), model.likelihood, draws, rows, batch_size=4)
+    assert found.shape == (4, len(rows))
+    for place in range(len(rows)):
+        batch = rows.batch(np.array([place]))
+        for theta, own in zip(draws, found, strict=True):
+            expected = model(theta, batch).log_softmax(-1)[0, batch["labels"][0]]
+            assert float(own[place]) == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_what_is_frozen_runs_once_for_all_draws(tmp_path: Path) -> None:
+    model, rows = classifier(tmp_path)
+    forward, calls = Forward(model), []
+    layer = forward._flat.module.get_submodule("bert.embeddings.word_embeddings")
+    layer.register_forward_hook(lambda *_: calls.append(1))
+    counts = []
+    for number in (1, 8):
+        calls.clear()
+        draws = model.theta.expand(number, -1)
+        log_likelihoods(forward, model.likelihood, draws, rows, batch_size=5)
+        counts.append(len(calls))
+    assert counts[0] == counts[1] >= len(rows) // 5
+
+
+def classifier(folder: Path) -> tuple[FunctionalModel, Examples]:
+    """Three classes, with a Bayesian head, and rows for it."""
+    from bayesgen.models import huggingface
+
+    task = "sequence-classification"
+    name = str(save_encoder(folder / "encoder"))
+    model = huggingface.load(name, task, "head", num_labels=3)
+    data = load_labelled(str(write_rows(folder / "rows.tsv", 30)), task=task).train
+    tokenizer: Any = model.tokenizer
+    return model, Examples(data, tokenizer.tokenizer, 32)
