@@ -18,8 +18,8 @@ gradients:
 of data, with seed 0; so is nothing else. Test rows are looked at once, at the end. Every other seed
 draws its own training rows, the same for all arms.
 
-Every run is kept under --folder and not made again; --table-only writes table and picture from what
-is there.
+Every run is kept under --folder and not made again, and its scores in transfer.json; --table-only
+writes table and picture from what is there.
 
     python results/transfer.py --model models/all-MiniLM-L6-v2
 """
@@ -32,6 +32,7 @@ import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,12 @@ from bayesgen.runs import Run
 
 TABLE = Path(__file__).with_suffix(".md")
 PICTURE = Path(__file__).with_suffix(".png")
+SCORES = Path(__file__).with_suffix(".json")
 ARMS = ("adamw", "map_isotropic", "map_learned", "sghmc_isotropic", "sghmc_learned")
 STEPS = 240
 """Gradients of every run: SGHMC's preconditioner takes 30 of them."""
+MASKED_HEAD = "cls.predictions.transform*,cls.predictions.bias"
+"""What of the head for masked words is not tied to the embeddings of words."""
 WEIGHT_DECAYS = (0.0, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0)
 """As many as there are λ on the grid of --prior-scale auto."""
 FLAT = ("--prior", "normal", "--prior-std", "1e6")
@@ -59,6 +63,7 @@ class Task:
         scores: what its table shows.
         sizes: numbers of rows (or windows) to learn from.
         rate: AdamW's step size, and SGHMC's.
+        length: tokens of a text, the rest is cut.
     """
 
     name: str
@@ -67,17 +72,18 @@ class Task:
     batch: int
     rate: tuple[str, str]
     temperature: str
+    length: str = "64"
 
 
 CLASSES = ("accuracy", "nll", "ece")
 TASKS = {
-    "ag_news": Task("ag_news", CLASSES, (10, 100, 1000), 16, ("2e-4", "0.3"), "1"),
-    "sst2": Task("sst2", CLASSES, (10, 100, 1000), 16, ("2e-4", "0.3"), "1"),
+    "ag_news": Task("ag_news", CLASSES, (10, 100, 1000), 8, ("2e-4", "0.3"), "1", "40"),
+    "sst2": Task("sst2", CLASSES, (10, 100, 1000), 8, ("2e-4", "0.3"), "1", "32"),
     "shakespeare": Task(
         "shakespeare", ("perplexity", "nll", "ece"), (20, 200, 2000), 12, ("1e-3", "1"), "0.1"
     ),
 }
-TEST_ROWS = 2000
+TEST_ROWS = 1000
 PIECE = 300_000
 """Characters of TinyShakespeare for learning and tuning; as many after them are the test."""
 
@@ -87,14 +93,14 @@ class Study:
     """One task with its upstream model and where results are kept.
 
     Attributes:
-        parameters: which are Bayesian, of the encoder.
+        layers: which are Bayesian, of the encoder.
     """
 
     task: Task
     model: str
     data_dir: str | None
     folder: Path
-    parameters: str
+    layers: str
 
     @property
     def text(self) -> bool:
@@ -121,9 +127,9 @@ class Study:
         else:
             flags = (
                 "--model", self.model, "--task", "masked-lm", "--corpus", self.task.name,
-                *self.where, "--block-size", "64", "--batch-size", "16", "--learning-rate", "1e-4",
-                "--warmup-steps", "400", "--sampling-steps", "400", "--thinning", "20",
-                "--precision", "bf16",
+                *self.where, "--parameters", f"{self.layers},{MASKED_HEAD}", "--block-size", "64",
+                "--batch-size", "16", "--learning-rate", "2e-4", "--warmup-steps", "500",
+                "--sampling-steps", "500", "--thinning", "25", "--precision", "bf16",
             )  # fmt: skip
         if not (out / "run.json").is_file():
             call("prior_learn", *flags, "--rank", "20", "--out", str(out))
@@ -159,7 +165,8 @@ class Study:
             return (*common, "--corpus", str(self._texts()[0]))
         return (
             *common, "--data", self.task.name, *self.where, "--task", "sentence-classification",
-            "--parameters", self.parameters, "--block-size", "64", "--precision", "bf16",
+            "--parameters", f"{self.layers},head", "--block-size", self.task.length,
+            "--precision", "bf16",
         )  # fmt: skip
 
     def _arm(self, arm: str, size: int) -> tuple[str, ...]:
@@ -237,7 +244,7 @@ class Study:
 
 @dataclass(frozen=True)
 class Cell:
-    """One arm with one number of data: a score for each seed."""
+    """One arm with one number of data: what was chosen, and a score for each seed."""
 
     arm: str
     size: int
@@ -253,14 +260,29 @@ class Cell:
         return statistics.mean(values), float(half)
 
 
-def cells(study: Study, seeds: Sequence[int]) -> Iterator[Cell]:
-    for size in study.task.sizes:
-        for arm in ARMS:
-            found = {seed: study.result(arm, size, seed) for seed in seeds}
-            there = {seed: result for seed, result in found.items() if result is not None}
-            if there:
-                scores = {score: [r[score] for r in there.values()] for score in study.task.scores}
-                yield Cell(arm, size, study.strength(arm, size, min(there)), scores)
+def keep(study: Study, seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """One line for each run of a task, of this folder and of those before: SCORES has them all."""
+    every = json.loads(SCORES.read_text()) if SCORES.is_file() else {}
+    key = ("size", "arm", "seed")
+    lines = {tuple(line[k] for k in key): line for line in every.get(study.task.name, ())}
+    for size, arm, seed in product(study.task.sizes, ARMS, seeds):
+        found = study.result(arm, size, seed)
+        if found is not None:
+            chosen = study.strength(arm, size, seed)
+            scores = {score: round(found[score], 6) for score in study.task.scores}
+            lines[size, arm, seed] = dict(zip(key, (size, arm, seed), strict=True))
+            lines[size, arm, seed] |= {"chosen": chosen, **scores}
+    every[study.task.name] = list(lines.values())
+    SCORES.write_text(json.dumps(every, indent=1) + "\n")
+    return every[study.task.name]
+
+
+def cells(task: Task, lines: Sequence[dict[str, Any]]) -> Iterator[Cell]:
+    for size, arm in product(task.sizes, ARMS):
+        mine = [line for line in lines if (line["size"], line["arm"]) == (size, arm)]
+        if mine:
+            scores = {score: [line[score] for line in mine] for score in task.scores}
+            yield Cell(arm, size, mine[0]["chosen"], scores)
 
 
 def table(task: Task, found: Sequence[Cell]) -> str:
@@ -317,13 +339,11 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3, 4, 5])
     parser.add_argument("--sizes", nargs="+", type=int, help="only these numbers of rows")
-    parser.add_argument("--parameters", default="layers=-2:,head")
+    parser.add_argument("--layers", default="layers=-2:", help="that move, of the encoder")
     parser.add_argument("--table-only", action="store_true", help="only write table and picture")
     options = parser.parse_args()
     studies = {
-        name: Study(
-            TASKS[name], options.model, options.data_dir, options.folder, options.parameters
-        )
+        name: Study(TASKS[name], options.model, options.data_dir, options.folder, options.layers)
         for name in options.tasks
     }
 
@@ -332,8 +352,8 @@ def main() -> None:
             for seed in options.seeds:
                 for arm in ARMS:
                     study.score(arm, size, seed)
-    found = {name: list(cells(study, options.seeds)) for name, study in studies.items()}
-    found = {name: every for name, every in found.items() if every}
+    lines = {name: keep(study, options.seeds) for name, study in studies.items()}
+    found = {name: list(cells(TASKS[name], every)) for name, every in lines.items() if every}
     tables = [table(TASKS[name], every) for name, every in found.items()]
     assert __doc__ is not None
     TABLE.write_text("\n".join([__doc__.strip(), "", *tables]))

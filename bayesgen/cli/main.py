@@ -20,7 +20,7 @@ COMMANDS = {
     "similarity": "how alike texts are, and how sure the posterior is of it",
     "export": "save a posterior as a Hugging Face model, which other tools can use",
     "baseline": "train the deterministic baseline (nanoGPT's recipe)",
-    "prior": "explain, or import, a prior learned from pretraining",
+    "prior": "learn a prior from pretraining, show, import or check one",
     "finetune": "fine-tune a pretrained model on labelled texts",
     "quickstart": "baseline, SGHMC posterior, scores and a paragraph, in a few minutes",
 }

@@ -6,13 +6,15 @@ seed that is a pure function of the step (training) or of the window (scoring).
 
 - `masked-lm`, Devlin et al. 2019, https://arxiv.org/abs/1810.04805, section 3.1: 15 % of the tokens
   are targets; of these 80 % become the mask token, 10 % a random one, 10 % stay. A batch is
-  {"input_ids", "attention_mask", "labels"}, each [B, T] int64.
+  {"input_ids", "attention_mask"}, each [B, T] int64, and {"targets", "labels"}, each [B, K] int64.
 - `permutation-lm`, Yang et al. 2019, https://arxiv.org/abs/1906.08237, section 2: a sixth of the
   tokens, in spans of 1 to 5, are targets, each predicted from those before it in a random order. A
-  batch is {"input_ids", "labels"}, each [B, T] int64, and {"perm_mask", "target_mapping"}, each
-  [B, T, T] float32.
+  batch is {"input_ids" [B, T] int64, "perm_mask" [B, T, T] float32, "target_mapping" [B, K, T]
+  float32, "labels" [B, K] int64}.
 
-Labels are -100 where nothing is predicted. Special tokens, those in the text too, are no targets.
+K is the largest number of targets of a window in the batch; "targets" are their positions, and
+"labels" the tokens that stood there, -100 where a window has fewer. Special tokens, those in the
+text too, are no targets.
 """
 
 from __future__ import annotations
@@ -226,10 +228,11 @@ class MaskedWindows:
         rows = np.asarray(indices, dtype=np.int64)
         key = SCORING_SEED, ROW_MASKS
         each = [self.masked([row], *key, int(self.starts[row]) // self.room) for row in rows]
-        return {name: torch.cat([window[name] for window in each]) for name in each[0]}
+        return asked({name: torch.cat([window[name] for window in each]) for name in each[0]})
 
     def masked(self, indices: ArrayLike, *key: int) -> dict[str, Tensor]:
-        """The windows of the 1-D `indices`, masked under the random stream of `key`."""
+        """The windows of the 1-D `indices`, masked under the random stream of `key`, with a label
+        for each of their positions."""
         starts = self.starts[np.asarray(indices, dtype=np.int64)]
         texts = [self.tokens[start : start + self.room] for start in starts]
         ids, lengths = self.masking.enclose(texts, self.block_size)
@@ -284,4 +287,20 @@ class MaskedBatches(ShuffledWindows):
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """The windows of step >= 0, masked. Raises ValueError for step < 0."""
-        return self._masked(self.rows(step), self.seed, MASKS, step)
+        return asked(self._masked(self.rows(step), self.seed, MASKS, step))
+
+
+def asked(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A batch with a label for each position [B, T], as one that asks for its K targets alone."""
+    labels = batch.pop("labels")
+    observed = labels != IGNORED
+    most = int(observed.sum(1).max())
+    # a stable sort keeps the order of the text
+    targets = observed.long().argsort(dim=1, descending=True, stable=True)[:, :most]
+    batch["labels"] = labels.gather(1, targets)
+    if "target_mapping" in batch:
+        rows = targets[..., None].expand(-1, -1, labels.shape[1])
+        batch["target_mapping"] = batch["target_mapping"].gather(1, rows)
+    else:
+        batch["targets"] = targets
+    return batch

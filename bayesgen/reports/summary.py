@@ -45,7 +45,7 @@ def summary(
         "",
         "settings that are not the default, and where they came from",
         *(
-            f"  {name:<28}{run['settings'][name]!s:<24}{source}"
+            f"  {name:<28}{run['settings'][name]!s:<22}  {source}"
             for name, source in sorted(run["sources"].items())
         ),
     ]

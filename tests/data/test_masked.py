@@ -62,6 +62,24 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
 
+def dense(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A batch with a label for each of its positions, as a collator makes it."""
+    batch = dict(batch)
+    shape = batch["input_ids"].shape
+    mapping = batch.pop("target_mapping", None)
+    targets = batch.pop("targets") if mapping is None else mapping.argmax(2)
+    labels = torch.full(shape, -100)
+    for row, (places, asked) in enumerate(zip(targets, batch["labels"], strict=True)):
+        there = asked != -100
+        assert int(there.sum()) == len(places[there].unique())
+        assert bool((places[there].diff() > 0).all())  # in the order of the text
+        labels[row, places[there]] = asked[there]
+    if mapping is not None:
+        assert bool((mapping.sum(2) == 1).all())
+        batch["target_mapping"] = torch.eye(shape[1]).expand(len(labels), -1, -1)
+    return batch | {"labels": labels}
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_the_masks_of_a_row_are_those_of_the_collator(task: str) -> None:
     rows, tiles = windows(task), enclosed(task)
@@ -69,7 +87,7 @@ def test_the_masks_of_a_row_are_those_of_the_collator(task: str) -> None:
     assert len(rows) == len(tiles)
     targets = 0
     for i, ids in enumerate(tiles):
-        found = rows.batch([i])
+        found = dense(rows.batch([i]))
         for attempt in range(50):
             plain = collated(task, ids[None].clone(), stream(0, ROW_MASKS, i, attempt))
             if (plain["labels"] != -100).any():
@@ -97,7 +115,7 @@ def test_a_batch_is_masked_by_its_step(task: str) -> None:
         ids = enclosed(task)[again.rows(step)]
         plain = collated(task, ids.clone(), stream(7, MASKS, step, 0))
         assert (plain["labels"] != -100).any()
-        assert same({k: v for k, v in batch.items() if k != "attention_mask"}, plain)
+        assert same({k: v for k, v in dense(batch).items() if k != "attention_mask"}, plain)
     assert not same(at[0], at[1])
     assert not same(MaskedBatches(windows(task), 4, seed=8).batch(0), at[0])
 
@@ -111,7 +129,7 @@ def test_every_window_is_there_once_an_epoch_with_new_masks(task: str) -> None:
         steps = range(epoch * batches.steps_per_epoch, (epoch + 1) * batches.steps_per_epoch)
         order = np.concatenate([batches.rows(step) for step in steps])
         assert sorted(order) == list(range(len(rows)))
-        masked = torch.cat([batches.batch(step)["labels"] != -100 for step in steps])
+        masked = torch.cat([dense(batches.batch(step))["labels"] != -100 for step in steps])
         epochs.append(masked[np.argsort(order)])
     assert not torch.equal(*epochs)
     assert batches.passes(2 * batches.steps_per_epoch) == 2
@@ -139,10 +157,10 @@ def test_n_is_the_number_of_targets_of_a_pass_in_expectation(task: str) -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_rows_keep_their_masks_in_any_company(task: str) -> None:
     rows = windows(task)
-    together = rows.batch([4, 0, 2])
+    together = dense(rows.batch([4, 0, 2]))
     taken = rows.take([2, 4])
     for place, i in enumerate((4, 0, 2)):
-        assert same({k: v[place : place + 1] for k, v in together.items()}, rows.batch([i]))
+        assert same({k: v[place : place + 1] for k, v in together.items()}, dense(rows.batch([i])))
     assert same(taken.batch([1]), rows.batch([4]))
     assert taken.fingerprint() != rows.fingerprint()
     assert rows.take(range(len(rows))).fingerprint() == rows.fingerprint()
