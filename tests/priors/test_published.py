@@ -80,18 +80,32 @@ def size_of(module: nn.Module) -> int:
     return len(flat(module))
 
 
+@pytest.fixture(scope="module")
+def bert() -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        vocab_size=20, hidden_size=12, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=16, max_position_embeddings=8,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    network: nn.Module = transformers.BertModel(config).eval()
+    return network
+
+
 @pytest.mark.parametrize("divided", [True, False])
 @pytest.mark.parametrize("rank", [1, 5])
+@pytest.mark.parametrize("name", ["resnet", "bert"])
 def test_the_density_is_the_one_that_the_rows_give(
-    divided: bool, rank: int, resnet: ResNet, tmp_path: Path
+    name: str, divided: bool, rank: int, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    mean, variance, rows = random_parts(size_of(resnet), rank)
-    for name, tensor in (("mean", mean), ("variance", variance), ("covmat", rows)):
-        torch.save(tensor, tmp_path / f"{name}.pt")
+    module = request.getfixturevalue(name)
+    mean, variance, rows = random_parts(size_of(module), rank)
+    for part, tensor in (("mean", mean), ("variance", variance), ("covmat", rows)):
+        torch.save(tensor, tmp_path / f"{part}.pt")
     read = [read_pt(tmp_path / f"{name}.pt", "--x") for name in ("mean", "variance", "covmat")]
-    import_published(*read, module=resnet, divided=divided).write(tmp_path / "prior.safetensors")
+    import_published(*read, module=module, divided=divided).write(tmp_path / "prior.safetensors")
     prior = LearnedPrior.read(tmp_path / "prior.safetensors")
-    model = FunctionalModel(resnet)
+    model = FunctionalModel(module)
     # without the statistics of batch norms, which are no parameters
     assert not any("running" in name for name in prior.layout.names)
     placed = prior.on(model.layout, model.theta)
