@@ -55,8 +55,10 @@ class Plan:
         that are spread over those that it had."""
         steps = min(steps, self.steps)
         places = torch.linspace(0, self.steps - 1, steps, dtype=torch.float64).round().long()
-        # the last place before each collected step, or at it
-        kept = torch.searchsorted(places, self.collect.nonzero()[:, 0], right=True) - 1
+        # the last place before each collected step moves to it: to its temperature, too
+        collected = self.collect.nonzero()[:, 0]
+        kept = torch.searchsorted(places, collected, right=True) - 1
+        places = places.scatter_reduce(0, kept, collected, "amax")
         kept = kept.unique()
         chosen = torch.linspace(0, len(kept) - 1, min(draws, len(kept))).round().long()
         collect = torch.zeros(steps, dtype=torch.bool)

@@ -14,6 +14,7 @@ from bayesgen.evaluation.prior_scale import Curve, Trial, short_run, tune_scale
 from bayesgen.inference.job import Job, make_job
 from bayesgen.models import FunctionalModel
 from bayesgen.predictive import Forward
+from bayesgen.samplers.schedules import chain_plan
 from bayesgen.settings import SAMPLERS
 
 TOKENS = np.random.default_rng(0).integers(0, 11, 201).astype(np.uint16)
@@ -74,3 +75,19 @@ def test_a_plan_is_shortened_in_proportion(tiny_gpt: FunctionalModel) -> None:
     same = job(tiny_gpt, steps=1000).plan
     assert torch.equal(same.collect, whole.collect)
     assert torch.equal(same.learning_rate, whole.learning_rate)
+
+
+@pytest.mark.parametrize("steps", [4, 5, 7, 9, 15])
+def test_a_short_plan_collects_nothing_that_the_whole_would_not(steps: int) -> None:
+    """Of a cyclical one no step without noise, however few there are."""
+    settings: Any = SAMPLERS["sghmc"](
+        warmup_steps=10, sampling_steps=110, thinning=5, schedule="cyclical", cycles=4,
+        cycle_exploration=0.8, temperature=0.5,
+    )  # fmt: skip
+    whole = chain_plan(settings)
+    short = whole.shortened(steps)
+    assert short.steps == steps
+    assert short.num_draws >= 1
+    draws = {(float(lr), 0.5) for lr in whole.learning_rate[whole.collect]}
+    there = zip(short.learning_rate[short.collect], short.temperature[short.collect], strict=True)
+    assert {(float(lr), float(heat)) for lr, heat in there} <= draws
