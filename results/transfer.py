@@ -214,8 +214,8 @@ class Study:
     def strength(self, arm: str, size: int, seed: int) -> str:
         """What was chosen, as the run was given it."""
         settings = Run(self.run(arm, size, seed)).record()["settings"]
-        decay, scale = settings["weight_decay"], settings["prior_scale"]
-        return f"decay {decay:g}" if arm == "adamw" else f"λ {float(scale):g}"
+        scale = settings["prior_scale"]
+        return f"decay {settings['weight_decay']:g}" if arm == "adamw" else f"λ {float(scale):g}"
 
     def run(self, arm: str, size: int, seed: int) -> Path:
         return self.folder / self.task.name / str(size) / f"{arm}_{seed}"

@@ -9,7 +9,9 @@ https://doi.org/10.1111/j.1467-9868.2010.00765.x, diagonal and fixed at θ₀). 
 size means the same for every source of D, and for none.
 
 A prior whose weights differ in width σᵢ adds (1/σᵢ²)/(N B) to v̂, undamped: B v̂, for B observations
-a batch, is about the information of one of them, and the sum that of the posterior.
+a batch, is about the information of one of them, and the sum that of the posterior. It makes D
+smaller where the prior is stiff and nowhere larger: mean D² = 1 is that of v̂ alone, so that a step
+size means the same along weights that the prior leaves free, however many it holds.
 
 The same pass measures how large a minibatch's gradient is in φ: the unit of `--gradient-clip`.
 """
@@ -168,9 +170,8 @@ def from_second_moments(moments: Tensor, damping: float, widths: Tensor | None =
         )
     # a parameter that never gets a gradient must not get an infinite step
     relative = (moments / mean).clamp(min=1e-12) + damping
-    if widths is not None:
-        relative += widths / mean
-    return normalised(relative.reciprocal())
+    d = normalised(relative.reciprocal())
+    return d if widths is None else d * (relative / (relative + widths / mean)).sqrt()
 
 
 def from_variances(path: Path, model: FunctionalModel) -> Tensor:

@@ -287,9 +287,26 @@ def test_widths_that_differ_take_part_undamped(tiny: Tiny) -> None:
     moments = squared_gradients(target, tiny.model.theta, tiny.batches, 3)
     n = target.num_observations
     batch = n / tiny.batches.steps_per_epoch
-    information = moments + 0.5 * moments.mean() + sd**-2 / (n * batch)
+    known = moments + 0.5 * moments.mean()
+    information = known + sd**-2 / (n * batch)
     assert d is not None
-    torch.testing.assert_close(d, normalised(1 / information), rtol=1e-4, atol=0)
+    expected = normalised(1 / known) * (known / information).sqrt()
+    torch.testing.assert_close(d, expected, rtol=1e-4, atol=0)
+
+
+def test_free_weights_move_as_if_no_other_were_held(tiny: Tiny) -> None:
+    """A prior that pins almost all weights does not make the steps of the others longer."""
+    size = tiny.model.layout.size
+    sd = torch.full((size,), 1e-6)
+    sd[:5] = 1e3
+    target, settings = tiny.log_posterior(), ChainSettings(preconditioner_batches=3)
+    without = measure(settings, tiny.model, target, tiny.batches).d
+    target.prior = Gaussian(tiny.model.theta, sd, size)
+    d = measure(settings, tiny.model, target, tiny.batches).d
+    assert d is not None
+    assert without is not None
+    torch.testing.assert_close(d[:5], without[:5])
+    assert float((d[5:] / without[5:]).max()) < 1e-2
 
 
 @pytest.mark.parametrize("sampler", ["sgld", "sghmc"])
