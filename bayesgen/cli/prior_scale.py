@@ -2,22 +2,66 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from dataclasses import replace
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 from bayesgen.cli.inputs import Inputs
 from bayesgen.errors import UserError
-from bayesgen.evaluation.prior_scale import GRIDS, tune_scale
+from bayesgen.evaluation.prior_scale import GRIDS, Trial, tune_scale
 from bayesgen.inference.job import Job, make_job
 from bayesgen.predictive.mixture import scoring_precision
+from bayesgen.priors.learned import fingerprint
 from bayesgen.reports.tables import scale_table, show
+from bayesgen.runs import atomic_write, finite
 from bayesgen.samplers.preconditioning import needs_pass
-from bayesgen.settings import ChainSettings, PerExampleSettings, ScoringSettings, TrainSettings
+from bayesgen.settings import (
+    ChainSettings,
+    EvalSettings,
+    LoopSettings,
+    PerExampleSettings,
+    ScoringSettings,
+    TrainSettings,
+)
+
+TRIALS = "prior_scale_trials.json"
+ASIDE = {f.name for f in (*fields(LoopSettings), *fields(EvalSettings))} - {"eval_precision"}
+"""Settings that no trial depends on."""
+
+
+@dataclass
+class Trials:
+    """The trials of a command so far, in its --out, for when it is stopped and given again."""
+
+    path: Path
+    of: dict[str, Any]
+    found: list[Trial] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, folder: Path, of: dict[str, Any]) -> Trials:
+        """What is in `folder`, if it is of the same model, data, prior and settings."""
+        trials = cls(folder / TRIALS, json.loads(json.dumps(of)))
+        try:
+            content = json.loads(trials.path.read_text())
+            if content["of"] == trials.of:
+                trials.found = [Trial.from_json(trial) for trial in content["trials"]]
+        except (OSError, ValueError, TypeError, KeyError):
+            pass  # none, or damaged: they are made again
+        return trials
+
+    def keep(self, trial: Trial) -> None:
+        self.found.append(trial)
+        content = {"of": self.of, "trials": [asdict(trial) for trial in self.found]}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(self.path, json.dumps(finite(content)).encode())
 
 
 def choose_scale(name: str, settings: TrainSettings, inputs: Inputs) -> dict[str, Any]:
     """Choose λ and show the curve; what a run keeps of it.
+
+    Trials are kept in --out while they are made, and taken from there.
 
     Raises:
         UserError: every short run diverged.
@@ -34,6 +78,9 @@ def choose_scale(name: str, settings: TrainSettings, inputs: Inputs) -> dict[str
         moments = job.moments  # of the likelihood alone: measured once
         return job
 
+    kept = None
+    if settings.out is not None:
+        kept = Trials.read(Path(settings.out), _identity(name, settings, inputs))
     curve = tune_scale(
         make,
         GRIDS[settings.prior],
@@ -41,7 +88,11 @@ def choose_scale(name: str, settings: TrainSettings, inputs: Inputs) -> dict[str
         batch_size=settings.eval_batch_size,
         precision=scoring_precision(settings.eval_precision, inputs.model),
         progress="--prior-scale auto",
+        known=() if kept is None else tuple(kept.found),
+        keep=(lambda trial: None) if kept is None else kept.keep,
     )
+    if kept is not None:
+        kept.path.unlink(missing_ok=True)
     if not curve.best.finite:
         raise UserError(
             "--prior-scale auto: the short runs of all λ diverged; lower --learning-rate, or give"
@@ -58,3 +109,15 @@ def choose_scale(name: str, settings: TrainSettings, inputs: Inputs) -> dict[str
             file=sys.stderr,
         )
     return found
+
+
+def _identity(name: str, settings: TrainSettings, inputs: Inputs) -> dict[str, Any]:
+    """All that a trial depends on."""
+    prior = settings.prior_path
+    return {
+        "sampler": name,
+        "settings": {k: v for k, v in vars(settings).items() if k not in ASIDE},
+        "model": inputs.model.info.sha256,
+        "data": inputs.data["sha256"],
+        "prior": None if prior is None else fingerprint(Path(prior)),
+    }

@@ -8,7 +8,7 @@ how far the task lies from where the prior comes from, so that it is chosen anew
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -43,8 +43,15 @@ class Trial:
     """
 
     scale: float
+    steps: int
     nll: float
     mean_of_draws: float
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Trial:
+        """Of what `dataclasses.asdict` and JSON made, which knows no infinity."""
+        known: dict[str, Any] = {k: math.inf if v is None else v for k, v in content.items()}
+        return cls(**known)
 
     @property
     def finite(self) -> bool:
@@ -56,8 +63,12 @@ class Curve:
     """All of them, in the order of λ."""
 
     trials: tuple[Trial, ...]
-    steps: int
     rows: int
+
+    @property
+    def steps(self) -> int:
+        """Of each."""
+        return self.trials[0].steps
 
     @property
     def best(self) -> Trial:
@@ -90,25 +101,30 @@ def tune_scale(
     batch_size: int = 64,
     precision: Precision = "fp32",
     progress: str | None = None,
+    known: Sequence[Trial] = (),
+    keep: Callable[[Trial], None] = lambda trial: None,
 ) -> Curve:
     """The curve of validation NLL over λ.
 
     Args:
         make: the short run at a λ.
         rows: validation windows or examples.
+        known: what was found before, and is not looked for again.
+        keep: is handed every new trial.
     """
-    trials, steps = [], 0
+    trials = {trial.scale: trial for trial in known}
     rows = rows.take(evenly_spaced(len(rows), MAX_ROWS).numpy())
     with progress_bar(progress, len(grid), "λ") as advance:
         for scale in grid:
-            job = make(scale)
-            steps = job.plan.steps
-            forward = Forward(job.model, precision)
-            found = nll_of(forward, job.model.likelihood, short_run(job), rows, batch_size)
-            trials.append(Trial(scale, *found))
-            del job  # and its prior, before the next is made
+            if scale not in trials:
+                job = make(scale)
+                draws, forward = short_run(job), Forward(job.model, precision)
+                found = nll_of(forward, job.model.likelihood, draws, rows, batch_size)
+                trials[scale] = Trial(scale, job.plan.steps, *found)
+                keep(trials[scale])
+                del job, draws  # and its prior, before the next is made
             advance(1)
-    return Curve(tuple(trials), steps, len(rows))
+    return Curve(tuple(trials[scale] for scale in grid), len(rows))
 
 
 def short_run(job: Job) -> Tensor:

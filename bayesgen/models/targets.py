@@ -28,8 +28,7 @@ def at_targets(module: Any) -> Callable[[Callable[..., Any], Tensor, dict[str, T
     def choose(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if not asked or inputs[0].shape[:-1] != asked[0][1]:
             return None
-        positions, _ = asked.pop()
-        return _at(inputs[0], positions), *inputs[1:]
+        return _at(inputs[0], asked.pop()[0]), *inputs[1:]
 
     embeddings = module.get_output_embeddings()
     if embeddings is not None:

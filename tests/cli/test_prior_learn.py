@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from bayesgen.cli.main import door
 from bayesgen.data.corpora import load_corpus
 from bayesgen.data.windows import Windows
 from bayesgen.evaluation.nll import nll_of
+from bayesgen.inference.job import Job
 from bayesgen.models import load_model
 from bayesgen.predictive import Forward
 from bayesgen.priors import LearnedPrior
@@ -120,6 +122,40 @@ def test_the_prior_goes_to_a_task_with_nothing_in_between(workspace: Workspace) 
     assert totals["gradient_evaluations"] == 12 + 30 + 6 * len(trials) + 30
     # a resumed run keeps its λ, and a finished one gives the same again
     assert workspace.train("sghmc", *flags[:-1], "--resume", "run") == 0
+
+
+def test_trials_survive_a_stop(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given again, the command goes on with the λ that it had not tried; another makes its own."""
+    from bayesgen.evaluation import prior_scale
+
+    flags = ("--prior", "normal", "--prior-scale", "auto", "--prior-scale-steps", "6")
+    assert workspace.train("sghmc", *flags, "--seed", "9", "--out", "whole") == 0
+    expected = json.loads(Path("whole/prior_scale.json").read_text())
+    short_run = prior_scale.short_run
+    tried: list[Job] = []
+
+    def stopped(job: Job) -> torch.Tensor:
+        if len(tried) == 3:
+            raise KeyboardInterrupt
+        return counted(job)
+
+    def counted(job: Job) -> torch.Tensor:
+        tried.append(job)
+        return short_run(job)
+
+    for seed, left in (("9", 4), ("0", 7)):  # what was found with seed 9 is of no use to seed 0
+        tried.clear()
+        monkeypatch.setattr(prior_scale, "short_run", stopped)
+        assert workspace.train("sghmc", *flags, "--seed", "9") == 128 + signal.SIGINT
+        assert [path.name for path in Path("run").iterdir()] == ["prior_scale_trials.json"]
+        tried.clear()
+        monkeypatch.setattr(prior_scale, "short_run", counted)
+        assert workspace.train("sghmc", *flags, "--seed", seed) == 0
+        assert len(tried) == left
+        found = json.loads(Path("run/prior_scale.json").read_text())
+        assert (found == expected) is (seed == "9")
+        assert not Path("run/prior_scale_trials.json").exists()
+        shutil.rmtree("run")
 
 
 def test_each_scale_is_tried_as_it_will_run(workspace: Workspace) -> None:

@@ -61,9 +61,9 @@ def test_a_run_that_diverges_is_never_chosen(tiny_gpt: FunctionalModel) -> None:
 
 @pytest.mark.parametrize(("best", "end"), [(0, True), (1, False), (2, True)])
 def test_an_end_of_the_grid_is_said_to_be_one(best: int, end: bool) -> None:
-    trials = tuple(Trial(10.0**i, 1.0 - (i == best), 1.0) for i in range(3))
-    assert Curve(trials, 1, 1).at_the_end is end
-    assert Curve(trials, 1, 1).to_json()["chosen"] == 10.0**best
+    trials = tuple(Trial(10.0**i, 1, 1.0 - (i == best), 1.0) for i in range(3))
+    assert Curve(trials, 1).at_the_end is end
+    assert Curve(trials, 1).to_json()["chosen"] == 10.0**best
 
 
 def test_a_plan_is_shortened_in_proportion(tiny_gpt: FunctionalModel) -> None:
