@@ -10,12 +10,12 @@
 All arms start at the mean of that path, move the same parameters and take the same number of
 gradients:
 
-- `adamw`: AdamW without a prior, its weight decay tuned;
+- `adamw`: AdamW without a prior, its weight decay and step size tuned;
 - `map_isotropic`, `map_learned`: AdamW on the log posterior, N(μ, σ²) or the learned prior;
 - `sghmc_isotropic`, `sghmc_learned`: SGHMC with the same priors, the mixture of its draws.
 
-λ (of the isotropic priors: of σ²) and the weight decay are chosen by validation NLL for each number
-of data, with seed 0; so is nothing else. Test rows are looked at once, at the end. Every other seed
+λ (of the isotropic priors: of σ²) and AdamW's two settings are chosen by validation NLL for each
+number of data, with seed 0, out of seven each; so is nothing else. Test rows are looked at once, at the end. Every other seed
 draws its own training rows, the same for all arms.
 
 Every run is kept under --folder and not made again, and its scores in transfer.json; --table-only
@@ -50,8 +50,9 @@ STEPS = 240
 """Gradients of every run: SGHMC's preconditioner takes 30 of them."""
 MASKED_HEAD = "cls.predictions.transform*,cls.predictions.bias"
 """What of the head for masked words is not tied to the embeddings of words."""
-WEIGHT_DECAYS = (0.0, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0)
-"""As many as there are λ on the grid of --prior-scale auto."""
+ADAMW = ((1.0, 0.0), (1.0, 1.0), (1.0, 10.0), (0.3, 0.0), (0.3, 1.0), (0.1, 0.0), (0.1, 1.0))
+"""Step size, in those of the task, and weight decay: as many as there are λ on the grid of
+--prior-scale auto."""
 FLAT = ("--prior", "normal", "--prior-std", "1e6")
 
 
@@ -194,28 +195,33 @@ class Study:
         flags = (*self._data(size, 0), *self._arm(arm, size))
         if arm == "adamw":
             found = {}
-            for decay in WEIGHT_DECAYS:
-                out = folder / f"tune_{arm}_{decay:g}"
+            for factor, decay in ADAMW:
+                out = folder / f"tune_{arm}_{factor:g}_{decay:g}"
                 look = (
                     "--eval", "--eval-splits", "val", "--eval-max-samples", "1000",
                     *self._precision,
                 )  # fmt: skip
-                sample(out, *flags, *look, "--weight-decay", str(decay))
+                sample(out, *flags, *self._adamw(factor, decay), *look)
                 scores = report(out, "val")
                 assert scores is not None
-                found[decay] = scores["predictors"]["bma"]["nll"]
-            return ("--weight-decay", str(min(found, key=lambda decay: found[decay])))
+                found[factor, decay] = scores["predictors"]["bma"]["nll"]
+            return self._adamw(*min(found, key=lambda pair: found[pair]))
         out = folder / f"tune_{arm}"
         auto = ("--prior-scale", "auto", "--prior-scale-steps", str(STEPS))
         sample(out, *flags, *auto, *self._precision)
         chosen = json.loads((out / "prior_scale.json").read_text())["chosen"]
         return ("--prior-scale", str(chosen))
 
+    def _adamw(self, factor: float, decay: float) -> tuple[str, ...]:
+        rate = factor * float(self.task.rate[0])
+        return ("--learning-rate", f"{rate:g}", "--weight-decay", f"{decay:g}")
+
     def strength(self, arm: str, size: int, seed: int) -> str:
         """What was chosen, as the run was given it."""
         settings = Run(self.run(arm, size, seed)).record()["settings"]
-        scale = settings["prior_scale"]
-        return f"decay {settings['weight_decay']:g}" if arm == "adamw" else f"λ {float(scale):g}"
+        if arm == "adamw":
+            return f"step {settings['learning_rate']:g}, decay {settings['weight_decay']:g}"
+        return f"λ {float(settings['prior_scale']):g}"
 
     def run(self, arm: str, size: int, seed: int) -> Path:
         return self.folder / self.task.name / str(size) / f"{arm}_{seed}"
