@@ -15,8 +15,8 @@ gradients:
 - `sghmc_isotropic`, `sghmc_learned`: SGHMC with the same priors, the mixture of its draws.
 
 λ (of the isotropic priors: of σ²) and AdamW's two settings are chosen by validation NLL for each
-number of data, with seed 0, out of seven each; so is nothing else. Test rows are looked at once, at the end. Every other seed
-draws its own training rows, the same for all arms.
+number of data, with seed 0, out of seven each; so is nothing else. Test rows are looked at once, at
+the end. Every other seed draws its own training rows, the same for all arms.
 
 Every run is kept under --folder and not made again, and its scores in transfer.json; --table-only
 writes table and picture from what is there.
