@@ -28,7 +28,9 @@ FLOATS: Mapping[str, float] = {
 """Float32 numbers for each Bayesian parameter at a sampler's peak, those of the network and of a
 saved state among them, without per-example gradients (benchmarks/memory.py --samplers)."""
 RANK_FLOATS = 3.0
-"""The same for each deviation that SWAG keeps, or that a learned prior has."""
+"""The same for each deviation that SWAG keeps."""
+PRIOR_FLOATS = 2.0
+"""The same for each deviation of a learned prior: the file's pages, and what is kept of them."""
 FROZEN_FLOATS = 3.0
 """The first number for each other parameter."""
 
@@ -76,7 +78,7 @@ def estimate(sampler: str, settings: TrainSettings, model: FunctionalModel) -> N
     if isinstance(settings, SWAGSettings) and settings.covariance == "low-rank":
         floats += RANK_FLOATS * settings.rank * bayesian
     if settings.prior == "swag" and settings.prior_path is not None:
-        floats += RANK_FLOATS * rank_in(Path(settings.prior_path)) * bayesian
+        floats += PRIOR_FLOATS * rank_in(Path(settings.prior_path)) * bayesian
     memory = int(4 * floats)
     if isinstance(settings, PerExampleSettings):
         memory += min(settings.jacobian_memory * 2**20, 16 * bayesian * settings.batch_size)

@@ -1,13 +1,13 @@
 """A Gaussian whose covariance is a diagonal and a few directions: what SWAG learns.
 
-    N(μ, diag(d) + Wᵀ W),   W [K, P]
+    N(μ, diag(d) + Wᵀ W),   W = g Q,   Q [K, P]
 
 With C = I + W diag(d)⁻¹ Wᵀ [K, K], z = C⁻¹ W (r / d) and e = r − Wᵀ z for a residual r = θ − μ,
 
     Σ⁻¹ r = e / d,   rᵀ Σ⁻¹ r = Σ_i e_i² / d_i + zᵀ z,   log det Σ = log det C + Σ_i log d_i
 
 (Woodbury's identity and the determinant lemma, in a form whose terms are all positive): O(P K) time
-and memory for the density, its gradient and a draw.
+for the density, its gradient and a draw, and O(P) memory beside Q, which is never copied.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ _BLOCK = 2**20
 
 
 class LowRankGaussian(Prior):
-    """N(mean, diag(diagonal) + factorᵀ factor) on θ ∈ R^P.
+    """N(mean, diag(diagonal) + gain² deviationsᵀ deviations) on θ ∈ R^P.
 
     Args:
         mean: [P].
         diagonal: [P], positive: the variance that is each coordinate's own.
-        factor: [K, P]; K may be 0.
+        deviations: [K, P]; K may be 0.
+        gain: g, a number.
         words: what the density is, for people.
         origin: more that a run keeps of where it comes from, plain data.
 
@@ -42,31 +43,34 @@ class LowRankGaussian(Prior):
         self,
         mean: Tensor,
         diagonal: Tensor,
-        factor: Tensor,
+        deviations: Tensor,
+        gain: float = 1.0,
+        *,
         words: str = "low rank + diagonal",
         origin: Mapping[str, Any] | None = None,
     ) -> None:
-        if diagonal.shape != mean.shape or factor.shape[1:] != mean.shape or mean.dim() != 1:
+        if diagonal.shape != mean.shape or deviations.shape[1:] != mean.shape or mean.dim() != 1:
             raise ValueError(
-                f"mean {list(mean.shape)} and diagonal {list(diagonal.shape)} must be [P], factor"
-                f" {list(factor.shape)} must be [K, P]"
+                f"mean {list(mean.shape)} and diagonal {list(diagonal.shape)} must be [P],"
+                f" deviations {list(deviations.shape)} must be [K, P]"
             )
         if not ((diagonal > 0) & diagonal.isfinite()).all():
             raise ValueError("every variance of the diagonal must be positive and finite")
         self.mean = mean
         self.variance = diagonal
-        self.factor = factor
+        self.deviations = deviations
+        self.gain = gain
         self.words = words
         self.origin = origin or {}
         # the small system is solved in float64: it holds sums over all of θ
-        capacitance = torch.eye(len(factor), dtype=torch.float64)
+        gram = torch.zeros(len(deviations), len(deviations), dtype=torch.float64)
         log_det = 0.0
         for part in torch.arange(len(mean)).split(_BLOCK):
             where = slice(int(part[0]), int(part[-1]) + 1)
-            w, d = factor[:, where].cpu().double(), diagonal[where].cpu().double()
-            capacitance += (w / d) @ w.T
+            q, d = deviations[:, where].cpu().double(), diagonal[where].cpu().double()
+            gram += (q / d) @ q.T
             log_det += float(d.log().sum())
-        cholesky = torch.linalg.cholesky(capacitance)
+        cholesky = torch.linalg.cholesky(torch.eye(len(gram), dtype=torch.float64) + gain**2 * gram)
         log_det += 2 * float(cholesky.diagonal().log().sum())
         self._cholesky = cholesky.to(mean.device)
         self._log_normaliser = -0.5 * (len(mean) * math.log(2 * math.pi) + log_det)
@@ -74,10 +78,10 @@ class LowRankGaussian(Prior):
     def _split(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """e [P] and z [K] of θ."""
         residual = theta - self.mean
-        pulled = (self.factor @ (residual / self.variance)).double()
+        pulled = self.gain * (self.deviations @ (residual / self.variance)).double()
         z = torch.cholesky_solve(pulled.unsqueeze(-1), self._cholesky).squeeze(-1)
         z = z.to(residual.dtype)
-        return residual - z @ self.factor, z
+        return residual - (self.gain * z) @ self.deviations, z
 
     def log_prob(self, theta: Tensor) -> Tensor:
         e, z = self._split(theta)
@@ -92,8 +96,9 @@ class LowRankGaussian(Prior):
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """One draw of θ [P], by the global generator unless one is given."""
         noise = torch.randn(len(self.mean), generator=generator, device=self.mean.device)
-        along = torch.randn(len(self.factor), generator=generator, device=self.mean.device)
-        return self.mean + self.variance.sqrt() * noise + along @ self.factor
+        along = torch.randn(len(self.deviations), generator=generator, device=self.mean.device)
+        own = self.mean + self.variance.sqrt() * noise
+        return own + (self.gain * along) @ self.deviations
 
     def precision(self) -> Tensor:
         # W only adds to the covariance
@@ -101,7 +106,13 @@ class LowRankGaussian(Prior):
 
     def marginal_variance(self) -> Tensor:
         """diag(Σ) [P]."""
-        return self.variance + self.factor.square().sum(0)
+        lengths: Tensor = torch.linalg.vector_norm(self.deviations, dim=0)
+        return self.variance + (self.gain * lengths).square()
+
+    @property
+    def factor(self) -> Tensor:
+        """W [K, P], a new tensor."""
+        return self.gain * self.deviations
 
     def tensors(self) -> dict[str, Tensor]:
         """For a file: mean, standard deviations of the diagonal part, and the factor."""
@@ -109,7 +120,7 @@ class LowRankGaussian(Prior):
 
     def describe(self) -> str:
         sd = float(self.marginal_variance().median().sqrt())
-        return f"{self.words}: rank {len(self.factor)}, median σᵢ {sd:.3g}"
+        return f"{self.words}: rank {len(self.deviations)}, median σᵢ {sd:.3g}"
 
     def record(self) -> dict[str, Any]:
         return {**super().record(), **self.origin}

@@ -58,7 +58,7 @@ class Placed:
         """
         head = torch.tensor(head_std**2, device=self.mean.device)
         diagonal = torch.where(self.there, 0.5 * scale * self.variance + epsilon, head)
-        factor = (0.5 * scale) ** 0.5 * self.deviations
+        gain = (0.5 * scale) ** 0.5
         words = f"learned, λ = {scale:g}"
         if len(self.missing) > len(self.kept):
             words += f", new parameters N(0, {head_std:g}²)"
@@ -66,7 +66,9 @@ class Placed:
             words += f", others that it does not know N(θ*, {head_std:g}²)"
         try:
             origin = {"missing": list(self.missing), "extra": list(self.extra)}
-            return LowRankGaussian(self.mean, diagonal, factor, words, origin)
+            return LowRankGaussian(
+                self.mean, diagonal, self.deviations, gain, words=words, origin=origin
+            )
         except (ValueError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
             raise UserError(
                 f"--prior-scale {scale:g}: with ε = {epsilon:g} and σ = {head_std:g} of new"

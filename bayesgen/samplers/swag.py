@@ -40,8 +40,9 @@ def fitted(moments: Moments, low_rank: bool) -> LowRankGaussian:
     return LowRankGaussian(
         torch.cat(moments.mean).float(),
         (half * v).clamp(min=LEAST_VARIANCE),
-        half**0.5 * q,
-        "SWAG",
+        q,
+        half**0.5,
+        words="SWAG",
     )
 
 

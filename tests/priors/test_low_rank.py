@@ -60,7 +60,19 @@ def test_draws_have_its_mean_and_covariance(parts: tuple[torch.Tensor, ...]) -> 
     error = (draws.T.cov() - covariance) / torch.outer(sd, sd)
     assert error.abs().max() < 5 * (2 / 20_000) ** 0.5
     assert ((draws.mean(0) - truth.mean) / sd).abs().max() < 5 / 20_000**0.5
-    torch.testing.assert_close(prior.marginal_variance().double(), covariance.diagonal())
+    marginal = prior.marginal_variance().double()
+    torch.testing.assert_close(marginal, covariance.diagonal(), rtol=1e-6, atol=0)
+
+
+def test_the_gain_is_on_the_factor(parts: tuple[torch.Tensor, ...]) -> None:
+    mean, diagonal, factor = parts
+    one, other = LowRankGaussian(*parts), LowRankGaussian(mean, diagonal, factor / 8, 8.0)
+    theta = torch.zeros(P)
+    torch.testing.assert_close(other.factor, factor)
+    torch.testing.assert_close(one.log_prob(theta), other.log_prob(theta))
+    torch.testing.assert_close(one.marginal_variance(), other.marginal_variance())
+    draws = [p.sample(torch.Generator().manual_seed(4)) for p in (one, other)]
+    torch.testing.assert_close(*draws)
 
 
 def test_it_is_fit_for_vmap(parts: tuple[torch.Tensor, ...]) -> None:
