@@ -7,14 +7,17 @@ here (Gabry et al. 2019, https://arxiv.org/abs/1709.01449, section 3).
 from __future__ import annotations
 
 import math
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from bayesgen.data.windows import Rows
-from bayesgen.evaluation.nll import log_likelihoods
+from bayesgen.evaluation.nll import nll_of
+from bayesgen.evaluation.passes import Split, max_block, readings
+from bayesgen.evaluation.tokens import TokenScores
 from bayesgen.likelihoods import IGNORED, Gaussian
 from bayesgen.models import FunctionalModel
 from bayesgen.predictive import Forward
@@ -54,57 +57,69 @@ def prior_predictive(
 ) -> PriorPredictive:
     """Predict `rows` by `draws` [S, P] from a prior."""
     forward, likelihood = Forward(model), model.likelihood
-    every = log_likelihoods(forward, likelihood, draws, rows, batch_size)
-    observations = rows.num_targets
-    own = log_likelihoods(forward, likelihood, model.theta[None], rows, batch_size)
-    mixed = every.logsumexp(0) - math.log(len(every))
-    known: dict[str, Any] = {
-        "draws": -every.sum(1) / observations,
-        "nll": -float(mixed.sum()) / observations,
-        "loaded": -float(own.sum()) / observations,
-    }
+    loaded, _ = nll_of(forward, likelihood, model.theta[None], rows, batch_size)
+    split = Split.of(rows, batch_size, None, forward.device)
     if isinstance(likelihood, Gaussian):
-        found = torch.stack([_outputs(forward, theta, rows, batch_size) for theta in draws])
-        return PriorPredictive(**known, outputs=(found.mean(1), found.std(1)))
-    return PriorPredictive(**known, **_classes(forward, draws, rows, batch_size))
+        return _of_numbers(forward, likelihood, draws, split, loaded)
+    return _of_classes(forward, draws, split, loaded)
 
 
-def _outputs(forward: Forward, theta: Tensor, rows: Rows, batch_size: int) -> Tensor:
-    forward.load(theta)
-    parts = torch.arange(len(rows)).split(batch_size)
-    return torch.cat([forward.outputs(rows.batch(part.numpy())).flatten().cpu() for part in parts])
-
-
-def _classes(forward: Forward, draws: Tensor, rows: Rows, batch_size: int) -> dict[str, Any]:
-    """What the draws and their mixture say of classes or tokens."""
-    confidence = torch.zeros(len(draws), dtype=torch.float64)
-    shares = (
-        None if rows.num_classes is None else confidence.new_zeros(len(draws), rows.num_classes)
-    )
-    entropy = aleatoric = 0.0
-    observations, classes = 0, 0
-    for part in torch.arange(len(rows)).split(batch_size):
-        batch = rows.batch(part.numpy())
-        observed = batch["labels"] != IGNORED
-        observations += int(observed.sum())
-        total: Tensor | None = None
-        for s, theta in enumerate(draws):
+def _of_numbers(
+    forward: Forward, likelihood: Gaussian, draws: Tensor, split: Split, loaded: float
+) -> PriorPredictive:
+    outputs, densities = [], []
+    for reading in readings(forward, split, len(split.indices), forward.outputs):
+        for theta in draws:
             forward.load(theta)
-            log_probs = forward.log_probs(batch).cpu()[observed]
-            classes = log_probs.shape[-1]
-            probs = log_probs.exp()
-            top = probs.max(-1)
-            confidence[s] += top.values.double().sum()
-            aleatoric += float(torch.special.entr(probs).sum()) / len(draws)
-            if shares is not None:
-                shares[s] += torch.bincount(top.indices, minlength=classes)
-            total = probs if total is None else total.add_(probs)
-        assert total is not None
-        entropy += float(torch.special.entr(total / len(draws)).sum())
-    return {
-        "uniform": math.log(classes),
-        "confidence": confidence / observations,
-        "entropy": entropy / observations,
-        "aleatoric": aleatoric / observations,
-        "shares": None if shares is None else shares / observations,
-    }
+            read = [(found.flatten(), labels) for _, labels, found in reading]
+            outputs.append(torch.cat([found for found, _ in read]))
+            densities.append(torch.cat([likelihood.per_sequence(*pair) for pair in read]))
+    # each draw has read all blocks: [blocks x S] of unequal length
+    said = _by_draw(outputs, len(draws))
+    every = _by_draw(densities, len(draws)).double()
+    observations = split.windows.num_targets
+    return PriorPredictive(
+        -every.sum(1) / observations,
+        -float((every.logsumexp(0) - math.log(len(every))).sum()) / observations,
+        loaded,
+        outputs=(said.mean(1), said.std(1)),
+    )
+
+
+def _by_draw(blocks: Sequence[Tensor], draws: int) -> Tensor:
+    """What `draws` said of one block after the other, [S, n]."""
+    return torch.stack([torch.cat(list(blocks[s::draws])) for s in range(draws)]).cpu()
+
+
+def _of_classes(forward: Forward, draws: Tensor, split: Split, loaded: float) -> PriorPredictive:
+    each: list[list[TokenScores]] = [[] for _ in draws]
+    mixed: list[TokenScores] = []
+    classes = 0
+    for reading in readings(forward, split, max_block(forward, split), forward.target_log_probs):
+        sums: list[tuple[Tensor, Tensor]] = []
+        for theta, own in zip(draws, each, strict=True):
+            forward.load(theta)
+            for i, (_, labels, log_probs) in enumerate(reading):
+                targets = labels[labels != IGNORED]
+                own.append(TokenScores.of(log_probs, targets))
+                if own is each[0]:
+                    sums.append((log_probs, targets))
+                else:
+                    torch.logaddexp(sums[i][0], log_probs, out=sums[i][0])
+        mixed += [TokenScores.of(total - math.log(len(draws)), targets) for total, targets in sums]
+        classes = sums[0][0].shape[-1]
+    bma, said = TokenScores.cat(mixed), [TokenScores.cat(own) for own in each]
+    shares = None
+    if split.windows.num_classes is not None:
+        counts = [torch.bincount(own.guess, minlength=classes) for own in said]
+        shares = torch.stack(counts).double() / len(bma.guess)
+    return PriorPredictive(
+        torch.stack([-own.log_likelihood.mean() for own in said]),
+        -float(bma.log_likelihood.mean()),
+        loaded,
+        uniform=math.log(classes),
+        confidence=torch.stack([own.confidence.mean() for own in said]),
+        entropy=float(bma.entropy.mean()),
+        aleatoric=statistics.mean(float(own.entropy.mean()) for own in said),
+        shares=shares,
+    )
