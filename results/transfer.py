@@ -8,13 +8,13 @@
   which it gets a number of windows of 64 characters.
 
 All arms start at the mean of that path, move the same parameters and take the same number of
-gradients:
+gradients (but for AdamW where it stops early):
 
-- `adamw`: AdamW without a prior, its weight decay and step size tuned;
+- `adamw`: AdamW without a prior; weight decay, step size and when it stops are tuned;
 - `map_isotropic`, `map_learned`: AdamW on the log posterior, N(μ, σ²) or the learned prior;
 - `sghmc_isotropic`, `sghmc_learned`: SGHMC with the same priors, the mixture of its draws.
 
-λ (of the isotropic priors: of σ²) and AdamW's two settings are chosen by validation NLL for each
+λ (of the isotropic priors: of σ²) and AdamW's settings are chosen by validation NLL for each
 number of data, with seed 0, out of seven each; so is nothing else. Test rows are looked at once, at
 the end. Every other seed draws its own training rows, the same for all arms.
 
@@ -50,9 +50,12 @@ STEPS = 240
 """Gradients of every run: SGHMC's preconditioner takes 30 of them."""
 MASKED_HEAD = "cls.predictions.transform*,cls.predictions.bias"
 """What of the head for masked words is not tied to the embeddings of words."""
-ADAMW = ((1.0, 0.0), (1.0, 1.0), (1.0, 10.0), (0.3, 0.0), (0.3, 1.0), (0.1, 0.0), (0.1, 1.0))
-"""Step size, in those of the task, and weight decay: as many as there are λ on the grid of
---prior-scale auto."""
+ADAMW = (
+    (1.0, 0.0, 240), (1.0, 10.0, 240), (0.3, 1.0, 240), (0.1, 0.0, 240),
+    (1.0, 0.0, 24), (0.3, 0.0, 60), (0.1, 0.0, 60),
+)  # fmt: skip
+"""Step size, in those of the task, weight decay, and steps, fewer to stop early: as many as there
+are λ on the grid of --prior-scale auto."""
 FLAT = ("--prior", "normal", "--prior-std", "1e6")
 
 
@@ -174,12 +177,11 @@ class Study:
         """Sampler and prior."""
         method, _, prior = arm.partition("_")
         adamw, sghmc = self.task.rate
-        epochs = STEPS / math.ceil(size / self.task.batch)
         move = (
             ("--sampler", "sghmc", "--temperature", self.task.temperature, "--warmup-steps", "60",
              "--sampling-steps", str(STEPS - 90), "--thinning", "15", "--learning-rate", sghmc)
             if method == "sghmc"
-            else ("--sampler", "map", "--learning-rate", adamw, "--epochs", str(epochs))
+            else ("--sampler", "map", "--learning-rate", adamw, "--epochs", self._epochs(size, STEPS))
         )  # fmt: skip
         if not prior:
             return (*move, *FLAT)
@@ -195,32 +197,40 @@ class Study:
         flags = (*self._data(size, 0), *self._arm(arm, size))
         if arm == "adamw":
             found = {}
-            for factor, decay in ADAMW:
-                out = folder / f"tune_{arm}_{factor:g}_{decay:g}"
+            for setting in ADAMW:
+                out = folder / "_".join(("tune", arm, *(f"{number:g}" for number in setting)))
                 look = (
                     "--eval", "--eval-splits", "val", "--eval-max-samples", "1000",
                     *self._precision,
                 )  # fmt: skip
-                sample(out, *flags, *self._adamw(factor, decay), *look)
+                sample(out, *flags, *self._adamw(size, *setting), *look)
                 scores = report(out, "val")
                 assert scores is not None
-                found[factor, decay] = scores["predictors"]["bma"]["nll"]
-            return self._adamw(*min(found, key=lambda pair: found[pair]))
+                found[setting] = scores["predictors"]["bma"]["nll"]
+            return self._adamw(size, *min(found, key=lambda setting: found[setting]))
         out = folder / f"tune_{arm}"
         auto = ("--prior-scale", "auto", "--prior-scale-steps", str(STEPS))
         sample(out, *flags, *auto, *self._precision)
         chosen = json.loads((out / "prior_scale.json").read_text())["chosen"]
         return ("--prior-scale", str(chosen))
 
-    def _adamw(self, factor: float, decay: float) -> tuple[str, ...]:
+    def _adamw(self, size: int, factor: float, decay: float, steps: int) -> tuple[str, ...]:
         rate = factor * float(self.task.rate[0])
-        return ("--learning-rate", f"{rate:g}", "--weight-decay", f"{decay:g}")
+        return (
+            "--learning-rate", f"{rate:g}", "--weight-decay", f"{decay:g}",
+            "--epochs", self._epochs(size, steps),
+        )  # fmt: skip
+
+    def _epochs(self, size: int, steps: int) -> str:
+        return str(steps / math.ceil(size / self.task.batch))
 
     def strength(self, arm: str, size: int, seed: int) -> str:
         """What was chosen, as the run was given it."""
         settings = Run(self.run(arm, size, seed)).record()["settings"]
         if arm == "adamw":
-            return f"step {settings['learning_rate']:g}, decay {settings['weight_decay']:g}"
+            steps = round(settings["epochs"] * math.ceil(size / self.task.batch))
+            rate, decay = settings["learning_rate"], settings["weight_decay"]
+            return f"step size {rate:g}, decay {decay:g}, {steps} steps"
         return f"λ {float(settings['prior_scale']):g}"
 
     def run(self, arm: str, size: int, seed: int) -> Path:
