@@ -177,11 +177,12 @@ class Study:
         """Sampler and prior."""
         method, _, prior = arm.partition("_")
         adamw, sghmc = self.task.rate
+        epochs = self._epochs(size, STEPS)
         move = (
             ("--sampler", "sghmc", "--temperature", self.task.temperature, "--warmup-steps", "60",
              "--sampling-steps", str(STEPS - 90), "--thinning", "15", "--learning-rate", sghmc)
             if method == "sghmc"
-            else ("--sampler", "map", "--learning-rate", adamw, "--epochs", self._epochs(size, STEPS))
+            else ("--sampler", "map", "--learning-rate", adamw, "--epochs", epochs)
         )  # fmt: skip
         if not prior:
             return (*move, *FLAT)
