@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict, dataclass, field, fields, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from bayesgen.inference.job import Job, make_job
 from bayesgen.predictive.mixture import scoring_precision
 from bayesgen.priors.learned import fingerprint
 from bayesgen.reports.tables import scale_table, show
-from bayesgen.runs import atomic_write, finite
+from bayesgen.runs import atomic_write, file_sha256, finite
 from bayesgen.samplers.preconditioning import needs_pass
 from bayesgen.settings import (
     ChainSettings,
@@ -28,40 +29,48 @@ from bayesgen.settings import (
 
 TRIALS = "prior_scale_trials.json"
 ASIDE = {f.name for f in (*fields(LoopSettings), *fields(EvalSettings))} - {"eval_precision"}
-"""Settings that no trial depends on."""
+"""Settings that no trial depends on, but for rounding."""
 
 
 @dataclass
 class Trials:
-    """The trials of a command so far, in its --out, for when it is stopped and given again."""
+    """The trials of a command so far, for when it is stopped and given again.
 
-    path: Path
+    Attributes:
+        path: where they are kept; None where the command names no --out.
+        of: all that a trial depends on, plain data.
+    """
+
+    path: Path | None
     of: dict[str, Any]
     found: list[Trial] = field(default_factory=list)
 
     @classmethod
-    def read(cls, folder: Path, of: dict[str, Any]) -> Trials:
-        """What is in `folder`, if it is of the same model, data, prior and settings."""
-        trials = cls(folder / TRIALS, json.loads(json.dumps(of)))
+    def read(cls, folder: str | None, of: dict[str, Any]) -> Trials:
+        """What is in `folder`, if it is of the same."""
+        trials = cls(None if folder is None else Path(folder) / TRIALS, json.loads(json.dumps(of)))
+        if trials.path is None:
+            return trials
         try:
             content = json.loads(trials.path.read_text())
             if content["of"] == trials.of:
                 trials.found = [Trial.from_json(trial) for trial in content["trials"]]
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
             pass  # none, or damaged: they are made again
         return trials
 
     def keep(self, trial: Trial) -> None:
         self.found.append(trial)
+        if self.path is None:
+            return
         content = {"of": self.of, "trials": [asdict(trial) for trial in self.found]}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(self.path, json.dumps(finite(content)).encode())
 
 
 def choose_scale(name: str, settings: TrainSettings, inputs: Inputs) -> dict[str, Any]:
     """Choose λ and show the curve; what a run keeps of it.
 
-    Trials are kept in --out while they are made, and taken from there.
+    Trials are kept in --out, which is there, and taken from it.
 
     Raises:
         UserError: every short run diverged.
@@ -78,9 +87,7 @@ def choose_scale(name: str, settings: TrainSettings, inputs: Inputs) -> dict[str
         moments = job.moments  # of the likelihood alone: measured once
         return job
 
-    kept = None
-    if settings.out is not None:
-        kept = Trials.read(Path(settings.out), _identity(name, settings, inputs))
+    kept = Trials.read(settings.out, _identity(name, settings, inputs))
     curve = tune_scale(
         make,
         GRIDS[settings.prior],
@@ -88,11 +95,9 @@ def choose_scale(name: str, settings: TrainSettings, inputs: Inputs) -> dict[str
         batch_size=settings.eval_batch_size,
         precision=scoring_precision(settings.eval_precision, inputs.model),
         progress="--prior-scale auto",
-        known=() if kept is None else tuple(kept.found),
-        keep=(lambda trial: None) if kept is None else kept.keep,
+        known=tuple(kept.found),
+        keep=kept.keep,
     )
-    if kept is not None:
-        kept.path.unlink(missing_ok=True)
     if not curve.best.finite:
         raise UserError(
             "--prior-scale auto: the short runs of all λ diverged; lower --learning-rate, or give"
@@ -113,11 +118,14 @@ def choose_scale(name: str, settings: TrainSettings, inputs: Inputs) -> dict[str
 
 def _identity(name: str, settings: TrainSettings, inputs: Inputs) -> dict[str, Any]:
     """All that a trial depends on."""
-    prior = settings.prior_path
+    prior, model = settings.prior_path, inputs.model
+    variances = settings.preconditioner if isinstance(settings, ChainSettings) else ""
     return {
         "sampler": name,
         "settings": {k: v for k, v in vars(settings).items() if k not in ASIDE},
-        "model": inputs.model.info.sha256,
-        "data": inputs.data["sha256"],
+        "model": [model.info.sha256, dict(model.info.config), str(model.device)],
+        "data": [inputs.data, inputs.block_size],
         "prior": None if prior is None else fingerprint(Path(prior)),
+        "preconditioner": file_sha256(Path(variances)) if Path(variances).is_file() else None,
+        "versions": [version(package) for package in ("bayesgen", "torch")],
     }

@@ -18,7 +18,7 @@ from rich.console import Console
 from bayesgen.cli.beginning import model_of
 from bayesgen.cli.inputs import Inputs, read_inputs
 from bayesgen.cli.options import Chosen
-from bayesgen.cli.prior_scale import choose_scale
+from bayesgen.cli.prior_scale import TRIALS, choose_scale
 from bayesgen.cli.scoring import check_draws, score_run
 from bayesgen.cli.sources import require_same_labels
 from bayesgen.cli.watching import save_models, watch_of
@@ -69,6 +69,8 @@ def train(name: str, chosen: Chosen[TrainSettings], resumed: Run | None = None) 
         if settings.out is not None:
             Run.require_free(Path(settings.out))
         if _auto(settings):
+            if settings.out is not None:
+                Run.create(Path(settings.out))
             curve = choose_scale(name, settings, inputs)
         job = make_job(name, _with_scale(settings, curve), model, inputs.batches)
         if settings.eval:
@@ -92,6 +94,7 @@ def train(name: str, chosen: Chosen[TrainSettings], resumed: Run | None = None) 
             if curve is not None:
                 run.write_json(PRIOR_SCALE, curve)
             run.write_json("run.json", _record(job, chosen, inputs, sizes))
+            (run.path / TRIALS).unlink(missing_ok=True)
             _print_opening(name, run, sizes)
         config = run.record()["settings"] if settings.wandb else None
         with graceful_stop() as stop, Tracker(run, config) as tracker:

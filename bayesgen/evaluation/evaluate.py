@@ -219,7 +219,7 @@ def run_passes(
         if kept is not None:
             return kept, split
     forward.load(predictive.model.theta)
-    split = replace(split, batch_size=min(batch_size, max_batch(forward, windows)))
+    split = replace(split, batch_size=min(batch_size, max_batch(forward, split)))
     try:
         with progress_bar(progress, (len(posterior) + 3) * len(split.indices)) as advance:
             passes = _passes(predictive, split, held_in, cache, advance)
@@ -240,8 +240,8 @@ def score_checkpoint(model: FunctionalModel, windows: Rows, *, batch_size: int =
     """A model's own weights on `windows`: what `deterministic` is for a chain that starts there."""
     forward = Forward(model)
     forward.load(model.theta)
-    batch_size = min(batch_size, max_batch(forward, windows))
     split = Split.of(windows, batch_size, None, model.device)
+    split = replace(split, batch_size=min(batch_size, max_batch(forward, split)))
     return single(forward, split, model.theta, lambda _: None)
 
 

@@ -1,6 +1,6 @@
 """NLL of weights that are in memory: for many short looks at validation data.
 
-Of each label and draw one number is kept and nothing else.
+Of each label and draw one number is kept to the end, and nothing else.
 """
 
 from __future__ import annotations
@@ -34,9 +34,12 @@ def log_likelihoods(
     forward: Forward, likelihood: Likelihood, draws: Tensor, rows: Rows, batch_size: int = 64
 ) -> Tensor:
     """log p(label | x, θ_s) of every label of `rows` that is an observation, in their order, by
-    each draw: [S, n], float64, in nats."""
+    each of S > 0 draws: [S, n], float64, in nats. Of real numbers every label is there, as exactly
+    0 where it is NaN."""
     split = Split.of(rows, batch_size, None, forward.device)
-    read = forward.outputs if isinstance(likelihood, Gaussian) else forward.target_log_probs
+    real = isinstance(likelihood, Gaussian)
+    read = forward.outputs if real else forward.target_log_probs
+    back = split.windows_back if real else split.tokens_back
     found: list[list[Tensor]] = [[] for _ in draws]
     for reading in readings(forward, split, len(rows), read):
         for theta, own in zip(draws, found, strict=True):
@@ -48,4 +51,4 @@ def log_likelihoods(
                     else per_observation(outputs, labels[labels != IGNORED])
                 )
                 own.append(each.double().cpu())
-    return torch.stack([torch.cat(own) for own in found])[:, split.tokens_back]
+    return torch.stack([torch.cat(own) for own in found])[:, back]

@@ -136,10 +136,11 @@ def evenly_spaced(rows: int, most: int | None) -> Tensor:
     return torch.linspace(0, rows - 1, most).round().long()
 
 
-def max_batch(forward: Forward, windows: Rows) -> int:
-    """Windows that may be read at once, by what the network says of all their positions: at least
-    one."""
-    one_window = forward.log_probs(windows.batch(torch.arange(1))).numel()
+def max_batch(forward: Forward, split: Split) -> int:
+    """Windows that may be read at once, by what the network says of all its positions, or of those
+    that are asked for: at least one."""
+    first = forward.log_probs(split.windows.batch(torch.arange(1)))
+    one_window = max(first.numel(), first.shape[-1] * int(split.tokens.max()))
     return max(1, MAX_ELEMENTS // one_window)
 
 

@@ -37,7 +37,8 @@ DRAWS = 5
 
 @dataclass(frozen=True)
 class Trial:
-    """One λ: NLL of the mixture and of its members on validation rows, in nats per observation.
+    """One λ: NLL of the mixture and of its members on validation rows, in nats per observation,
+    after so many steps.
 
     A run that diverged has an infinite NLL.
     """
@@ -49,9 +50,13 @@ class Trial:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Trial:
-        """Of what `dataclasses.asdict` and JSON made, which knows no infinity."""
-        known: dict[str, Any] = {k: math.inf if v is None else v for k, v in content.items()}
-        return cls(**known)
+        """Of what `dataclasses.asdict` and JSON made, which knows no infinity.
+
+        Raises:
+            AttributeError, KeyError, TypeError, ValueError: it is something else.
+        """
+        numbers = {k: math.inf if v is None else float(v) for k, v in content.items()}
+        return cls(steps=int(numbers.pop("steps")), **numbers)
 
     @property
     def finite(self) -> bool:
@@ -122,7 +127,7 @@ def tune_scale(
                 found = nll_of(forward, job.model.likelihood, draws, rows, batch_size)
                 trials[scale] = Trial(scale, job.plan.steps, *found)
                 keep(trials[scale])
-                del job, draws  # and its prior, before the next is made
+                del job, draws, forward  # and the prior, before the next is made
             advance(1)
     return Curve(tuple(trials[scale] for scale in grid), len(rows))
 

@@ -22,7 +22,7 @@ from bayesgen.models.functional import POOLER, Call, FunctionalModel, ModelInfo
 from bayesgen.models.hf_tokenizer import read_tokenizer
 from bayesgen.models.lora import Lora, add_adapters
 from bayesgen.models.quiet import quiet
-from bayesgen.models.targets import at_targets
+from bayesgen.models.targets import logits_at, serve_targets
 from bayesgen.models.tasks import TASKS, Head, Task
 from bayesgen.parameters import ADAPTER, Subset
 
@@ -297,12 +297,14 @@ def _load_adapters(name: str, module: Any) -> None:
 
 
 def _call(task: Task, module: Any) -> Call:
-    at = at_targets(module) if task.auto_class == "AutoModelForMaskedLM" else None
+    masked = task.auto_class == "AutoModelForMaskedLM"
+    if masked:
+        serve_targets(module)
 
     def call(apply: Callable[..., Any], batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        inputs = {k: v for k, v in batch.items() if k not in ("labels", "targets")}
-        if at is not None and "targets" in batch:
-            return at(apply, batch["targets"], inputs)
+        inputs = {k: v for k, v in batch.items() if k != "labels"}
+        if masked and "targets" in inputs:
+            return logits_at(apply, inputs.pop("targets"), inputs)
         if task.auto_class == "AutoModelForSeq2SeqLM" and "decoder_input_ids" not in batch:
             inputs["decoder_input_ids"] = module.prepare_decoder_input_ids_from_labels(
                 batch["labels"]

@@ -7,42 +7,59 @@ more than its blocks do. Of the positions that were read, a sixth or so are mask
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
-def at_targets(module: Any) -> Callable[[Callable[..., Any], Tensor, dict[str, Tensor]], Tensor]:
-    """How a network for masked words is asked for the logits at some positions.
+@dataclass
+class _Asked:
+    """Positions [B, K] of a batch whose input is of this shape, and whether they were chosen."""
 
-    What is given back takes something that is called like the module, positions [B, K] int64, and
-    what to call it with; it returns logits [B, K, V]. Where the network does not hand the states
-    [B, T, H] of what it reads to its output embeddings, the logits of all positions are computed,
-    and those of the others dropped.
+    positions: Tensor
+    shape: torch.Size
+    served: bool = False
 
-    Args:
-        module: of transformers; the copies that are made of it afterwards are served, too.
-    """
-    asked: list[tuple[Tensor, tuple[int, ...]]] = []
 
-    def choose(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        if not asked or inputs[0].shape[:-1] != asked[0][1]:
-            return None
-        return _at(inputs[0], asked.pop()[0]), *inputs[1:]
+_ASKED: ContextVar[_Asked | None] = ContextVar("asked", default=None)
+"""What is in the network right now; a hook is handed nothing but states."""
 
+
+def serve_targets(module: Any) -> None:
+    """Make a network for masked words, and copies of it, fit for `logits_at`."""
     embeddings = module.get_output_embeddings()
     if embeddings is not None:
-        embeddings.register_forward_pre_hook(choose)
+        embeddings.register_forward_pre_hook(_choose)
 
-    def logits(apply: Callable[..., Any], positions: Tensor, inputs: dict[str, Tensor]) -> Tensor:
-        asked.append((positions, inputs["input_ids"].shape))
-        try:
-            found: Tensor = apply(**inputs).logits
-            return _at(found, positions) if asked else found
-        finally:
-            asked.clear()
 
-    return logits
+def logits_at(apply: Callable[..., Any], positions: Tensor, inputs: dict[str, Any]) -> Tensor:
+    """Logits [B, K, V] at `positions` [B, K] int64.
+
+    Where the network does not hand the states [B, T, H] of what it reads to its output embeddings,
+    the logits of all positions are computed, and those of the others dropped.
+
+    Args:
+        apply: something that is called like the network.
+        inputs: what to call it with, "input_ids" [B, T] among it.
+    """
+    asked = _Asked(positions, inputs["input_ids"].shape)
+    before = _ASKED.set(asked)
+    try:
+        found: Tensor = apply(**inputs).logits
+    finally:
+        _ASKED.reset(before)
+    return found if asked.served else _at(found, positions)
+
+
+def _choose(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    asked = _ASKED.get()
+    if asked is None or asked.served or not inputs or inputs[0].shape[:-1] != asked.shape:
+        return None
+    asked.served = True
+    return _at(inputs[0], asked.positions), *inputs[1:]
 
 
 def _at(states: Tensor, positions: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from bayesgen.predictive import Forward
 from bayesgen.priors import LearnedPrior
 from tests.workspace import Workspace
 
+Capture = pytest.CaptureFixture[str]
 UPSTREAM = (
     "--model", "model.pt", "--corpus", "corpus.txt", "--out", "upstream", "--batch-size", "4",
     "--warmup-steps", "4", "--sampling-steps", "24", "--thinning", "2", "--rank", "5",
@@ -147,7 +148,8 @@ def test_trials_survive_a_stop(workspace: Workspace, monkeypatch: pytest.MonkeyP
         tried.clear()
         monkeypatch.setattr(prior_scale, "short_run", stopped)
         assert workspace.train("sghmc", *flags, "--seed", "9") == 128 + signal.SIGINT
-        assert [path.name for path in Path("run").iterdir()] == ["prior_scale_trials.json"]
+        assert Path("run/prior_scale_trials.json").exists()
+        assert not Path("run/run.json").exists()
         tried.clear()
         monkeypatch.setattr(prior_scale, "short_run", counted)
         assert workspace.train("sghmc", *flags, "--seed", seed) == 0
@@ -156,6 +158,43 @@ def test_trials_survive_a_stop(workspace: Workspace, monkeypatch: pytest.MonkeyP
         assert (found == expected) is (seed == "9")
         assert not Path("run/prior_scale_trials.json").exists()
         shutil.rmtree("run")
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"of": 1, "trials": 2}'])
+def test_damaged_trials_are_made_again(
+    content: str, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bayesgen.cli import prior_scale
+
+    Path("run").mkdir()
+    Path("run/prior_scale_trials.json").write_text(content)
+    flags = ("--prior", "normal", "--prior-scale", "auto", "--prior-scale-steps", "6")
+    assert workspace.train("sghmc", *flags) == 0
+    for trials in ([5], [{"scale": "x", "steps": 1}], [{}], 7):
+        of: dict[str, Any] = {"a": 1}
+        Path("run/prior_scale_trials.json").write_text(json.dumps({"of": of, "trials": trials}))
+        assert prior_scale.Trials.read("run", of).found == []
+
+
+def test_trials_are_there_until_the_run_is(workspace: Workspace, capsys: Capture) -> None:
+    """What was refused after them does not cost them."""
+    flags = ("--prior", "normal", "--prior-scale", "auto", "--prior-scale-steps", "6", "--eval",
+             "--eval-num-posterior-samples")  # fmt: skip
+    assert workspace.train("sghmc", *flags, "9999") == 2
+    assert len(json.loads(Path("run/prior_scale_trials.json").read_text())["trials"]) == 7
+    assert workspace.train("sghmc", *flags, "1") == 0
+    assert not Path("run/prior_scale_trials.json").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_the_trials(
+    workspace: Workspace, capsys: Capture
+) -> None:
+    Path("file").touch()
+    flags = ("--prior", "normal", "--prior-scale", "auto", "--out", "file/run")
+    assert workspace.train("sghmc", *flags) == 2
+    said = capsys.readouterr().err
+    assert "--out: cannot write to 'file/run'" in said
+    assert "λ" not in said
 
 
 def test_each_scale_is_tried_as_it_will_run(workspace: Workspace) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.distributions import Normal
 
 from bayesgen.data.examples import Examples
 from bayesgen.data.labelled import load_labelled
@@ -16,10 +17,12 @@ from bayesgen.data.windows import Windows
 from bayesgen.evaluation import evaluate_split
 from bayesgen.evaluation.nll import log_likelihoods, nll_of
 from bayesgen.evaluation.prior_predictive import prior_predictive
+from bayesgen.likelihoods import Gaussian
 from bayesgen.models import FunctionalModel
 from bayesgen.posterior import Posterior
 from bayesgen.predictive import Forward, Predictive
 from tests.encoder import save_encoder, write_rows
+from tests.evaluation.test_regression import Points
 
 TOKENS = np.random.default_rng(0).integers(0, 11, 101).astype(np.uint16)
 
@@ -81,6 +84,20 @@ def test_labels_are_told_in_the_order_of_the_rows(tmp_path: Path) -> None:
         for theta, own in zip(draws, found, strict=True):
             expected = model(theta, batch).log_softmax(-1)[0, batch["labels"][0]]
             assert float(own[place]) == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_any_number_is_a_label(tmp_path: Path) -> None:
+    """Of real labels none means "no observation", but for NaN."""
+    labels = torch.tensor([0.0, 1.0, -100.0, 3.0, math.nan])
+    points = Points(torch.randn(5, 3, generator=torch.Generator().manual_seed(0)), labels)
+    model = FunctionalModel(
+        torch.nn.Linear(3, 1), lambda apply, batch: apply(batch["x"]), likelihood=Gaussian(2.0)
+    )
+    (found,) = log_likelihoods(Forward(model), model.likelihood, model.theta[None], points, 2)
+    outputs = model(model.theta, points.batch(np.arange(5)))
+    expected = Normal(outputs[:, 0], 2.0).log_prob(labels.nan_to_num())
+    torch.testing.assert_close(found[:4].float(), expected[:4])
+    assert found[4] == 0
 
 
 def test_what_is_frozen_runs_once_for_all_draws(tmp_path: Path) -> None:

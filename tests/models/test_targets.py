@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -87,3 +89,24 @@ def test_an_error_leaves_nothing_behind(tmp_path: Path) -> None:
         model(model.theta, some | {"input_ids": some["input_ids"] + 10**6})
     logits = model(model.theta, every)
     assert logits.shape[:2] == every["input_ids"].shape
+
+
+def test_copies_in_two_threads_do_not_meet(tmp_path: Path) -> None:
+    model = loaded(next(a for a in MASKED if a.name == "BERT"), tmp_path)
+    _, some = batches()
+    other = some | {"targets": some["targets"].flip(0) + 1}
+    forwards, asked = (Forward(model), Forward(model)), (some, other)
+    expected = [model(model.theta, batch) for batch in asked]
+
+    def often(number: int) -> bool:
+        forwards[number].load(model.theta)
+        found = (forwards[number].outputs(asked[number]) for _ in range(50))
+        return all(torch.allclose(logits, expected[number], atol=1e-5) for logits in found)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert all(pool.map(often, (0, 1)))
+
+
+def test_the_network_can_still_be_pickled(tmp_path: Path) -> None:
+    model = loaded(next(a for a in MASKED if a.name == "BERT"), tmp_path)
+    assert pickle.loads(pickle.dumps(model.module)).get_output_embeddings() is not None
