@@ -14,9 +14,11 @@ gradients (but for AdamW where it stops early):
 - `map_isotropic`, `map_learned`: AdamW on the log posterior, N(μ, σ²) or the learned prior;
 - `sghmc_isotropic`, `sghmc_learned`: SGHMC with the same priors, the mixture of its draws.
 
-λ (of the isotropic priors: of σ²) and AdamW's settings are chosen by validation NLL for each
-number of data, with seed 0, out of seven each; so is nothing else. Test rows are looked at once, at
-the end. Every other seed draws its own training rows, the same for all arms.
+λ (of the isotropic priors: of σ²) and AdamW's settings are chosen by NLL on at most 1,000
+validation rows (of a chain: by five draws), for each number of data, with seed 0, out of seven
+each. Nothing else is tuned here: the step sizes of MAP and SGHMC, the temperatures, σ = 0.05 (times
+√λ) and the 0.2 of a new head were fixed beforehand. Test rows are looked at once, at the end, ten
+draws of a chain. Every other seed draws its own training rows, the same for all arms.
 
 Every run is kept under --folder and not made again, and its scores in transfer.json; --table-only
 writes table and picture from what is there.
@@ -27,6 +29,7 @@ writes table and picture from what is there.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import statistics
@@ -225,6 +228,12 @@ class Study:
     def _epochs(self, size: int, steps: int) -> str:
         return str(steps / math.ceil(size / self.task.batch))
 
+    @property
+    def protocol(self) -> str:
+        """What runs must have in common to stand in one table."""
+        common = (self.task, STEPS, TEST_ROWS, PIECE, ADAMW, self.layers)
+        return hashlib.sha256(repr(common).encode()).hexdigest()[:12]
+
     def strength(self, arm: str, size: int, seed: int) -> str:
         """What was chosen, as the run was given it."""
         settings = Run(self.run(arm, size, seed)).record()["settings"]
@@ -277,21 +286,29 @@ class Cell:
         return statistics.mean(values), float(half)
 
 
-def keep(study: Study, seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """One line for each run of a task, of this folder and of those before: SCORES has them all."""
-    every = json.loads(SCORES.read_text()) if SCORES.is_file() else {}
+def kept() -> dict[str, list[dict[str, Any]]]:
+    """Task -> a line for each run, of all folders so far."""
+    return dict(json.loads(SCORES.read_text())) if SCORES.is_file() else {}
+
+
+def keep(study: Study, seeds: Sequence[int]) -> None:
+    """Add the runs of a task; those that were made in another way are dropped."""
+    every = kept()
     key = ("size", "arm", "seed")
-    lines = {tuple(line[k] for k in key): line for line in every.get(study.task.name, ())}
+    lines = {
+        tuple(line[k] for k in key): line
+        for line in every.get(study.task.name, ())
+        if line["protocol"] == study.protocol
+    }
     for size, arm, seed in product(study.task.sizes, ARMS, seeds):
         found = study.result(arm, size, seed)
         if found is not None:
             chosen = study.strength(arm, size, seed)
             scores = {score: round(found[score], 6) for score in study.task.scores}
             lines[size, arm, seed] = dict(zip(key, (size, arm, seed), strict=True))
-            lines[size, arm, seed] |= {"chosen": chosen, **scores}
+            lines[size, arm, seed] |= {"protocol": study.protocol, "chosen": chosen, **scores}
     every[study.task.name] = list(lines.values())
     SCORES.write_text(json.dumps(every, indent=1) + "\n")
-    return every[study.task.name]
 
 
 def cells(task: Task, lines: Sequence[dict[str, Any]]) -> Iterator[Cell]:
@@ -299,7 +316,8 @@ def cells(task: Task, lines: Sequence[dict[str, Any]]) -> Iterator[Cell]:
         mine = [line for line in lines if (line["size"], line["arm"]) == (size, arm)]
         if mine:
             scores = {score: [line[score] for line in mine] for score in task.scores}
-            yield Cell(arm, size, mine[0]["chosen"], scores)
+            (chosen,) = {line["chosen"] for line in mine}
+            yield Cell(arm, size, chosen, scores)
 
 
 def table(task: Task, found: Sequence[Cell]) -> str:
@@ -355,7 +373,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("checkpoints/results/transfer"))
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3, 4, 5])
-    parser.add_argument("--sizes", nargs="+", type=int, help="only these numbers of rows")
+    parser.add_argument("--sizes", nargs="+", type=int, help="only these of its numbers of rows")
     parser.add_argument("--layers", default="layers=-2:", help="that move, of the encoder")
     parser.add_argument("--table-only", action="store_true", help="only write table and picture")
     options = parser.parse_args()
@@ -365,12 +383,18 @@ def main() -> None:
     }
 
     for study in () if options.table_only else studies.values():
-        for size in options.sizes or study.task.sizes:
+        for size in study.task.sizes:
+            if options.sizes and size not in options.sizes:
+                continue
             for seed in options.seeds:
                 for arm in ARMS:
                     study.score(arm, size, seed)
-    lines = {name: keep(study, options.seeds) for name, study in studies.items()}
-    found = {name: list(cells(TASKS[name], every)) for name, every in lines.items() if every}
+    for study in studies.values():
+        keep(study, options.seeds)
+    lines = kept()
+    found = {
+        name: list(cells(task, lines[name])) for name, task in TASKS.items() if lines.get(name)
+    }
     tables = [table(TASKS[name], every) for name, every in found.items()]
     assert __doc__ is not None
     TABLE.write_text("\n".join([__doc__.strip(), "", *tables]))

@@ -9,9 +9,10 @@ https://doi.org/10.1111/j.1467-9868.2010.00765.x, diagonal and fixed at θ₀). 
 size means the same for every source of D, and for none.
 
 A prior whose weights differ in width σᵢ adds (1/σᵢ²)/(N B) to v̂, undamped: B v̂, for B observations
-a batch, is about the information of one of them, and the sum that of the posterior. It makes D
-smaller where the prior is stiff and nowhere larger: mean D² = 1 is that of v̂ alone, so that a step
-size means the same along weights that the prior leaves free, however many it holds.
+a batch, is about the information of one of them, and the sum that of the posterior (as near as the
+moments of AdamW, whose batches were the pretraining's, can be). It makes D smaller where the prior
+is stiff and nowhere larger: mean D² = 1 is that of v̂ alone, so that a step size means the same
+along weights that the prior leaves free, however many it holds.
 
 The same pass measures how large a minibatch's gradient is in φ: the unit of `--gradient-clip`.
 """
