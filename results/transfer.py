@@ -16,9 +16,10 @@ gradients (but for AdamW where it stops early):
 
 λ (of the isotropic priors: of σ²) and AdamW's settings are chosen by NLL on at most 1,000
 validation rows (of a chain: by five draws), for each number of data, with seed 0, out of seven
-each. Nothing else is tuned here: the step sizes of MAP and SGHMC, the temperatures, σ = 0.05 (times
-√λ) and the 0.2 of a new head were fixed beforehand. Test rows are looked at once, at the end, ten
-draws of a chain. Every other seed draws its own training rows, the same for all arms.
+each (λ: of three more where the last is best). Nothing else is tuned here: the step sizes of MAP
+and SGHMC, the temperatures, σ = 0.05 (times √λ) and the 0.2 of a new head were fixed beforehand.
+Test rows are looked at once, at the end, ten draws of a chain. Every other seed draws its own
+training rows, the same for all arms.
 
 Every run is kept under --folder and not made again, and its scores in transfer.json; --table-only
 writes table and picture from what is there.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -31,6 +31,8 @@ GRIDS: Mapping[str, tuple[float, ...]] = {
 others are chosen by --prior-std, in the same units as the weights."""
 MAX_ROWS = 1000
 """Validation rows (windows or examples) that a short run is scored on, evenly spaced."""
+MORE = 3
+"""λ beyond an end of the grid that are tried while the best of all lies there."""
 DRAWS = 5
 """Draws of a Gaussian posterior that a short run is scored by."""
 
@@ -81,7 +83,7 @@ class Curve:
 
     @property
     def at_the_end(self) -> bool:
-        """Whether the best λ is the first or last of the grid, so that a better may lie outside."""
+        """Whether the best λ is the least or largest of all, so that a better may lie outside."""
         return self.best in (self.trials[0], self.trials[-1])
 
     @property
@@ -109,27 +111,46 @@ def tune_scale(
     known: Sequence[Trial] = (),
     keep: Callable[[Trial], None] = lambda trial: None,
 ) -> Curve:
-    """The curve of validation NLL over λ.
+    """The curve of validation NLL over λ: of a grid, and beyond its ends while they are best.
 
     Args:
+        grid: increasing, by about the same factor; two λ at least.
         make: the short run at a λ.
         rows: validation windows or examples.
         known: what was found before, and is not looked for again.
         keep: is handed every new trial.
     """
-    trials = {trial.scale: trial for trial in known}
+    before = {trial.scale: trial for trial in known}
     rows = rows.take(evenly_spaced(len(rows), MAX_ROWS).numpy())
+
+    def trial(scale: float) -> Trial:
+        if scale not in before:
+            job = make(scale)
+            draws, forward = short_run(job), Forward(job.model, precision)
+            found = nll_of(forward, job.model.likelihood, draws, rows, batch_size)
+            before[scale] = Trial(scale, job.plan.steps, *found)
+            keep(before[scale])
+            del job, draws, forward  # and the prior, before the next is made
+        advance(1)
+        return before[scale]
+
     with progress_bar(progress, len(grid), "λ") as advance:
-        for scale in grid:
-            if scale not in trials:
-                job = make(scale)
-                draws, forward = short_run(job), Forward(job.model, precision)
-                found = nll_of(forward, job.model.likelihood, draws, rows, batch_size)
-                trials[scale] = Trial(scale, job.plan.steps, *found)
-                keep(trials[scale])
-                del job, draws, forward  # and the prior, before the next is made
-            advance(1)
-    return Curve(tuple(trials[scale] for scale in grid), len(rows))
+        curve = Curve(tuple(trial(scale) for scale in grid), len(rows))
+        while curve.at_the_end and len(curve.trials) < len(grid) + MORE:
+            first, second, *_ = curve.trials
+            *_, last_but_one, last = curve.trials
+            if curve.best is first:
+                beyond = trial(_round(first.scale**2 / second.scale))
+                curve = replace(curve, trials=(beyond, *curve.trials))
+            else:
+                beyond = trial(_round(last.scale**2 / last_but_one.scale))
+                curve = replace(curve, trials=(*curve.trials, beyond))
+    return curve
+
+
+def _round(scale: float) -> float:
+    """To six digits: a λ that people can type."""
+    return float(f"{scale:.6g}")
 
 
 def short_run(job: Job) -> Tensor:

@@ -144,7 +144,7 @@ def test_trials_survive_a_stop(workspace: Workspace, monkeypatch: pytest.MonkeyP
         tried.append(job)
         return short_run(job)
 
-    for seed, left in (("9", 4), ("0", 7)):  # what was found with seed 9 is of no use to seed 0
+    for seed, known in (("9", 3), ("0", 0)):  # what was found with seed 9 is of no use to seed 0
         tried.clear()
         monkeypatch.setattr(prior_scale, "short_run", stopped)
         assert workspace.train("sghmc", *flags, "--seed", "9") == 128 + signal.SIGINT
@@ -153,8 +153,8 @@ def test_trials_survive_a_stop(workspace: Workspace, monkeypatch: pytest.MonkeyP
         tried.clear()
         monkeypatch.setattr(prior_scale, "short_run", counted)
         assert workspace.train("sghmc", *flags, "--seed", seed) == 0
-        assert len(tried) == left
         found = json.loads(Path("run/prior_scale.json").read_text())
+        assert len(tried) == len(found["curve"]) - known
         assert (found == expected) is (seed == "9")
         assert not Path("run/prior_scale_trials.json").exists()
         shutil.rmtree("run")
@@ -181,7 +181,7 @@ def test_trials_are_there_until_the_run_is(workspace: Workspace, capsys: Capture
     flags = ("--prior", "normal", "--prior-scale", "auto", "--prior-scale-steps", "6", "--eval",
              "--eval-num-posterior-samples")  # fmt: skip
     assert workspace.train("sghmc", *flags, "9999") == 2
-    assert len(json.loads(Path("run/prior_scale_trials.json").read_text())["trials"]) == 7
+    assert len(json.loads(Path("run/prior_scale_trials.json").read_text())["trials"]) >= 7
     assert workspace.train("sghmc", *flags, "1") == 0
     assert not Path("run/prior_scale_trials.json").exists()
 
