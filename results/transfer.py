@@ -11,13 +11,14 @@ All arms start at the mean of that path, move the same parameters and take the s
 gradients (but for AdamW where it stops early):
 
 - `adamw`: AdamW without a prior; weight decay, step size and when it stops are tuned;
-- `map_isotropic`, `map_learned`: AdamW on the log posterior, N(μ, σ²) or the learned prior;
+- `map_isotropic`, `map_learned`: AdamW on the log posterior, N(μ, σ²) or the learned prior, with
+  the step size that is best without them;
 - `sghmc_isotropic`, `sghmc_learned`: SGHMC with the same priors, the mixture of its draws.
 
 λ (of the isotropic priors: of σ²) and AdamW's settings are chosen by NLL on at most 1,000
 validation rows (of a chain: by five draws), for each number of data, with seed 0, out of seven
-each (λ: of three more where the last is best). Nothing else is tuned here: the step sizes of MAP
-and SGHMC, the temperatures, σ = 0.05 (times √λ) and the 0.2 of a new head were fixed beforehand.
+each (λ: of three more where the last is best). Nothing else is tuned here: SGHMC's step size, the
+temperatures, σ = 0.05 (times √λ) and the 0.2 of a new head were fixed beforehand.
 Test rows are looked at once, at the end, ten draws of a chain. Every other seed draws its own
 training rows, the same for all arms.
 
@@ -60,7 +61,6 @@ ADAMW = (
 )  # fmt: skip
 """Step size, in those of the task, weight decay, and steps, fewer to stop early: as many as there
 are λ on the grid of --prior-scale auto."""
-FLAT = ("--prior", "normal", "--prior-std", "1e6")
 
 
 @dataclass(frozen=True)
@@ -178,56 +178,56 @@ class Study:
         )  # fmt: skip
 
     def _arm(self, arm: str, size: int) -> tuple[str, ...]:
-        """Sampler and prior."""
+        """Sampler and prior, but for what rows of validation choose."""
         method, _, prior = arm.partition("_")
-        adamw, sghmc = self.task.rate
-        epochs = self._epochs(size, STEPS)
-        move = (
-            ("--sampler", "sghmc", "--temperature", self.task.temperature, "--warmup-steps", "60",
-             "--sampling-steps", str(STEPS - 90), "--thinning", "15", "--learning-rate", sghmc)
-            if method == "sghmc"
-            else ("--sampler", "map", "--learning-rate", adamw, "--epochs", epochs)
-        )  # fmt: skip
-        if not prior:
-            return (*move, *FLAT)
         density = {
+            "": ("--prior", "normal", "--prior-std", "1e6"),
             "isotropic": ("--prior", "pretrained", "--prior-std", "0.05"),
             "learned": ("--prior", "swag", "--prior-path", str(self.upstream())),
         }[prior]
-        return (*move, *density, *(() if self.text else ("--head-prior-std", "0.2")))
-
-    def _tuned(self, arm: str, size: int) -> tuple[str, ...]:
-        """The strength that validation rows choose."""
-        folder = self.folder / self.task.name / str(size)
-        flags = (*self._data(size, 0), *self._arm(arm, size))
-        if arm == "adamw":
-            found = {}
-            for setting in ADAMW:
-                out = folder / "_".join(("tune", arm, *(f"{number:g}" for number in setting)))
-                look = (
-                    "--eval", "--eval-splits", "val", "--eval-max-samples", "1000",
-                    *self._precision,
-                )  # fmt: skip
-                sample(out, *flags, *self._adamw(size, *setting), *look)
-                scores = report(out, "val")
-                assert scores is not None
-                found[setting] = scores["predictors"]["bma"]["nll"]
-            return self._adamw(size, *min(found, key=lambda setting: found[setting]))
-        out = folder / f"tune_{arm}"
-        auto = ("--prior-scale", "auto", "--prior-scale-steps", str(STEPS))
-        sample(out, *flags, *auto, *self._precision)
-        chosen = json.loads((out / "prior_scale.json").read_text())["chosen"]
-        return ("--prior-scale", str(chosen))
-
-    def _adamw(self, size: int, factor: float, decay: float, steps: int) -> tuple[str, ...]:
-        rate = factor * float(self.task.rate[0])
+        head = ("--head-prior-std", "0.2") if prior and not self.text else ()
+        if method != "sghmc":
+            return ("--sampler", "map", *density, *head)
         return (
-            "--learning-rate", f"{rate:g}", "--weight-decay", f"{decay:g}",
-            "--epochs", self._epochs(size, steps),
+            "--sampler", "sghmc", "--temperature", self.task.temperature, "--warmup-steps", "60",
+            "--sampling-steps", str(STEPS - 90), "--thinning", "15", "--learning-rate",
+            self.task.rate[1], *density, *head,
         )  # fmt: skip
 
-    def _epochs(self, size: int, steps: int) -> str:
-        return str(steps / math.ceil(size / self.task.batch))
+    def _tuned(self, arm: str, size: int) -> tuple[str, ...]:
+        """What they choose."""
+        chosen = self._best_adamw(size)
+        if arm == "adamw":
+            return self._adamw(size, *chosen)
+        move = self._adamw(size, chosen[0], 0.0, STEPS) if arm.startswith("map") else ()
+        out = self.folder / self.task.name / str(size) / f"tune_{arm}"
+        auto = ("--prior-scale", "auto", "--prior-scale-steps", str(STEPS))
+        sample(out, *self._data(size, 0), *self._arm(arm, size), *move, *auto, *self._precision)
+        scale = json.loads((out / "prior_scale.json").read_text())["chosen"]
+        return (*move, "--prior-scale", str(scale))
+
+    def _best_adamw(self, size: int) -> tuple[float, float, int]:
+        """Of ADAMW the setting with the least validation NLL."""
+        found = {}
+        for setting in ADAMW:
+            name = "_".join(("tune_adamw", *(f"{number:g}" for number in setting)))
+            out = self.folder / self.task.name / str(size) / name
+            sample(
+                out, *self._data(size, 0), *self._arm("adamw", size), *self._adamw(size, *setting),
+                "--eval", "--eval-splits", "val", "--eval-max-samples", "1000", *self._precision,
+            )  # fmt: skip
+            scores = report(out, "val")
+            assert scores is not None
+            found[setting] = scores["predictors"]["bma"]["nll"]
+        return min(found, key=lambda setting: found[setting])
+
+    def _adamw(self, size: int, factor: float, decay: float, steps: int) -> tuple[str, ...]:
+        """A setting as flags."""
+        return (
+            "--learning-rate", f"{factor * float(self.task.rate[0]):g}",
+            "--weight-decay", f"{decay:g}",
+            "--epochs", str(steps / math.ceil(size / self.task.batch)),
+        )  # fmt: skip
 
     @property
     def protocol(self) -> str:
