@@ -33,6 +33,8 @@ MAX_ROWS = 1000
 """Validation rows (windows or examples) that a short run is scored on, evenly spaced."""
 MORE = 3
 """λ beyond an end of the grid that are tried while the best of all lies there."""
+FLAT = 1e-3
+"""A difference in NLL, in nats, that is none."""
 DRAWS = 5
 """Draws of a Gaussian posterior that a short run is scored by."""
 
@@ -83,8 +85,14 @@ class Curve:
 
     @property
     def at_the_end(self) -> bool:
-        """Whether the best λ is the least or largest of all, so that a better may lie outside."""
-        return self.best in (self.trials[0], self.trials[-1])
+        """Whether the NLL still falls at the least or largest λ, so that a better may lie outside:
+        by more than `FLAT` from the λ beside it."""
+        first, second, *_ = self.trials
+        *_, last_but_one, last = self.trials
+        return any(
+            self.best is end and not end.nll > beside.nll - FLAT
+            for end, beside in ((first, second), (last, last_but_one))
+        )
 
     @property
     def gradient_evaluations(self) -> int:

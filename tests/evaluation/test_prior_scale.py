@@ -101,6 +101,13 @@ def test_an_end_of_the_grid_is_said_to_be_one(best: int, end: bool) -> None:
     assert Curve(trials, 1).to_json()["chosen"] == 10.0**best
 
 
+def test_a_flat_end_leads_nowhere() -> None:
+    """Where a prior says nothing any more, it says nothing beyond either."""
+    assert not Curve((Trial(1.0, 1, 2.0, 2.0), Trial(10.0, 1, 1.9999, 2.0)), 1).at_the_end
+    assert Curve((Trial(1.0, 1, 2.0, 2.0), Trial(10.0, 1, 1.99, 2.0)), 1).at_the_end
+    assert Curve((Trial(1.0, 1, 2.0, 2.0), Trial(10.0, 1, math.inf, math.inf)), 1).at_the_end
+
+
 def test_a_plan_is_shortened_in_proportion(tiny_gpt: FunctionalModel) -> None:
     whole, short = job(tiny_gpt).plan, job(tiny_gpt, steps=13).plan
     assert (whole.steps, short.steps) == (26, 13)
