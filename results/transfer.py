@@ -272,20 +272,29 @@ class Study:
 
 @dataclass(frozen=True)
 class Cell:
-    """One arm with one number of data: what was chosen, and a score for each seed."""
+    """One arm with one number of data: what was chosen, and the scores of each seed."""
 
     arm: str
     size: int
     strength: str
-    scores: dict[str, list[float]]
+    scores: dict[int, dict[str, float]]
 
     def interval(self, score: str) -> tuple[float, float]:
-        """Mean over seeds, and half the width of its 95 % interval (Student's t)."""
-        values = self.scores[score]
-        if len(values) < 2:
-            return values[0], math.nan
-        half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
-        return statistics.mean(values), float(half)
+        """Mean over seeds, and half the width of its 95 % interval."""
+        return interval([of[score] for of in self.scores.values()])
+
+    def minus(self, other: Cell, score: str) -> tuple[float, float]:
+        """The same of the difference from another arm, seed by seed."""
+        both = self.scores.keys() & other.scores.keys()
+        return interval([self.scores[seed][score] - other.scores[seed][score] for seed in both])
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean, and half the width of its 95 % interval (Student's t)."""
+    if len(values) < 2:
+        return statistics.fmean(values) if values else math.nan, math.nan
+    half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+    return statistics.fmean(values), float(half)
 
 
 def kept() -> dict[str, list[dict[str, Any]]]:
@@ -317,7 +326,7 @@ def cells(task: Task, lines: Sequence[dict[str, Any]]) -> Iterator[Cell]:
     for size, arm in product(task.sizes, ARMS):
         mine = [line for line in lines if (line["size"], line["arm"]) == (size, arm)]
         if mine:
-            scores = {score: [line[score] for line in mine] for score in task.scores}
+            scores = {line["seed"]: {score: line[score] for score in task.scores} for line in mine}
             (chosen,) = {line["chosen"] for line in mine}
             yield Cell(arm, size, chosen, scores)
 
@@ -325,9 +334,10 @@ def cells(task: Task, lines: Sequence[dict[str, Any]]) -> Iterator[Cell]:
 def table(task: Task, found: Sequence[Cell]) -> str:
     lines = [
         f"## {task.name}\n",
-        f"At most {TEST_ROWS:,} test rows; mean over seeds and its 95 % interval (Student's t).\n",
-        f"| rows | arm | chosen | seeds | {' | '.join(task.scores)} |",
-        "| --- | --- | --- | --- |" + " --- |" * len(task.scores),
+        f"At most {TEST_ROWS:,} test rows; mean over seeds and its 95 % interval (Student's t); the"
+        " last column seed by seed.\n",
+        f"| rows | arm | chosen | seeds | {' | '.join(task.scores)} | NLL minus `{ARMS[-1]}`'s |",
+        "| --- | --- | --- | --- | --- |" + " --- |" * len(task.scores),
     ]
     for cell in found:
         best = min((c for c in found if c.size == cell.size), key=lambda c: c.interval("nll"))
@@ -335,8 +345,11 @@ def table(task: Task, found: Sequence[Cell]) -> str:
         if cell is best:
             place = task.scores.index("nll")
             shown[place] = f"**{shown[place]}**"
-        count = len(cell.scores["nll"])
-        columns = [str(cell.size), f"`{cell.arm}`", cell.strength, str(count), *shown]
+        count = str(len(cell.scores))
+        ours = [c for c in found if (c.size, c.arm) == (cell.size, ARMS[-1])]
+        shown += ["{:+.4f} ± {:.4f}".format(*cell.minus(c, "nll")) for c in ours if c is not cell]
+        shown += [""] * (len(task.scores) + 1 - len(shown))
+        columns = [str(cell.size), f"`{cell.arm}`", cell.strength, count, *shown]
         lines.append(f"| {' | '.join(columns)} |")
     return "\n".join([*lines, ""])
 
