@@ -202,11 +202,11 @@ def _sample_gaussian(job: Job, run: Run, chain: int, state: State) -> int:
     """Keep the fitted Gaussian and take the draws that were asked for."""
     assert job.sampler.gaussian is not None
     assert isinstance(job.settings, GaussianSettings)
-    if job.sampler.moments is not None:
-        write_prior(job, run, chain, job.sampler.moments(state))
     gaussian = job.sampler.gaussian(state)
     if not (torch.isfinite(gaussian.mean).all() and torch.isfinite(gaussian.variance).all()):
         raise UserError(_diverged(job, run, job.plan.steps, chain))
+    if job.sampler.learned is not None:
+        write_prior(job, run, chain, job.sampler.learned(state))
     run.write_tensors(gaussian_name(chain), gaussian.tensors())
     torch.manual_seed(chain_seed(job.settings.seed, chain) + 1)
     for index in range(job.settings.num_draws):

@@ -56,7 +56,7 @@ def opening(job: Job) -> Opening:
     if untrained:
         warnings.append(
             f"'{model.info.name}' has no trained weights for {', '.join(untrained)}: they start at"
-            f" random{_way_out(model, untrained, job.settings.prior)}"
+            f" random{_way_out(model, untrained, job.settings.learned_prior)}"
         )
     prior = job.prior.diagonal()
     centre = model.theta if prior is None else prior.mean.to(model.device)
@@ -75,11 +75,11 @@ def _unmatched(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(title, listed(record[key])) for key, title in words.items() if record.get(key)]
 
 
-def _way_out(model: FunctionalModel, untrained: Sequence[str], prior: str) -> str:
+def _way_out(model: FunctionalModel, untrained: Sequence[str], prior: bool) -> str:
     """What becomes of parameters that start at random, or what to do about them."""
     learned = set(untrained) <= set(model.layout.names)
     # under a prior from pretraining the run itself is what learns the task
-    if model.info.task in LABELS and not (learned and prior == "swag"):
+    if model.info.task in LABELS and not (learned and prior):
         return ". Fine-tune it on these data first (scripts/finetune.py)."
     if learned:
         return " and are trained along."
@@ -155,7 +155,7 @@ def _chain_rows(
             f"frozen: from one draw to the next θ moves by {move / weight_sd:.1e} of its sd; the"
             " draws will coincide. Raise --learning-rate or --thinning."
         )
-    width = "--prior-scale" if settings.prior == "swag" else "--prior-std"
+    width = "--prior-scale" if settings.learned_prior else "--prior-std"
     if thermal > HOT_NATS or wander > 3 * weight_sd:
         warnings.append(
             f"hot: at T = {settings.temperature:g} the noise alone costs up to {thermal:.2g} nats"

@@ -77,7 +77,7 @@ def estimate(sampler: str, settings: TrainSettings, model: FunctionalModel) -> N
     floats = FLOATS[sampler] * bayesian + FROZEN_FLOATS * (network - bayesian)
     if isinstance(settings, SWAGSettings) and settings.covariance == "low-rank":
         floats += RANK_FLOATS * settings.rank * bayesian
-    if settings.prior == "swag" and settings.prior_path is not None:
+    if settings.learned_prior and settings.prior_path is not None:
         floats += PRIOR_FLOATS * rank_in(Path(settings.prior_path)) * bayesian
     memory = int(4 * floats)
     if isinstance(settings, PerExampleSettings):

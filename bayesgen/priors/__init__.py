@@ -66,7 +66,7 @@ def build_prior(settings: PriorSettings, weights: Weights) -> Prior:
     """
     if isinstance(settings.prior_scale, str):
         raise ValueError("λ has to be chosen first")
-    if settings.prior == "swag":
+    if settings.learned_prior:
         head_std = HEAD_STD if settings.head_prior_std is None else settings.head_prior_std
         return place(settings, weights).density(
             settings.prior_scale, epsilon=settings.prior_epsilon, head_std=head_std
@@ -90,7 +90,13 @@ def place(settings: PriorSettings, weights: Weights) -> Placed:
         UserError: it is missing, damaged, or of another model.
     """
     assert settings.prior_path is not None
-    placed = LearnedPrior.read(Path(settings.prior_path)).on(
+    prior = LearnedPrior.read(Path(settings.prior_path))
+    if settings.learned_prior and prior.method not in {None, settings.prior}:
+        raise UserError(
+            f"--prior {settings.prior}: the prior in '{settings.prior_path}' was learned by"
+            f" {prior.method}; say --prior {prior.method}"
+        )
+    placed = prior.on(
         weights.layout,
         weights.theta,
         new=weights.new,

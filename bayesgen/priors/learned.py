@@ -24,6 +24,7 @@ from bayesgen.errors import UserError
 from bayesgen.parameters import Layout
 from bayesgen.priors.placed import Placed, bare, place
 from bayesgen.runs import adds_up, atomic_save, file_sha256, finite
+from bayesgen.settings import LEARNED_PRIORS
 
 FILE = "prior.safetensors"
 """The name of a prior in a folder."""
@@ -67,6 +68,12 @@ class LearnedPrior:
     def base(self) -> str:
         """Prefix of the names of its model without the head; empty where they have none."""
         return str(self.record.get("model", {}).get("base", ""))
+
+    @property
+    def method(self) -> str | None:
+        """How it was learned, by the name that --prior knows; None where the file does not say."""
+        method = str(self.record.get("upstream", {}).get("method", "")).lower()
+        return method if method in LEARNED_PRIORS else None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -115,8 +122,8 @@ class LearnedPrior:
         path = path / FILE if path.is_dir() else path
         if not path.is_file():
             raise UserError(
-                f"{flag}: no file at '{path}'; scripts/learn_prior.py writes one, and 'bayesgen"
-                " prior import' makes one of published files"
+                f"{flag}: no file at '{path}'; scripts/learn_prior.py or a run with --sampler"
+                " laplace writes one, and 'bayesgen prior import' makes one of published files"
             )
         try:
             with safe_open(path, framework="pt") as file:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayesgen.priors.base import Prior
+from bayesgen.priors.base import DiagonalGaussian, Prior
 
 _BLOCK = 2**20
 
@@ -99,6 +99,9 @@ class LowRankGaussian(Prior):
         along = torch.randn(len(self.deviations), generator=generator, device=self.mean.device)
         own = self.mean + self.variance.sqrt() * noise
         return own + (self.gain * along) @ self.deviations
+
+    def diagonal(self) -> DiagonalGaussian | None:
+        return None if len(self.deviations) else DiagonalGaussian(self.mean, self.variance)
 
     def precision(self) -> Tensor:
         # W only adds to the covariance

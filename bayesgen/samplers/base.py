@@ -21,7 +21,6 @@ from bayesgen.errors import UserError
 from bayesgen.log_posterior import LogPosterior, split
 from bayesgen.models.functional import Batch
 from bayesgen.priors import DiagonalGaussian, Fitted
-from bayesgen.samplers.moments import Moments
 from bayesgen.samplers.quiet import posteriors
 from bayesgen.samplers.schedules import Plan, lookup
 from bayesgen.settings import MomentumSettings, PerExampleSettings
@@ -48,6 +47,24 @@ class Langevin:
 
 
 @dataclass(frozen=True)
+class Learned:
+    """What becomes the file of a prior: `priors.learned` says what its numbers mean.
+
+    Attributes:
+        method: by the name that --prior knows.
+        mean, variance: μ and v [P].
+        deviations: Q [K, P].
+        collected: how many weights they are of; None where they are not of a path.
+    """
+
+    method: str
+    mean: Tensor
+    variance: Tensor
+    deviations: Tensor
+    collected: int | None = None
+
+
+@dataclass(frozen=True)
 class Sampler:
     """A `posteriors` transform and how to read its state.
 
@@ -57,7 +74,7 @@ class Sampler:
         theta: θ [P] of a state: a new tensor (the transforms rebind memory in place). The position
             of a chain, the mean of a Gaussian.
         gaussian: the fitted Gaussian of a state; None for chains and MAP.
-        moments: what SWAG keeps of its path, of a state: a learned prior; None for all others.
+        learned: what a state says as the prior of a later task; None where no file is made of it.
         langevin: scales at a step size and temperature T/N; None where there is no such thing.
         inplace: whether the transform updates its state in place.
     """
@@ -66,7 +83,7 @@ class Sampler:
     init: Callable[[], State]
     theta: Callable[[State], Tensor]
     gaussian: Callable[[State], Fitted] | None = None
-    moments: Callable[[State], Moments] | None = None
+    learned: Callable[[State], Learned] | None = None
     langevin: Callable[[float, float], Langevin] | None = None
     inplace: bool = True
 
@@ -131,7 +148,7 @@ def diagonal_prior(log_posterior: LogPosterior, sampler: str) -> DiagonalGaussia
     if gaussian is None:
         raise UserError(
             f"--sampler {sampler} needs a prior with independent Gaussian weights;"
-            " use --prior normal or --prior pretrained"
+            " use --prior normal, pretrained or laplace"
         )
     device = log_posterior.model.device
     return DiagonalGaussian(gaussian.mean.to(device), gaussian.variance.to(device))

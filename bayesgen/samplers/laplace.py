@@ -5,7 +5,7 @@
 over all N observations, g_i the gradient of a window's log-likelihood at θ* and σ² the prior's
 variance. Daxberger et al. 2021, https://arxiv.org/abs/2106.14806, section 2. Transform:
 `posteriors.laplace.diag_fisher`. After a part of an epoch, or several, the sum is scaled to one
-pass.
+pass. The Gaussian may be the prior of a later task, as in a Kalman filter.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bayesgen.log_posterior import LogPosterior
 from bayesgen.models.functional import Batch
 from bayesgen.parameters import chunks
 from bayesgen.priors import DiagonalGaussian
-from bayesgen.samplers.base import Sampler, diagonal_prior, own, rows_within
+from bayesgen.samplers.base import Learned, Sampler, diagonal_prior, own, rows_within
 from bayesgen.samplers.quiet import posteriors
 from bayesgen.samplers.schedules import Plan
 from bayesgen.settings import LaplaceSettings
@@ -54,9 +54,17 @@ def build(log_posterior: LogPosterior, settings: LaplaceSettings, plan: Plan) ->
         variance = settings.temperature / (fisher + 1 / prior.variance)
         return DiagonalGaussian(torch.cat(state.params), variance)
 
+    def learned(state: Any) -> Learned:
+        fitted = gaussian(state)
+        # of a prior's file the diagonal counts half
+        return Learned(
+            "laplace", fitted.mean, 2 * fitted.variance, fitted.mean.new_zeros(0, len(start))
+        )
+
     return Sampler(
         posteriors.types.Transform(transform.init, update),
         init=lambda: own(transform.init(tuple(c.clone() for c in chunks(start)))),
         theta=lambda state: torch.cat(state.params),
         gaussian=gaussian,
+        learned=learned,
     )

@@ -22,7 +22,7 @@ from bayesgen.log_posterior import LogPosterior
 from bayesgen.models.functional import Batch
 from bayesgen.parameters import chunks
 from bayesgen.priors.low_rank import LowRankGaussian
-from bayesgen.samplers.base import Sampler, own
+from bayesgen.samplers.base import Learned, Sampler, own
 from bayesgen.samplers.moments import Moments, collect_, deviations, init, variance
 from bayesgen.samplers.quiet import posteriors, torchopt
 from bayesgen.samplers.schedules import Plan, lookup
@@ -44,6 +44,13 @@ def fitted(moments: Moments, low_rank: bool) -> LowRankGaussian:
         half**0.5,
         words="SWAG",
     )
+
+
+def learned(moments: Moments) -> Learned:
+    """The same as a prior."""
+    mean = torch.cat(moments.mean).float()
+    count = int(moments.count)
+    return Learned("swag", mean, variance(moments), deviations(moments), count)
 
 
 @dataclass(frozen=True)
@@ -137,5 +144,5 @@ def build(log_posterior: LogPosterior, settings: SWAGSettings, plan: Plan) -> Sa
         init=lambda: own(moving.init(tuple(c.clone() for c in chunks(start)))),
         theta=lambda state: torch.cat(state.params),
         gaussian=lambda state: fitted(state.moments, low_rank),
-        moments=lambda state: state.moments,
+        learned=lambda state: learned(state.moments),
     )

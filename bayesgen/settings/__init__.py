@@ -42,6 +42,7 @@ from bayesgen.settings.samplers import (
 )
 from bayesgen.settings.shared import (
     LABELS,
+    LEARNED_PRIORS,
     DataSettings,
     EvalSettings,
     LoopSettings,
@@ -55,6 +56,7 @@ from bayesgen.settings.shared import (
 __all__ = [
     "GPU_RECIPE",
     "LABELS",
+    "LEARNED_PRIORS",
     "SAMPLERS",
     "BAOASettings",
     "BaselineSettings",

@@ -41,9 +41,14 @@ RampFraction = Annotated[
 FinalFraction = Annotated[Fraction, "step size at the end, as a fraction of the first"]
 PriorStd = Annotated[Width, "σ; with --prior-relative the factor s in σᵢ = s·|θᵢ|"]
 PriorName = Annotated[
-    Literal["normal", "pretrained", "swag"],
-    "N(0, σ²), N(loaded weights, σ²), or one learned from pretraining by SWAG",
+    Literal["normal", "pretrained", "swag", "laplace"],
+    "N(0, σ²), N(loaded weights, σ²), or one learned from pretraining by SWAG or Laplace",
 ]
+LEARNED_PRIORS: Mapping[str, str] = {
+    "swag": "scripts/learn_prior.py",
+    "laplace": "a run with --sampler laplace",
+}
+"""Those of them that are read from a file, and what writes it."""
 DataDir = Annotated[str | None, "cache and search place for corpora; embeddings are kept there too"]
 BaseDir = Annotated[str, "folder that checkpoints/ lies in"]
 Device = Annotated[str, "cpu, cuda, mps, or auto"]
@@ -144,8 +149,8 @@ class PriorSettings:
     prior_scale_steps: Annotated[Count, "steps of the short run for each λ of the grid"] = 100
     prior_path: Annotated[
         str | None,
-        "learned prior of --prior swag (a file, or the folder of learn_prior.py); with --prior"
-        " pretrained its mean is the centre",
+        "learned prior of --prior swag or laplace (a file, or the folder of the run that learned"
+        " it); with --prior pretrained its mean is the centre",
     ] = None
     prior_epsilon: Annotated[
         Positive, "ε, variance that a learned prior gives every weight beside what was learned"
@@ -153,8 +158,13 @@ class PriorSettings:
     head_prior_std: Annotated[
         Width | None,
         "σ of N(0, σ²) on a head that is new, and of parameters that a learned prior does not know"
-        " (default: the other weights' prior; 0.2 with --prior swag)",
+        " (default: the other weights' prior; 0.2 with --prior swag or laplace)",
     ] = None
+
+    @property
+    def learned_prior(self) -> bool:
+        """Whether the density comes from --prior-path."""
+        return self.prior in LEARNED_PRIORS
 
 
 def check_prior_settings(settings: PriorSettings) -> None:
@@ -163,10 +173,10 @@ def check_prior_settings(settings: PriorSettings) -> None:
     Raises:
         UserError: see the messages.
     """
-    if settings.prior == "swag" and settings.prior_path is None:
+    if settings.learned_prior and settings.prior_path is None:
         raise UserError(
-            "--prior swag needs the learned prior's file: --prior-path FILE"
-            " (scripts/learn_prior.py writes one)"
+            f"--prior {settings.prior} needs the learned prior's file: --prior-path FILE"
+            f" ({LEARNED_PRIORS[settings.prior]} writes one)"
         )
     if settings.prior_relative and settings.prior != "pretrained":
         raise UserError("--prior-relative needs --prior pretrained")
@@ -174,14 +184,13 @@ def check_prior_settings(settings: PriorSettings) -> None:
 
 def idle_prior_settings(settings: PriorSettings) -> dict[str, str]:
     """Settings of a prior that would change nothing beside the others, and what they need."""
-    learned = settings.prior == "swag"
     idle = {}
-    if learned:
-        idle["prior_std"] = "has no effect on --prior swag"
+    if settings.learned_prior:
+        idle["prior_std"] = f"has no effect on --prior {settings.prior}"
     else:
-        idle["prior_epsilon"] = "needs --prior swag"
+        idle["prior_epsilon"] = "needs --prior swag or --prior laplace"
     if settings.prior == "normal":
-        idle["prior_path"] = "needs --prior swag or --prior pretrained"
+        idle["prior_path"] = "needs --prior swag, laplace or pretrained"
     if settings.prior_scale != "auto":
         idle["prior_scale_steps"] = "needs --prior-scale auto"
     return idle

@@ -296,3 +296,59 @@ def test_bad_input_is_one_line(
     assert line.startswith("error: ")
     assert says in line
     assert not Path("upstream").exists()
+
+
+NORMAL = ("--prior", "normal", "--prior-std", "0.2")
+
+
+@pytest.fixture
+def laplace(workspace: Workspace) -> Path:
+    """A run of Laplace on the first corpus, under the prior N(0, 0.2²)."""
+    assert workspace.train("laplace", *NORMAL) == 0
+    return Path("run").rename("first")
+
+
+def precision(run: Path) -> torch.Tensor:
+    """Of the Gaussian that a run led to."""
+    return load_file(run / "gaussian-c0.safetensors")["sd"].double().pow(-2)
+
+
+def test_the_posterior_of_laplace_is_the_prior_of_the_next(
+    workspace: Workspace, laplace: Path
+) -> None:
+    """Σ⁻¹ after both texts is the sum of what each of them adds."""
+    assert workspace.train("laplace", "--train-samples", "5", *NORMAL) == 0
+    alone = precision(Path("run").rename("alone"))
+    prior = ("--prior", "laplace", "--prior-path", str(laplace), "--prior-epsilon", "1e-12")
+    assert workspace.train("laplace", "--train-samples", "5", *prior) == 0
+    both = precision(Path("run"))
+    assert not torch.allclose(both, alone, rtol=1e-2)
+    torch.testing.assert_close(both, alone - 0.2**-2 + precision(laplace), rtol=1e-4, atol=0)
+    file = LearnedPrior.read(laplace)
+    assert file.rank == 0
+    assert file.record["upstream"]["settings"]["prior_std"] == 0.2
+
+
+def test_a_chain_moves_under_a_prior_of_laplace(workspace: Workspace, laplace: Path) -> None:
+    flags = ("--prior", "laplace", "--prior-path", str(laplace), "--prior-scale", "auto",
+             "--prior-scale-steps", "6", "--learning-rate", "0", "--log-every", "12")  # fmt: skip
+    assert workspace.train("sgld", *flags) == 0
+    theta = load_model("model.pt").theta.double()
+    record = json.loads(Path("run/run.json").read_text())
+    scale = json.loads(Path("run/prior_scale.json").read_text())["chosen"]
+    sd = (scale / precision(laplace) + 1e-6).sqrt()
+    expected = torch.distributions.Normal(theta, sd).log_prob(theta).sum()
+    (row,) = rows("run")
+    assert row["log_prior"] == pytest.approx(float(expected) / record["num_observations"], rel=1e-4)
+
+
+def test_a_prior_is_called_by_how_it_was_learned(
+    workspace: Workspace, laplace: Path, capsys: Capture
+) -> None:
+    assert workspace.train("sgld", "--prior", "swag", "--prior-path", str(laplace)) == 2
+    assert "was learned by laplace; say --prior laplace" in capsys.readouterr().err
+    assert learn() == 0
+    assert workspace.train("sgld", "--prior", "laplace", "--prior-path", "upstream") == 2
+    assert "was learned by swag; say --prior swag" in capsys.readouterr().err
+    assert workspace.train("sgld", "--prior", "laplace") == 2
+    assert "(a run with --sampler laplace writes one)" in capsys.readouterr().err

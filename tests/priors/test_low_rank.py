@@ -94,3 +94,14 @@ def test_shapes_must_fit(parts: tuple[torch.Tensor, ...]) -> None:
     mean, diagonal, factor = parts
     with pytest.raises(ValueError, match=r"\[K, P\]"):
         LowRankGaussian(mean, diagonal, factor.T)
+
+
+def test_it_has_independent_coordinates_where_it_has_no_deviations(
+    parts: tuple[torch.Tensor, ...],
+) -> None:
+    mean, diagonal, deviations = parts
+    assert LowRankGaussian(mean, diagonal, deviations).diagonal() is None
+    found = LowRankGaussian(mean, diagonal, deviations[:0]).diagonal()
+    assert found is not None
+    assert torch.equal(found.mean, mean)
+    assert torch.equal(found.variance, diagonal)
