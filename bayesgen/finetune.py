@@ -327,9 +327,9 @@ def rows(
             f"--max-length {length} exceeds the model's longest context, {model.block_size}"
         )
     apart = settings.task == "sentence-similarity"
-    examples = Examples(data, model.tokenizer.tokenizer, length, apart=apart)
     if samples is not None:
-        examples = examples.subset(samples, settings.seed)
+        data = data.subset(samples, settings.seed)  # before what costs time
+    examples = Examples(data, model.tokenizer.tokenizer, length, apart=apart)
     frozen = frozen_encoder(model.module)
     if frozen is None:
         return ExampleSet(examples)

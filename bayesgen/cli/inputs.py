@@ -150,13 +150,14 @@ def _labelled(model: FunctionalModel, settings: DataSettings, block_size: int) -
             f" these data first (scripts/finetune.py --task {model.info.task})"
         )
     tokenizer: Any = model.tokenizer
+    train = corpus.train
+    if settings.train_samples is not None:
+        train = train.subset(settings.train_samples, settings.seed)  # before what costs time
     examples = {
         name: Examples(part, tokenizer.tokenizer, block_size, apart=pairs)
-        for name, part in {"train": corpus.train, "val": corpus.val, "test": corpus.test}.items()
+        for name, part in {"train": train, "val": corpus.val, "test": corpus.test}.items()
         if part is not None
     }
-    if settings.train_samples is not None:
-        examples["train"] = examples["train"].subset(settings.train_samples, settings.seed)
     splits = _embedded(model, examples, _data_dir(settings))
     return Inputs(
         model,

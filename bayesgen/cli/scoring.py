@@ -30,6 +30,8 @@ from bayesgen.runs import Run
 from bayesgen.settings import ScoringSettings
 
 CACHE = "token_scores"
+HELD_IN = 512
+"""Rows that a temperature is fitted on at least, where there are so many."""
 R = TypeVar("R", bound=Rows)
 
 
@@ -204,6 +206,12 @@ def score_run(
         return _score(run, predictive, settings, material, cache)
 
 
+def _held_in(material: Material, settings: ScoringSettings) -> Rows:
+    """What a temperature is fitted on: no more than is scored, but enough for one number."""
+    most = settings.eval_max_samples and max(settings.eval_max_samples, HELD_IN)
+    return material.held_in.take(evenly_spaced(len(material.held_in), most).numpy())
+
+
 def _score(
     run: Run,
     predictive: Predictive,
@@ -212,7 +220,7 @@ def _score(
     cache: TokenCache,
 ) -> dict[str, Any]:
     options: dict[str, Any] = {
-        "held_in": material.held_in,
+        "held_in": _held_in(material, settings),
         "batch_size": settings.eval_batch_size,
         "max_windows": settings.eval_max_samples,
         "cache": cache,
@@ -220,7 +228,7 @@ def _score(
     far, far_key = None, ""
     if material.far is not None:
         far = run_passes(predictive, material.far, progress="scoring the far text", **options)
-        far_key = passes_key(cache, predictive, far[1], material.held_in)
+        far_key = passes_key(cache, predictive, far[1], options["held_in"])
     evaluate: Callable[..., SplitReport | LabelReport] = (
         evaluate_labels if has_scores(predictive.model) else evaluate_split
     )

@@ -12,11 +12,12 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from bayesgen.data.labelled import Labelled, shuffled
+from bayesgen.data.labelled import Labelled
 from bayesgen.data.windows import Rows
 from bayesgen.errors import UserError
 
 _ROWS = 1000  # encoded at a time: encodings take far more room than their ids
+_SHOWN = 40  # characters of a text in a message
 
 
 class Examples:
@@ -71,8 +72,12 @@ class Examples:
         self.types = types or None
         for i, ids in enumerate(self.ids):
             if not len(ids):
-                row = i // self.sequences + 1
-                raise UserError(f"{data.name}: row {row} has no tokens; remove it from the data")
+                row = i // self.sequences
+                text = " ".join(data.first[row].split())[:_SHOWN]
+                raise UserError(
+                    f"{data.name}: the row that begins with {text!r} has a text without tokens;"
+                    " remove it from the data"
+                )
 
     def __len__(self) -> int:
         return len(self.data)
@@ -145,19 +150,6 @@ class Examples:
         for row in (*self.ids, *(self.types or ()), self.data.labels):
             digest.update(row.tobytes())
         return digest.hexdigest()
-
-    def subset(self, num: int, seed: int) -> Examples:
-        """`num` rows drawn without replacement, in the order of the data.
-
-        With the same seed a smaller subset lies within every larger one. Raises UserError where
-        there are not so many rows.
-        """
-        if not 1 <= num <= len(self):
-            raise UserError(
-                f"--train-samples {num}: {self.data.name} has {len(self):,} examples; choose a"
-                f" number from 1 to {len(self)}"
-            )
-        return self.take(np.sort(shuffled(len(self), seed, "train-samples")[:num]))
 
     def take(self, indices: ArrayLike) -> Examples:
         """The rows of the 1-D `indices`, in their order."""

@@ -68,6 +68,19 @@ class Labelled:
             self.classes,
         )
 
+    def subset(self, num: int, seed: int) -> Labelled:
+        """`num` rows drawn without replacement, in the order of the data.
+
+        With the same seed a smaller subset lies within every larger one. Raises UserError where
+        there are not so many rows.
+        """
+        if not 1 <= num <= len(self):
+            raise UserError(
+                f"--train-samples {num}: {self.name} has {len(self):,} examples; choose a number"
+                f" from 1 to {len(self)}"
+            )
+        return self.take(np.sort(shuffled(len(self), seed, "train-samples")[:num]))
+
     @cached_property
     def fingerprint(self) -> str:
         """sha256 of all that was read: texts, labels and classes, but not the name."""

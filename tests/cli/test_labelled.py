@@ -136,6 +136,30 @@ def test_the_temperature_is_fitted_on_validation_rows(here: Path) -> None:
     assert nll(fitted) == pytest.approx(least, abs=1e-5)
 
 
+def test_a_quick_look_fits_it_on_few_rows(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bayesgen.cli import scoring
+    from bayesgen.evaluation import evaluate
+
+    monkeypatch.setattr(scoring, "HELD_IN", 5)
+    fitted, fit = [], evaluate.fit_temperature
+
+    def counted(forward: Any, rows: Any, batch_size: int) -> float:
+        fitted.append(len(rows))
+        return fit(forward, rows, batch_size)
+
+    monkeypatch.setattr(evaluate, "fit_temperature", counted)
+    folder = here / "split"
+    folder.mkdir()
+    for name, count in (("train", 40), ("val", 24), ("test", 16)):
+        write_rows(folder / f"{name}.tsv", count, seed=len(name))
+    assert train("--data", "split") == 0
+    for most in ("2", "7", "16"):
+        flags = ["run", "--eval-splits", "test", "--eval-max-samples", most]
+        assert door("evaluate", flags) == 0
+    assert door("evaluate", ["run", "--eval-splits", "test"]) == 0
+    assert fitted == [5, 7, 16, 24]
+
+
 def test_texts_are_cut_where_the_fine_tune_cut_them(here: Path) -> None:
     argv = ["--model", "encoder", "--data", "rows.tsv", "--out", "short", "--max-steps", "1"]
     assert door("finetune", [*argv, "--max-length", "7"]) == 0

@@ -183,24 +183,22 @@ def test_shuffled_windows_go_over_examples(texts: Labelled, tokenizer: Any) -> N
 
 def test_subsets_are_nested(tokenizer: Any) -> None:
     data = labelled([(" ".join("abcdefghij"[: 1 + i % 10]), i % 2) for i in range(30)])
-    examples = Examples(data, tokenizer, 6)
     rows = [
         {(r.tobytes(), t) for r, t in zip(s.ids, s.data.first, strict=True)}
-        for s in (examples.subset(n, 3) for n in (5, 17, 30))
+        for s in (Examples(data.subset(n, 3), tokenizer, 6) for n in (5, 17, 30))
     ]
     assert rows[0] <= rows[1] <= rows[2]
-    some = examples.subset(5, 3)
-    assert some.fingerprint() == Examples(some.data, tokenizer, 6).fingerprint()
+    some = Examples(data.subset(5, 3), tokenizer, 6)
     assert some.truncated == sum(len(text.split()) > 4 for text in some.data.first)
-    assert len(examples) == 30
-    assert examples.subset(30, 3).fingerprint() == examples.fingerprint()
-    assert some.fingerprint() != examples.subset(5, 4).fingerprint()
+    assert len(data) == 30
+    assert data.subset(30, 3).fingerprint == data.fingerprint
+    assert some.data.fingerprint != data.subset(5, 4).fingerprint
 
 
 @pytest.mark.parametrize("number", [0, -1, 5])
-def test_a_subset_that_is_none(texts: Labelled, tokenizer: Any, number: int) -> None:
+def test_a_subset_that_is_none(texts: Labelled, number: int) -> None:
     with pytest.raises(UserError, match=f"--train-samples {number}: mine has 4 examples"):
-        Examples(texts, tokenizer, 8).subset(number, 0)
+        texts.subset(number, 0)
 
 
 def test_fingerprint_is_of_ids_and_labels(tokenizer: Any) -> None:
@@ -240,7 +238,8 @@ def test_a_row_of_no_tokens_or_of_unknown_ones(texts: Labelled) -> None:
     made = Tokenizer(models.WordLevel({"a": 0, "[PAD]": 1}, unk_token="[UNK]"))
     made.pre_tokenizer = pre_tokenizers.Whitespace()
     bare = PreTrainedTokenizerFast(tokenizer_object=made, pad_token="[PAD]")
-    assert "row 2 has no tokens" in refuse(labelled([("a", 0), ("", 1)]), bare, 4)
+    says = refuse(labelled([("a", 0), ("", 1)]), bare, 4)
+    assert "the row that begins with '' has a text without tokens" in says
     assert "cannot encode" in refuse(texts, bare, 4)
 
 
@@ -296,10 +295,8 @@ def test_rows_of_texts_apart_are_taken_together(pairs: Labelled, tokenizer: Any)
     assert taken.truncated == 1
     for key, value in taken.batch([0, 1]).items():
         assert torch.equal(value, examples.batch([2, 1])[key])
-    drawn = examples.subset(2, seed=3)
-    assert len(drawn) == 2
-    assert drawn.overlaps(examples)
-    assert drawn.take([0]).batch([0])["input_ids"].shape[:2] == (1, 2)
+    assert taken.overlaps(examples)
+    assert taken.take([0]).batch([0])["input_ids"].shape[:2] == (1, 2)
 
 
 def test_the_fingerprint_tells_texts_apart_from_one_sequence(
@@ -330,7 +327,7 @@ def test_single_texts_cannot_be_apart(texts: Labelled, pairs: Labelled, tokenize
     bare = make_tokenizer()
     bare.backend_tokenizer.post_processor = _nothing_added()
     empty = labelled([("a", "b", 1.0), ("c", "", 2.0)], task="sentence-similarity")
-    with pytest.raises(UserError, match="row 2 has no tokens"):
+    with pytest.raises(UserError, match="that begins with 'c' has a text without tokens"):
         Examples(empty, bare, 4, apart=True)
 
 
