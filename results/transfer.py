@@ -11,16 +11,16 @@ All arms start at the mean of that path, move the same parameters and take the s
 gradients (but for AdamW where it stops early):
 
 - `adamw`: AdamW without a prior; weight decay, step size and when it stops are tuned;
-- `map_isotropic`, `map_learned`: AdamW on the log posterior, N(μ, σ²) or the learned prior, with
-  the step size that is best without them;
+- `map_isotropic`, `map_learned`: AdamW on the log posterior, N(μ, σ²) or the learned prior; its
+  step size is that of the task, or the one that is best without a prior;
 - `sghmc_isotropic`, `sghmc_learned`: SGHMC with the same priors, the mixture of its draws.
 
-λ (of the isotropic priors: of σ²) and AdamW's settings are chosen by NLL on at most 1,000
-validation rows (of a chain: by five draws), for each number of data, with seed 0, out of seven λ
-(and three more where the last is best) and nine settings of AdamW's. Shakespeare's temperature for
-all is the best of 0.1, 0.3 and 1 for 20 windows and the learned prior, on the same rows. SGHMC's
-step size, the T = 1 of the other tasks, σ = 0.05 (times √λ) and the 0.2 of a new head were fixed
-beforehand.
+λ (of the isotropic priors: of σ²), MAP's step size and AdamW's settings are chosen by NLL on at
+most 1,000 validation rows (of a chain: by five draws), for each number of data, with seed 0, out of
+seven λ (and three more where the last is best) and nine settings of AdamW's. Shakespeare's
+temperature for all is the best of 0.1, 0.3 and 1 for 20 windows and the learned prior, on the same
+rows. SGHMC's step size, the T = 1 of the other tasks, σ = 0.05 (times √λ) and the 0.2 of a new head
+were fixed beforehand.
 Test rows are looked at once, at the end, ten draws of a chain. Every other seed draws its own
 training rows, the same for all arms.
 
@@ -200,12 +200,23 @@ class Study:
         chosen = self._best_adamw(size)
         if arm == "adamw":
             return self._adamw(size, *chosen)
-        move = self._adamw(size, chosen[0], 0.0, STEPS) if arm.startswith("map") else ()
-        out = self.folder / self.task.name / str(size) / f"tune_{arm}"
+        if arm.startswith("sghmc"):
+            return self._best_scale(arm, size, ())[1]
+        # a step size that stops early of itself is no way to a mode
+        moves = {factor: self._adamw(size, factor, 0.0, STEPS) for factor in (1.0, chosen[0])}
+        return min(self._best_scale(arm, size, move) for move in moves.values())[1]
+
+    def _best_scale(
+        self, arm: str, size: int, move: tuple[str, ...]
+    ) -> tuple[float, tuple[str, ...]]:
+        """The least validation NLL over λ, and the flags that lead there."""
+        name = "_".join(("tune", arm, *move[1:2]))
+        out = self.folder / self.task.name / str(size) / name
         auto = ("--prior-scale", "auto", "--prior-scale-steps", str(STEPS))
         sample(out, *self._data(size, 0), *self._arm(arm, size), *move, *auto, *self._precision)
-        scale = json.loads((out / "prior_scale.json").read_text())["chosen"]
-        return (*move, "--prior-scale", str(scale))
+        found = json.loads((out / "prior_scale.json").read_text())
+        nll = min(trial["nll"] for trial in found["curve"] if trial["nll"] is not None)
+        return nll, (*move, "--prior-scale", str(found["chosen"]))
 
     def _best_adamw(self, size: int) -> tuple[float, float, int]:
         """Of ADAMW the setting with the least validation NLL."""
@@ -233,17 +244,18 @@ class Study:
     @property
     def protocol(self) -> str:
         """What runs must have in common to stand in one table."""
-        common = (self.task, STEPS, TEST_ROWS, PIECE, ADAMW, self.layers)
+        common = (self.task, STEPS, TEST_ROWS, PIECE, ADAMW, self.layers, "map at two step sizes")
         return hashlib.sha256(repr(common).encode()).hexdigest()[:12]
 
     def strength(self, arm: str, size: int, seed: int) -> str:
         """What was chosen, as the run was given it."""
         settings = Run(self.run(arm, size, seed)).record()["settings"]
+        rate, decay = settings["learning_rate"], settings.get("weight_decay")
         if arm == "adamw":
             steps = round(settings["epochs"] * math.ceil(size / self.task.batch))
-            rate, decay = settings["learning_rate"], settings["weight_decay"]
             return f"step size {rate:g}, decay {decay:g}, {steps} steps"
-        return f"λ {float(settings['prior_scale']):g}"
+        scale = f"λ {float(settings['prior_scale']):g}"
+        return scale if arm.startswith("sghmc") else f"{scale}, step size {rate:g}"
 
     def run(self, arm: str, size: int, seed: int) -> Path:
         return self.folder / self.task.name / str(size) / f"{arm}_{seed}"
