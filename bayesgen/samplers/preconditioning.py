@@ -8,11 +8,17 @@ rate (the natural-gradient metric of Girolami and Calderhead 2011,
 https://doi.org/10.1111/j.1467-9868.2010.00765.x, diagonal and fixed at θ₀). With mean D² = 1 a step
 size means the same for every source of D, and for none.
 
-A prior whose weights differ in width σᵢ adds (1/σᵢ²)/(N B) to v̂, undamped: B v̂, for B observations
-a batch, is about the information of one of them, and the sum that of the posterior (as near as the
-moments of AdamW, whose batches were the pretraining's, can be). It makes D smaller where the prior
-is stiff and nowhere larger: mean D² = 1 is that of v̂ alone, so that a step size means the same
-along weights that the prior leaves free, however many it holds.
+A prior whose weights differ in width σᵢ takes part. B v̂, for B observations a batch, is about the
+information of one of them, and with that of the prior, undamped, about the posterior's curvature
+(as near as the moments of AdamW, whose batches were the pretraining's, can be):
+
+    D = c hᵢ^(−½),   hᵢ = B (v̂ᵢ + ε·mean v̂) + 1/(N σᵢ²)
+
+Every coordinate then turns by c radians in a step of size 1 of Hamiltonian dynamics. c is that of
+mean D² = 1 for v̂ alone, so that a step size means the same along weights that the prior leaves
+free, however many it holds; but `TURN` where that is less, as it is of a new head under which the
+other weights have next to no gradient yet: only the prior says how far these may go. Mean D² stays
+at most 1.
 
 The same pass measures how large a minibatch's gradient is in φ: the unit of `--gradient-clip`.
 """
@@ -36,6 +42,9 @@ from bayesgen.log_posterior import LogPosterior
 from bayesgen.models import FunctionalModel
 from bayesgen.models.nanogpt import adam_second_moments
 from bayesgen.settings import ChainSettings, MomentumSettings
+
+TURN = 0.2
+"""Radians that the posterior's oscillations turn, at least, in a step of size 1."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +98,11 @@ def measure(
     n = plain.num_observations
     stiff = plain.prior.precision()
     stiff = None if stiff is None else stiff.to(model.device)
-    widths = None
+    curvature = None
     if stiff is not None and bool((stiff != stiff[0]).any()):
-        widths = stiff * batches.steps_per_epoch / n**2
-    d = _scale(settings, model, moments, widths)
+        # beside v̂, which is the information of an observation over B = N / steps_per_epoch
+        curvature = stiff * batches.steps_per_epoch / n**2
+    d = _scale(settings, model, moments, curvature, n / batches.steps_per_epoch)
     if moments is None or not settings.gradient_clip:
         return Scales(d, None)
     prior = torch.zeros_like(model.theta)
@@ -131,9 +141,10 @@ def _scale(
     settings: ChainSettings,
     model: FunctionalModel,
     moments: Tensor | None,
-    widths: Tensor | None = None,
+    prior: Tensor | None,
+    batch: float,
 ) -> Tensor | None:
-    """D of the settings; `widths` is what a prior adds to v̂ [P]."""
+    """D of the settings; see `from_second_moments`."""
     source = settings.preconditioner
     if source == "none":
         return None
@@ -148,7 +159,7 @@ def _scale(
         moments = adam_second_moments(Path(model.info.name), model.layout).to(model.device)
     else:
         return from_variances(Path(source), model)
-    return from_second_moments(moments, settings.preconditioner_damping, widths)
+    return from_second_moments(moments, settings.preconditioner_damping, prior, batch)
 
 
 def squared_gradients(plain: LogPosterior, theta: Tensor, batches: Batches, count: int) -> Tensor:
@@ -161,8 +172,15 @@ def squared_gradients(plain: LogPosterior, theta: Tensor, batches: Batches, coun
     return total
 
 
-def from_second_moments(moments: Tensor, damping: float, widths: Tensor | None = None) -> Tensor:
-    """D [P] of v̂ = `moments` [P]; ε = `damping`; `widths` [P] is added undamped."""
+def from_second_moments(
+    moments: Tensor, damping: float, prior: Tensor | None = None, batch: float = 1.0
+) -> Tensor:
+    """D [P] of v̂ = `moments` [P] and ε = `damping`.
+
+    Args:
+        prior: its curvature [P] beside v̂: over N and `batch`. None where it takes no part.
+        batch: B, observations of a batch.
+    """
     mean = moments.mean()
     if not 0 < mean < float("inf"):
         raise UserError(
@@ -171,8 +189,13 @@ def from_second_moments(moments: Tensor, damping: float, widths: Tensor | None =
         )
     # a parameter that never gets a gradient must not get an infinite step
     relative = (moments / mean).clamp(min=1e-12) + damping
-    d = normalised(relative.reciprocal())
-    return d if widths is None else d * (relative / (relative + widths / mean)).sqrt()
+    if prior is None:
+        return normalised(relative.reciprocal())
+    width = (relative + prior / mean).reciprocal()
+    # c² over B·mean v̂: for v̂ alone, the least, and the most
+    alone, most = (float(1 / w.mean()) for w in (relative.reciprocal(), width))
+    least = TURN**2 / (batch * float(mean))
+    return (width * max(alone, min(least, most))).sqrt()
 
 
 def from_variances(path: Path, model: FunctionalModel) -> Tensor:
