@@ -13,14 +13,14 @@ gradients (but for AdamW where it stops early):
 - `adamw`: AdamW without a prior; weight decay, step size and when it stops are tuned;
 - `map_isotropic`, `map_learned`: AdamW on the log posterior, N(μ, σ²) or the learned prior; its
   step size is that of the task, or the one that is best without a prior;
-- `sghmc_isotropic`, `sghmc_learned`: SGHMC with the same priors, the mixture of its draws.
+- `sghmc_isotropic`, `sghmc_learned`: SGHMC with the same priors at a temperature of 1 or 0.1, the
+  mixture of its draws.
 
-λ (of the isotropic priors: of σ²), MAP's step size and AdamW's settings are chosen by NLL on at
-most 1,000 validation rows (of a chain: by five draws), for each number of data, with seed 0, out of
-seven λ (and three more where the last is best) and nine settings of AdamW's. Shakespeare's
-temperature for all is the best of 0.1, 0.3 and 1 for 20 windows and the learned prior, on the same
-rows. SGHMC's step size, the T = 1 of the other tasks, σ = 0.05 (times √λ) and the 0.2 of a new head
-were fixed beforehand.
+All that is chosen is chosen by NLL on at most 1,000 validation rows, for each number of data, with
+seed 0: out of nine settings of AdamW's; for the others λ (of the isotropic priors: of σ²) out of
+seven, and up to three beyond an end that is best, with each of MAP's two step sizes and SGHMC's two
+temperatures. SGHMC's step size (shorter where the prior alone would not bear it), σ = 0.05 (times
+√λ) and the 0.2 of a new head are fixed.
 Test rows are looked at once, at the end, ten draws of a chain. Every other seed draws its own
 training rows, the same for all arms.
 
@@ -39,7 +39,7 @@ import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,8 @@ STEPS = 240
 """Gradients of every run: SGHMC's preconditioner takes 30 of them."""
 MASKED_HEAD = "cls.predictions.transform*,cls.predictions.bias"
 """What of the head for masked words is not tied to the embeddings of words."""
+RANK = 20
+TEMPERATURES = ("1", "0.1")
 ADAMW = (
     (1.0, 0.0, 240), (1.0, 10.0, 240), (0.3, 1.0, 240), (0.1, 0.0, 240),
     (1.0, 0.0, 24), (0.3, 0.0, 60), (0.1, 0.0, 60), (0.1, 0.0, 120), (0.03, 0.0, 240),
@@ -71,7 +73,7 @@ class Task:
     Attributes:
         scores: what its table shows.
         sizes: numbers of rows (or windows) to learn from.
-        rate: AdamW's step size, and SGHMC's.
+        rate: AdamW's step size.
         length: tokens of a text, the rest is cut.
     """
 
@@ -79,20 +81,19 @@ class Task:
     scores: tuple[str, ...]
     sizes: tuple[int, ...]
     batch: int
-    rate: tuple[str, str]
-    temperature: str
+    rate: float
     length: str = "64"
 
 
 CLASSES = ("accuracy", "nll", "ece")
 TASKS = {
-    "ag_news": Task("ag_news", CLASSES, (10, 100, 1000), 8, ("2e-4", "0.3"), "1", "40"),
-    "sst2": Task("sst2", CLASSES, (10, 100, 1000), 8, ("2e-4", "0.3"), "1", "32"),
-    "shakespeare": Task(
-        "shakespeare", ("perplexity", "nll", "ece"), (20, 200, 2000), 12, ("1e-3", "1"), "0.3"
-    ),
+    "ag_news": Task("ag_news", CLASSES, (10, 100, 1000), 8, 2e-4, "40"),
+    "sst2": Task("sst2", CLASSES, (10, 100, 1000), 8, 2e-4, "32"),
+    "shakespeare": Task("shakespeare", ("perplexity", "nll", "ece"), (20, 200, 2000), 12, 1e-3),
 }
 TEST_ROWS = 1000
+VERSION = 2
+"""Of what a run does with its flags: to be raised where that changes."""
 PIECE = 300_000
 """Characters of TinyShakespeare for learning and tuning; as many after them are the test."""
 
@@ -126,73 +127,84 @@ class Study:
 
     def upstream(self) -> Path:
         """Continued pretraining: the prior, and its mean as a model."""
-        out = self.folder / self.task.name / "upstream"
+        out = self._upstream
         if self.text:
-            flags = (
-                "--model", str(self._network()), "--corpus", "python-docs",
-                "--learning-rate", "3e-4", "--warmup-steps", "1000", "--sampling-steps", "1000",
-                "--thinning", "25",
-            )  # fmt: skip
-        else:
-            flags = (
-                "--model", self.model, "--task", "masked-lm", "--corpus", self.task.name,
-                *self.where, "--parameters", f"{self.layers},{MASKED_HEAD}", "--block-size", "64",
-                "--batch-size", "16", "--learning-rate", "2e-4", "--warmup-steps", "500",
-                "--sampling-steps", "500", "--thinning", "25", "--precision", "bf16",
-            )  # fmt: skip
+            self._cut_texts()
+        if self.text and not self._network.is_file():
+            call("baseline", "--corpus", "python-docs", "--out", str(self._network))
         if not (out / "run.json").is_file():
-            call("prior_learn", *flags, "--rank", "20", "--out", str(out))
+            call("prior_learn", *self._learning, "--rank", str(RANK), "--out", str(out))
         elif not Run(out).finished:
             call("prior_learn", "--resume", str(out))
         return out
 
+    @property
+    def _upstream(self) -> Path:
+        return self.folder / self.task.name / "upstream"
+
+    @property
+    def _learning(self) -> tuple[str, ...]:
+        """Flags of it."""
+        if self.text:
+            return (
+                "--model", str(self._network), "--corpus", "python-docs",
+                "--learning-rate", "3e-4", "--warmup-steps", "1000", "--sampling-steps", "1000",
+                "--thinning", "25",
+            )  # fmt: skip
+        return (
+            "--model", self.model, "--task", "masked-lm", "--corpus", self.task.name,
+            *self.where, "--parameters", f"{self.layers},{MASKED_HEAD}", "--block-size", "64",
+            "--batch-size", "16", "--learning-rate", "2e-4", "--warmup-steps", "500",
+            "--sampling-steps", "500", "--thinning", "25", "--precision", "bf16",
+        )  # fmt: skip
+
+    @property
     def _network(self) -> Path:
         """nanoGPT's CPU model, trained on python-docs."""
-        out = self.folder / self.task.name / "baseline.pt"
-        if not out.is_file():
-            call("baseline", "--corpus", "python-docs", "--out", str(out))
-        return out
+        return self.folder / self.task.name / "baseline.pt"
 
+    @property
     def _texts(self) -> tuple[Path, Path]:
         """What is learned from, and the test text."""
+        where = self.folder / self.task.name
+        return where / "learn.txt", where / "test.txt"
+
+    def _cut_texts(self) -> None:
         _, text = corpus_text("shakespeare", Path(self.data_dir) if self.data_dir else None)
         text = text.replace("$", "")
-        files = [self.folder / self.task.name / f"{name}.txt" for name in ("learn", "test")]
-        for number, file in enumerate(files):
+        for number, file in enumerate(self._texts):
             if not file.is_file():
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text(text[number * PIECE : (number + 1) * PIECE])
-        return files[0], files[1]
 
     def _data(self, size: int, seed: int) -> tuple[str, ...]:
-        mean = self.upstream() / ("mean.pt" if self.text else "mean")
+        mean = self._upstream / ("mean.pt" if self.text else "mean")
         common = (
             "--model", str(mean), "--train-samples", str(size), "--seed", str(seed),
             "--batch-size", str(self.task.batch),
         )  # fmt: skip
         if self.text:
-            return (*common, "--corpus", str(self._texts()[0]))
+            return (*common, "--corpus", str(self._texts[0]))
         return (
             *common, "--data", self.task.name, *self.where, "--task", "sentence-classification",
             "--parameters", f"{self.layers},head", "--block-size", self.task.length,
             "--precision", "bf16",
         )  # fmt: skip
 
-    def _arm(self, arm: str, size: int) -> tuple[str, ...]:
+    def _arm(self, arm: str) -> tuple[str, ...]:
         """Sampler and prior, but for what rows of validation choose."""
         method, _, prior = arm.partition("_")
         density = {
             "": ("--prior", "normal", "--prior-std", "1e6"),
             "isotropic": ("--prior", "pretrained", "--prior-std", "0.05"),
-            "learned": ("--prior", "swag", "--prior-path", str(self.upstream())),
+            "learned": ("--prior", "swag", "--prior-path", str(self._upstream)),
         }[prior]
         head = ("--head-prior-std", "0.2") if prior and not self.text else ()
         if method != "sghmc":
             return ("--sampler", "map", *density, *head)
         return (
-            "--sampler", "sghmc", "--temperature", self.task.temperature, "--warmup-steps", "60",
-            "--sampling-steps", str(STEPS - 90), "--thinning", "15", "--learning-rate",
-            self.task.rate[1], *density, *head,
+            "--sampler", "sghmc", "--warmup-steps", "60", "--sampling-steps", str(STEPS - 90),
+            "--thinning", "15", "--learning-rate", "1", *density, *head,
         )  # fmt: skip
 
     def _tuned(self, arm: str, size: int) -> tuple[str, ...]:
@@ -201,31 +213,32 @@ class Study:
         if arm == "adamw":
             return self._adamw(size, *chosen)
         if arm.startswith("sghmc"):
-            return self._best_scale(arm, size, ())[1]
-        # a step size that stops early of itself is no way to a mode
-        moves = {factor: self._adamw(size, factor, 0.0, STEPS) for factor in (1.0, chosen[0])}
-        return min(self._best_scale(arm, size, move) for move in moves.values())[1]
+            variants = [("--temperature", temperature) for temperature in TEMPERATURES]
+        else:
+            # AdamW's own may be so small that it stops early of itself, far from a mode
+            factors = dict.fromkeys((1.0, chosen[0]))
+            variants = [self._adamw(size, factor, 0.0, STEPS) for factor in factors]
+        return min(self._best_scale(arm, size, variant) for variant in variants)[1]
 
     def _best_scale(
-        self, arm: str, size: int, move: tuple[str, ...]
+        self, arm: str, size: int, variant: tuple[str, ...]
     ) -> tuple[float, tuple[str, ...]]:
         """The least validation NLL over λ, and the flags that lead there."""
-        name = "_".join(("tune", arm, *move[1:2]))
-        out = self.folder / self.task.name / str(size) / name
+        out = self._place(size, f"tune_{arm}_{variant[1]}")
         auto = ("--prior-scale", "auto", "--prior-scale-steps", str(STEPS))
-        sample(out, *self._data(size, 0), *self._arm(arm, size), *move, *auto, *self._precision)
+        sample(out, *self._data(size, 0), *self._arm(arm), *variant, *auto, *self._precision)
         found = json.loads((out / "prior_scale.json").read_text())
         nll = min(trial["nll"] for trial in found["curve"] if trial["nll"] is not None)
-        return nll, (*move, "--prior-scale", str(found["chosen"]))
+        return nll, (*variant, "--prior-scale", str(found["chosen"]))
 
     def _best_adamw(self, size: int) -> tuple[float, float, int]:
         """Of ADAMW the setting with the least validation NLL."""
         found = {}
         for setting in ADAMW:
             name = "_".join(("tune_adamw", *(f"{number:g}" for number in setting)))
-            out = self.folder / self.task.name / str(size) / name
+            out = self._place(size, name)
             sample(
-                out, *self._data(size, 0), *self._arm("adamw", size), *self._adamw(size, *setting),
+                out, *self._data(size, 0), *self._arm("adamw"), *self._adamw(size, *setting),
                 "--eval", "--eval-splits", "val", "--eval-max-samples", "1000", *self._precision,
             )  # fmt: skip
             scores = report(out, "val")
@@ -236,7 +249,7 @@ class Study:
     def _adamw(self, size: int, factor: float, decay: float, steps: int) -> tuple[str, ...]:
         """A setting as flags."""
         return (
-            "--learning-rate", f"{factor * float(self.task.rate[0]):g}",
+            "--learning-rate", f"{factor * self.task.rate:g}",
             "--weight-decay", f"{decay:g}",
             "--epochs", str(steps / math.ceil(size / self.task.batch)),
         )  # fmt: skip
@@ -244,7 +257,10 @@ class Study:
     @property
     def protocol(self) -> str:
         """What runs must have in common to stand in one table."""
-        common = (self.task, STEPS, TEST_ROWS, PIECE, ADAMW, self.layers, "map at two step sizes")
+        flags = (self._learning, self._data(0, 0), *(self._arm(arm) for arm in ARMS))
+        where = {str(self.folder), self.model, str(self.data_dir)}
+        plain = [f for f in chain(*flags) if not any(f.startswith(path) for path in where)]
+        common = (self.task, STEPS, TEST_ROWS, PIECE, ADAMW, TEMPERATURES, RANK, plain, VERSION)
         return hashlib.sha256(repr(common).encode()).hexdigest()[:12]
 
     def strength(self, arm: str, size: int, seed: int) -> str:
@@ -255,19 +271,26 @@ class Study:
             steps = round(settings["epochs"] * math.ceil(size / self.task.batch))
             return f"step size {rate:g}, decay {decay:g}, {steps} steps"
         scale = f"λ {float(settings['prior_scale']):g}"
-        return scale if arm.startswith("sghmc") else f"{scale}, step size {rate:g}"
+        if arm.startswith("map"):
+            return f"{scale}, step size {rate:g}"
+        return f"{scale}, T {settings['temperature']:g}"
+
+    def _place(self, size: int, name: str) -> Path:
+        """Of a run: those of another protocol lie elsewhere."""
+        return self.folder / self.task.name / self.protocol / str(size) / name
 
     def run(self, arm: str, size: int, seed: int) -> Path:
-        return self.folder / self.task.name / str(size) / f"{arm}_{seed}"
+        return self._place(size, f"{arm}_{seed}")
 
     def score(self, arm: str, size: int, seed: int) -> None:
         """Make a run, and look at the test rows."""
         out = self.run(arm, size, seed)
         if self.result(arm, size, seed) is not None:
             return
-        sample(out, *self._data(size, seed), *self._arm(arm, size), *self._tuned(arm, size))
+        self.upstream()
+        sample(out, *self._data(size, seed), *self._arm(arm), *self._tuned(arm, size))
         test = (
-            ("--text", str(self._texts()[1]), "--eval-splits", "val")
+            ("--text", str(self._texts[1]), "--eval-splits", "val")
             if self.text
             else ("--eval-splits", "test")
         )
