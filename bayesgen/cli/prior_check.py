@@ -71,6 +71,7 @@ def main(argv: list[str]) -> int:
     from bayesgen.evaluation.passes import evenly_spaced
     from bayesgen.evaluation.prior_predictive import prior_predictive
     from bayesgen.inference.job import weights_of
+    from bayesgen.inference.opening import met
     from bayesgen.priors import build_prior
     from bayesgen.settings import ScoringSettings
 
@@ -82,6 +83,10 @@ def main(argv: list[str]) -> int:
     torch.manual_seed(settings.seed)
     draws = torch.stack([prior.sample() for _ in range(settings.num_draws)])
     print(f"prior: {prior.describe()}; the weights' own sd is {float(model.theta.std()):.3g}")
+    rest = model.num_parameters - model.layout.size
+    print(f"of {model.layout.size:,} parameters ({rest:,} others stay)")
+    for title, text in met(prior.record()):
+        print(f"{title}: {text}")
     print(
         f"{len(draws)} draws on {rows.num_targets:,} labels of {inputs.data['name']}'s validation"
     )

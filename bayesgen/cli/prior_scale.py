@@ -55,7 +55,7 @@ class Trials:
             content = json.loads(trials.path.read_text())
             if content["of"] == trials.of:
                 trials.found = [Trial.from_json(trial) for trial in content["trials"]]
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        except (OSError, ArithmeticError, ValueError, TypeError, KeyError, AttributeError):
             pass  # none, or damaged: they are made again
         return trials
 

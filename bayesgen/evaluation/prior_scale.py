@@ -59,7 +59,7 @@ class Trial:
         """Of what `dataclasses.asdict` and JSON made, which knows no infinity.
 
         Raises:
-            AttributeError, KeyError, TypeError, ValueError: it is something else.
+            ArithmeticError, AttributeError, KeyError, TypeError, ValueError: it is something else.
         """
         numbers = {k: math.inf if v is None else float(v) for k, v in content.items()}
         return cls(steps=int(numbers.pop("steps")), **numbers)

@@ -43,7 +43,7 @@ def opening(job: Job) -> Opening:
         *needs.rows(),
         ("observations N", f"{n:,}"),
         ("prior", f"{job.prior.describe()}; the weights' own sd is {weight_sd:.3g}"),
-        *_unmatched(job.prior.record()),
+        *met(job.prior.record()),
         (
             "temperature",
             f"T = {job.settings.temperature:g}, T/N = {job.settings.temperature / n:.3g}",
@@ -69,10 +69,15 @@ def opening(job: Job) -> Opening:
     return Opening(needs, rows, numbers, warnings)
 
 
-def _unmatched(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Names that a learned prior and the model do not have in common."""
+def met(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """How a prior from a file met the model: names that they do not share, and how far its mean is
+    from the weights."""
     words = {"missing": "prior lacks", "extra": "prior alone has"}
-    return [(title, listed(record[key])) for key, title in words.items() if record.get(key)]
+    rows = [(title, listed(record[key])) for key, title in words.items() if record.get(key)]
+    if "distance" in record:
+        far = f"lies {100 * record['distance']:.2g} % of the weights' length from them"
+        rows.append(("prior's mean", far))
+    return rows
 
 
 def _way_out(model: FunctionalModel, untrained: Sequence[str], prior: bool) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -75,9 +75,10 @@ def build_prior(settings: PriorSettings, weights: Weights) -> Prior:
     if settings.prior == "normal":
         prior = normal(weights.theta.numel(), width)
     else:
-        known = settings.prior_path is not None
-        centre = place(settings, weights).mean if known else weights.theta
-        prior = pretrained(centre, width, relative=settings.prior_relative)
+        placed = None if settings.prior_path is None else place(settings, weights)
+        centre = weights.theta if placed is None else placed.mean
+        origin = None if placed is None else placed.origin
+        prior = pretrained(centre, width, relative=settings.prior_relative, origin=origin)
     if settings.head_prior_std is None or not weights.new:
         return prior
     return _with_head(prior, settings.head_prior_std, weights)
@@ -96,6 +97,8 @@ def place(settings: PriorSettings, weights: Weights) -> Placed:
             f"--prior {settings.prior}: the prior in '{settings.prior_path}' was learned by"
             f" {prior.method}; say --prior {prior.method}"
         )
+    if not settings.learned_prior:  # it is for the mean alone
+        prior = replace(prior, deviations=prior.deviations[:0])
     placed = prior.on(
         weights.layout,
         weights.theta,
@@ -103,13 +106,11 @@ def place(settings: PriorSettings, weights: Weights) -> Placed:
         free=weights.free,
         base=weights.base,
     )
-    distance = float((weights.theta - placed.mean)[placed.there].norm())
-    length = float(weights.theta[placed.there].norm())
-    if distance > FAR * length:
+    if placed.distance > FAR:
         raise UserError(
             "--prior-path: the prior is of another model: its mean lies"
-            f" {distance / max(length, 1e-30):.0%} of the length of the weights from them, and"
-            " fine-tunes stay far below that; name the prior of this model"
+            f" {placed.distance:.0%} of the length of the weights from them, and fine-tunes stay"
+            " far below that; name the prior of this model"
         )
     return placed
 
@@ -125,4 +126,5 @@ def _with_head(prior: Gaussian, sd: float, weights: Weights) -> Gaussian:
     for name, view in weights.layout.views(width).items():
         if name in weights.new:
             view.fill_(sd)
-    return Gaussian(mean, width, prior.size, f"; new parameters N(0, {sd:g}²)")
+    note = f"; new parameters N(0, {sd:g}²)"
+    return Gaussian(mean, width, prior.size, note, prior.origin)

@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,13 +27,22 @@ class Gaussian(Prior):
         sd: a positive number, or [P].
         size: P.
         note: more about it, for people.
+        origin: more that a run keeps of where it comes from, plain data.
     """
 
-    def __init__(self, mean: Tensor | None, sd: float | Tensor, size: int, note: str = "") -> None:
+    def __init__(
+        self,
+        mean: Tensor | None,
+        sd: float | Tensor,
+        size: int,
+        note: str = "",
+        origin: Mapping[str, Any] | None = None,
+    ) -> None:
         self.mean = mean
         self.sd = sd
         self.size = size
         self.note = note
+        self.origin = origin or {}
         if isinstance(sd, Tensor):
             self._precision: float | Tensor = sd.pow(-2)
             log_det = 2.0 * float(sd.cpu().double().log().sum())
@@ -65,13 +76,22 @@ class Gaussian(Prior):
             return f"N({centre}, σᵢ²), median σᵢ {float(self.sd.median()):.3g}{self.note}"
         return f"N({centre}, {self.sd:g}² I){self.note}"
 
+    def record(self) -> dict[str, Any]:
+        return {**super().record(), **self.origin}
+
 
 def normal(size: int, sd: float) -> Gaussian:
     """N(0, sd² I) on R^size."""
     return Gaussian(None, sd, size)
 
 
-def pretrained(theta: Tensor, sd: float, *, relative: bool = False) -> Gaussian:
+def pretrained(
+    theta: Tensor,
+    sd: float,
+    *,
+    relative: bool = False,
+    origin: Mapping[str, Any] | None = None,
+) -> Gaussian:
     """N(θ*, sd² I) around `theta` [P], or σ_i = sd·(|θ*_i| + 1e-3) when `relative`."""
     width: float | Tensor = sd * (theta.abs() + RELATIVE_FLOOR) if relative else sd
-    return Gaussian(theta.clone(), width, theta.numel())
+    return Gaussian(theta.clone(), width, theta.numel(), origin=origin)

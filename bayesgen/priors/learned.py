@@ -37,6 +37,10 @@ CONVENTION = (
 SHIFT = "shift"
 """Key of `upstream`: the distance of the mean from where the learning started, over the length of
 that start."""
+FARTHEST = 1e6
+"""More than a path is long."""
+MOST_LEVELS = 20
+"""Of records in records: more is an attack on who prints them."""
 TENSORS = ("mean", "variance", "deviations")
 
 
@@ -89,6 +93,8 @@ class LearnedPrior:
                 f"mean, variance and deviations are {shapes}, and its parameters make {size}"
                 " numbers"
             )
+        if self.rank > size:
+            return f"it has {self.rank:,} deviations of {size:,} weights"
         for name in TENSORS:
             tensor: Tensor = getattr(self, name)
             # NaN is the least and the largest of all
@@ -222,12 +228,27 @@ def _described(text: str, path: Path, flag: str) -> tuple[Layout, dict[str, Any]
     base = model.get("base", "")
     if not (isinstance(base, str) and isinstance(model.get("name", ""), str | None)):
         raise ValueError("the model's name or base is no text")
+    shift = upstream.get(SHIFT, 0.0)
+    if isinstance(shift, bool) or not isinstance(shift, int | float | None):
+        raise ValueError(f"'{SHIFT}' is no number")
+    if abs(shift or 0.0) > FARTHEST:
+        raise ValueError(f"'{SHIFT}' cannot be")
+    if _deeper(content, MOST_LEVELS):
+        raise ValueError("its metadata are nested too deeply")
     # names stand in messages, which are one line and leave the terminal as it is
     if not all(name.isprintable() for name in layout.names):
         raise ValueError("a parameter's name cannot be printed")
     if len({bare(name, base) for name in layout.names}) < len(layout.names):
         raise ValueError(f"two of its parameters have one name beside the prefix '{base}'")
     return layout, content
+
+
+def _deeper(content: Any, levels: int) -> bool:
+    """Whether records and lists lie in each other deeper than that."""
+    if not isinstance(content, dict | list):
+        return False
+    inner = content.values() if isinstance(content, dict) else content
+    return levels == 0 or any(_deeper(each, levels - 1) for each in inner)
 
 
 def _line(error: Exception) -> str:

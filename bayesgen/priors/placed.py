@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -31,6 +31,8 @@ class Placed:
         missing: parameters of θ that it does not know.
         kept: those of them that are not new: their centre is the loaded weight.
         extra: parameters that it knows and θ has not.
+        distance: of the mean from the loaded weights, over the length of these, where it knows
+            them.
     """
 
     mean: Tensor
@@ -40,6 +42,16 @@ class Placed:
     missing: tuple[str, ...]
     kept: tuple[str, ...]
     extra: tuple[str, ...]
+    distance: float
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What a run keeps of how the prior met θ."""
+        return {
+            "missing": list(self.missing),
+            "extra": list(self.extra),
+            "distance": self.distance,
+        }
 
     def density(self, scale: float, *, epsilon: float, head_std: float) -> LowRankGaussian:
         """The prior of θ:
@@ -65,9 +77,8 @@ class Placed:
         if self.kept:
             words += f", others that it does not know N(θ*, {head_std:g}²)"
         try:
-            origin = {"missing": list(self.missing), "extra": list(self.extra)}
             return LowRankGaussian(
-                self.mean, diagonal, self.deviations, gain, words=words, origin=origin
+                self.mean, diagonal, self.deviations, gain, words=words, origin=self.origin
             )
         except (ValueError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
             raise UserError(
@@ -168,6 +179,8 @@ def _copied(
             mean[here] = 0
     used = {entry.name for entry in taken.values()}
     device = theta.device
+    loaded = theta.detach().cpu().float()[there]
+    away = float((loaded - mean[there]).norm()) / max(float(loaded.norm()), 1e-30)
     return Placed(
         mean.to(device),
         variance.to(device),
@@ -176,6 +189,7 @@ def _copied(
         missing=tuple(missing),
         kept=tuple(name for name in missing if name not in new),
         extra=tuple(name for name in prior.layout.names if name not in used),
+        distance=away,
     )
 
 

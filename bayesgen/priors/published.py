@@ -154,11 +154,13 @@ def weights_of(state: Any, flag: str) -> dict[str, Tensor]:
     for name, tensor in state.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             raise UserError(f"{flag}: it is no state dict of a module ({name!r:.80} is no tensor)")
-        place = (tensor.data_ptr(), tensor.shape)
-        buffer = name.rpartition(".")[2] in STATISTICS or not tensor.is_floating_point()
-        if not buffer and (place not in seen or not tensor.numel()):
+        if name.rpartition(".")[2] in STATISTICS or not tensor.is_floating_point():
+            continue
+        weight = dense(tensor, f"{flag} {name!r:.80}")
+        place = (weight.data_ptr(), weight.shape)
+        if place not in seen or not weight.numel():
             seen.add(place)
-            weights[name] = dense(tensor, f"{flag} {name!r:.80}")
+            weights[name] = weight
     return weights
 
 

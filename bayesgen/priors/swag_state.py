@@ -81,6 +81,11 @@ def import_swag_state(
     if len({len(rows) for *_, rows in parts}) > 1:
         raise UserError(f"{FLAG}: its parameters do not keep equally many deviations; copy it anew")
     mean, squares, rows = (torch.cat(each, dim=-1) for each in zip(*parts, strict=True))
+    count = collected(state)
+    if count is not None and len(rows) > count:
+        raise UserError(
+            f"{FLAG}: it keeps {len(rows)} deviations of {count} collected models; copy it anew"
+        )
     return named_prior(
         mean,
         (squares.double() - mean.double().square()).clamp(min=0),
@@ -103,11 +108,22 @@ def left_out(state: Mapping[str, Any], prior: LearnedPrior) -> list[str]:
 
 
 def collected(state: Mapping[str, Any]) -> int | None:
-    """How many models a state has collected, where it says so."""
+    """How many models a state has collected, where it says so.
+
+    Raises:
+        UserError: what it says is no number.
+    """
     count = state.get("n_models")
-    if isinstance(count, Tensor) and count.dtype == torch.int64 and count.numel() == 1:
-        return int(count)
-    return None
+    if count is None:
+        return None
+    if isinstance(count, int) and not isinstance(count, bool):
+        return count
+    if isinstance(count, Tensor) and count.dtype in {torch.int32, torch.int64}:
+        count = count.to(torch.float64) if count.layout == torch.strided else None
+    number = dense(count, f"{FLAG} 'n_models'")
+    if number.numel() != 1 or not float(number).is_integer():
+        raise UserError(f"{FLAG} 'n_models': it is no number of models; copy it anew")
+    return int(number)
 
 
 def _part(

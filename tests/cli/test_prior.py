@@ -247,6 +247,7 @@ def with_file(name: str, content: Any) -> None:
         ([*GPT, "--out", "x", *PATHS, "--mean", "corpus.txt"], "--mean: 'corpus.txt' cannot be"),
         ([*GPT, "--out", "x", *PATHS, "--mean", "list.pt"], "--mean: it holds no tensor"),
         ([*GPT, "--out", "x", *PATHS, "--model-file", "list.pt"], "--model-file: it is no state"),
+        ([*GPT, "--out", "x", *PATHS, "--model-file", "sparse.pt"], "'w': it holds no tensor"),
         ([*GPT, "--out", "x", *PATHS, "--variance", "p_covmat.pt"], "--variance: its shape is"),
         ([*GPT, "--out", "x", *PATHS, "--mean", "short.pt"], "has 7 numbers, and the model 3,696"),
         ([*GPT, "--out", "x", *PATHS, "--parameters", "*.wte*"], "numbers, and the model"),
@@ -271,6 +272,7 @@ def test_bad_input_of_import_is_one_line(
             torch.save(gpt[0], f"{folder}/{name}_mean.pt")
     with_file("list.pt", [1, 2])
     with_file("short.pt", torch.zeros(7))
+    with_file("sparse.pt", {"w": torch.eye(2).to_sparse()})
     assert says in refused(["import", *flags], capsys)
     assert not Path("x").exists()
 

@@ -71,7 +71,7 @@ def test_a_new_head_takes_the_classes_of_the_data(
         (["--prior", "normal", "--prior-scale", "auto"], "choose a number"),
         (["--prior", "normal", "--batch-size", "3"], "has no effect here"),
         (["--prior", "normal", "--prior-epsilon", "3"], "needs --prior swag"),
-        (["--prior", "normal", "--prior-path", "x"], "needs --prior swag or"),
+        (["--prior", "normal", "--prior-path", "x"], "needs --prior swag, laplace or"),
         (["--prior", "normal", "--data", "ag_news"], "which takes --corpus"),
         (["--prior", "normal", "--prior-scale", "-1"], "--prior-scale must be at least"),
     ],

@@ -170,7 +170,7 @@ def test_damaged_trials_are_made_again(
     Path("run/prior_scale_trials.json").write_text(content)
     flags = ("--prior", "normal", "--prior-scale", "auto", "--prior-scale-steps", "6")
     assert workspace.train("sghmc", *flags) == 0
-    for trials in ([5], [{"scale": "x", "steps": 1}], [{}], 7):
+    for trials in ([5], [{"scale": "x", "steps": 1}], [{"scale": 1.0, "steps": None}], [{}], 7):
         of: dict[str, Any] = {"a": 1}
         Path("run/prior_scale_trials.json").write_text(json.dumps({"of": of, "trials": trials}))
         assert prior_scale.Trials.read("run", of).found == []
@@ -352,3 +352,25 @@ def test_a_prior_is_called_by_how_it_was_learned(
     assert "was learned by swag; say --prior swag" in capsys.readouterr().err
     assert workspace.train("sgld", "--prior", "laplace") == 2
     assert "(a run with --sampler laplace writes one)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("prior", ["swag", "pretrained"])
+def test_what_a_prior_and_a_model_do_not_share_is_told(
+    prior: str, workspace: Workspace, capsys: Capture
+) -> None:
+    assert learn() == 0
+    capsys.readouterr()
+    flags = ("--prior", prior, "--prior-path", "upstream")
+    assert workspace.train("sgld", *flags, "--parameters", "*.h.0.*") == 0
+    shown = capsys.readouterr().err
+    assert "prior alone has" in shown
+    assert "prior's mean    lies" in shown
+    record = json.loads(Path("run/run.json").read_text())["prior"]
+    assert record["extra"]
+    model = load_model("model.pt", parameters="*.h.0.*")
+    placed = LearnedPrior.read(Path("upstream")).on(model.layout, model.theta)
+    away = float((model.theta - placed.mean).norm() / model.theta.norm())
+    assert record["distance"] == pytest.approx(away, rel=1e-5)
+    checked = ("--model", "model.pt", "--corpus", "corpus.txt", "--parameters", "*.h.0.*")
+    assert door("prior", ["check", *checked, *flags]) == 0
+    assert "prior alone has: " in capsys.readouterr().out

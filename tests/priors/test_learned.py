@@ -121,6 +121,9 @@ def with_record(**values: Any) -> Callable[[Content], None]:
         pytest.param(with_record(model={"base": 3}), id="base"),
         pytest.param(with_record(model={"name": ["x"]}), id="name"),
         pytest.param(with_record(upstream="swag"), id="upstream"),
+        pytest.param(with_record(upstream={"shift": 10**400}), id="shift"),
+        pytest.param(with_record(upstream={"shift": True}), id="shift is no number"),
+        pytest.param(with_record(upstream={"a": json.loads("[" * 60 + "]" * 60)}), id="deep"),
         pytest.param(lambda content: [content], id="a list"),
         pytest.param(lambda content: "prior", id="a text"),
     ],
@@ -169,6 +172,12 @@ def test_tensors_that_cannot_be_are_refused(
 ) -> None:
     rewritten(file, lambda content: None, **{name: tensor})
     assert says in refusal(file)
+
+
+def test_more_deviations_than_weights_are_refused(file: Path) -> None:
+    many = torch.zeros(P + 1, P)
+    rewritten(file, with_record(rank=P + 1, upstream={}), deviations=many)
+    assert f"it has {P + 1} deviations of {P} weights" in refusal(file)
 
 
 def raw(header: Any, data: bytes = b"", metadata: Any = None) -> bytes:

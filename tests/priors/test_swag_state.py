@@ -108,6 +108,16 @@ def test_another_network_is_refused_with_names(path: list[dict[str, Tensor]]) ->
         ({}, "no name ends with '_sq_mean'"),
         ({"base.1.running_mean": torch.zeros(3)}, "no name ends with '_sq_mean'"),
         ({"a_sq_mean": torch.zeros(3), "n_models": torch.tensor([1])}, "collected 1 models"),
+        ({"a_sq_mean": torch.zeros(3), "n_models": 1}, "collected 1 models"),
+        ({"a_sq_mean": torch.zeros(3), "n_models": torch.tensor([1.0])}, "collected 1 models"),
+        ({"a_sq_mean": torch.zeros(3), "n_models": torch.tensor([2.5])}, "no number of models"),
+        ({"a_sq_mean": torch.zeros(3), "n_models": torch.tensor([2, 3])}, "no number of models"),
+        ({"a_sq_mean": torch.zeros(3), "n_models": "3"}, "holds no tensor"),
+        ({"a_sq_mean": torch.zeros(3), "n_models": True}, "holds no tensor"),
+        (
+            {"a_sq_mean": torch.zeros(3), "n_models": torch.tensor([3], device="meta")},
+            "on 'meta'",
+        ),
     ],
 )
 def test_what_is_no_state_is_refused(found: Any, says: str) -> None:
@@ -125,6 +135,7 @@ def test_what_is_no_state_is_refused(found: Any, says: str) -> None:
         ("base.0.bias_cov_mat_sqrt", torch.zeros(2, 3), "equally many deviations"),
         ("base.0.bias_sq_mean", torch.full((3,), torch.inf), "not finite"),
         ("base.0.bias_mean", torch.zeros(3, dtype=torch.int32), "holds torch.int32"),
+        ("n_models", torch.tensor([KEPT - 1]), f"keeps {KEPT} deviations of {KEPT - 1} collected"),
     ],
 )  # fmt: skip
 def test_a_damaged_state_is_refused(
