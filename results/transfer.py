@@ -20,7 +20,7 @@ All that is chosen is chosen by NLL on at most 1,000 validation rows, for each n
 seed 0: out of nine settings of AdamW's; for the others λ (of the isotropic priors: of σ²) out of
 seven, and up to three beyond an end that is best, with each of MAP's two step sizes and SGHMC's two
 temperatures. SGHMC's step size (shorter where the prior alone would not bear it), σ = 0.05 (times
-√λ) and the 0.2 of a new head are fixed.
+√λ) and the 0.5 of a new head, which gives a logit an sd of about 1 before any data, are fixed.
 Test rows are looked at once, at the end, ten draws of a chain. Every other seed draws its own
 training rows, the same for all arms.
 
@@ -199,7 +199,7 @@ class Study:
             "isotropic": ("--prior", "pretrained", "--prior-std", "0.05"),
             "learned": ("--prior", "swag", "--prior-path", str(self._upstream)),
         }[prior]
-        head = ("--head-prior-std", "0.2") if prior and not self.text else ()
+        head = ("--head-prior-std", "0.5") if prior and not self.text else ()
         if method != "sghmc":
             return ("--sampler", "map", *density, *head)
         return (

@@ -8,6 +8,10 @@ from bayesgen.inference.job import Job
 from bayesgen.priors.learned import FILE, LearnedPrior
 from bayesgen.runs import Run
 from bayesgen.samplers.base import Learned
+from bayesgen.settings import EvalSettings, LoopSettings, described, without_effect
+
+ASIDE = {*described(LoopSettings), *described(EvalSettings)}
+"""Settings that a prior does not depend on."""
 
 
 def prior_name(chain: int) -> str:
@@ -18,13 +22,9 @@ def prior_name(chain: int) -> str:
 def write_prior(job: Job, run: Run, chain: int, learned: Learned) -> Path:
     """Put the prior that chain `chain` learned into the folder of its run."""
     record = run.record()
-    info, settings = job.model.info, record["settings"]
+    info, idle = job.model.info, {*ASIDE, *without_effect(job.name, job.settings)}
     mean = learned.mean.cpu()
     start = job.model.theta.cpu()
-    kept = (
-        "learning_rate", "optimizer", "weight_decay", "epochs", "prior", "prior_std", "temperature",
-        "batch_size", "seed", "precision",
-    )  # fmt: skip
     upstream = {
         "method": learned.method,
         "task": info.task,
@@ -33,7 +33,11 @@ def write_prior(job: Job, run: Run, chain: int, learned: Learned) -> Path:
         "num_observations": job.num_observations,
         "steps": job.plan.steps,
         "collected": learned.collected,
-        "settings": {name: settings[name] for name in kept if name in settings},
+        "settings": {
+            name: value
+            for name, value in vars(job.settings).items()
+            if value is not None and name not in idle
+        },
         "shift": float((mean - start).norm() / start.norm()),
         "run": str(run.path),
     }

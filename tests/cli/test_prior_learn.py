@@ -58,7 +58,12 @@ def test_the_file_holds_the_path_of_the_optimizer(workspace: Workspace) -> None:
     )
     upstream = prior.record["upstream"]
     assert upstream["collected"] == 6
-    assert upstream["settings"]["optimizer"] == "adamw"
+    settings = upstream["settings"]
+    assert settings["optimizer"] == "adamw"
+    assert settings["thinning"] == 1
+    assert settings["parameters"] == "all"
+    # what has no effect is no fact about the prior
+    assert not {"momentum", "temperature", "head_prior_std", "out", "eval"} & set(settings)
     assert prior.record["model"]["sha256"] == model.info.sha256
 
 
