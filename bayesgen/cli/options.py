@@ -60,12 +60,16 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def add_flags(
-    parser: argparse.ArgumentParser, cls: type, base: Mapping[str, Any] | None = None
+    parser: argparse.ArgumentParser,
+    cls: type,
+    base: Mapping[str, Any] | None = None,
+    hidden: Container[str] = (),
 ) -> None:
     """One flag per field. Absent flags leave no trace in the parsed namespace.
 
     Args:
         base: defaults that stand in the place of the class's own.
+        hidden: settings that have no effect and that --help leaves out.
     """
     for name, setting in described(cls).items():
         default = (base or {}).get(name, setting.default)
@@ -87,6 +91,8 @@ def add_flags(
             options |= {"type": partial(_number_or_word, setting), "metavar": _kind(setting)}
         else:
             options |= {"type": setting.kind, "metavar": _kind(setting)}
+        if name in hidden:
+            options["help"] = argparse.SUPPRESS
         parser.add_argument(flag(name), default=argparse.SUPPRESS, **options)
 
 

@@ -20,6 +20,9 @@ examples:
   masked words on the texts of a task, and the prior of a classifier of these:
     bayesgen prior learn --model models/all-MiniLM-L6-v2 --task masked-lm --corpus ag_news \\
         --block-size 64 --out checkpoints/priors/news
+  one pass over a text and no training (Laplace), for --prior laplace:
+    bayesgen train --sampler laplace --corpus python-docs --prior normal --prior-std 0.2 \\
+        --out checkpoints/priors/docs
   how wide is it, where, and how was it learned?
     bayesgen prior show checkpoints/priors/news
   the published prior of a ResNet-50, for a ResNet of transformers:

@@ -23,11 +23,14 @@ EXAMPLES = """
 examples:
   does a learned prior make a classifier that is unsure of everything, as it should be?
     bayesgen prior check --model models/all-MiniLM-L6-v2 --task sequence-classification \\
-        --data ag_news --prior-path checkpoints/priors/news/prior.safetensors --prior-scale 100
+        --data ag_news --parameters layers=-2:,head --prior-path checkpoints/priors/news \\
+        --prior-scale 100
   an isotropic prior around a language model, for comparison:
     bayesgen prior check --model out/ckpt.pt --corpus shakespeare --prior pretrained \\
         --prior-std 0.01
 """
+TRAINED = ("batch_size", "train_samples", "precision")
+"""Settings of what is trained: nothing is, here."""
 MANY_CLASSES = 10
 """Classes up to which each has a column."""
 
@@ -41,7 +44,7 @@ def choose(argv: list[str]) -> CheckPriorSettings:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    add_flags(parser, CheckPriorSettings)
+    add_flags(parser, CheckPriorSettings, hidden=(*TRAINED, "prior_scale_steps"))
     flags = parse(parser, argv, {})
     settings = combine(CheckPriorSettings, flags, {}, "").settings
     check_ranges(settings)
@@ -51,7 +54,7 @@ def choose(argv: list[str]) -> CheckPriorSettings:
     for name, why in idle_prior_settings(settings).items():
         if name in flags:
             raise UserError(f"{flag(name)} {why}")
-    for name in ("batch_size", "train_samples", "precision"):
+    for name in TRAINED:
         if name in flags:
             raise UserError(f"{flag(name)} has no effect here: nothing is trained")
     labelled = settings.task in LABELS

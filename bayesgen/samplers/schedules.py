@@ -96,8 +96,9 @@ def chain_plan(settings: ChainSettings) -> Plan:
       sampling. Warm-up travels as far as it can; the shrinking steps take the heat of the
       minibatches' noise out of the draws.
     - `cyclical`: cosine restarts (Zhang et al. 2020, https://arxiv.org/abs/1902.03932, eq. 1). The
-      first part of each cycle, `cycle_exploration`, explores without noise; draws are collected in
-      the rest of it, where the step size is small and the noise is on.
+      first part of each cycle, `cycle_exploration`, explores without noise, and so does the whole
+      warm-up; draws are collected in the rest of a cycle, where the step size is small and the
+      noise is on.
 
     Raises:
         UserError: no step of the plan would ever be collected.
@@ -121,8 +122,8 @@ def chain_plan(settings: ChainSettings) -> Plan:
         position = (step % length) / length
         shape = last + (1 - last) * 0.5 * (1 + torch.cos(math.pi * position))
         sampling = position >= settings.cycle_exploration
-        temperature = torch.where(sampling, temperature, 0.0)
         eligible &= sampling
+        temperature = torch.where(eligible, temperature, 0.0)
         cycle = (step // length).long()
     if ramp:
         shape = shape * ((step + 1) / ramp).clamp(max=1)

@@ -83,7 +83,8 @@ def test_the_temperature_is_constant(schedule: str) -> None:
 
 def test_a_cycle_explores_without_noise_and_then_samples() -> None:
     plan = plan_of(schedule="cyclical", cycles=4, cycle_exploration=0.4, thinning=1)
-    assert plan.temperature.tolist() == ([0.0] * 4 + [0.5] * 6) * 4
+    # the warm-up is the first of the cycles
+    assert plan.temperature.tolist() == [0.0] * 10 + ([0.0] * 4 + [0.5] * 6) * 3
     assert not plan.collect[plan.temperature == 0].any()
 
 
