@@ -11,18 +11,16 @@ All arms start at the mean of that path, move the same parameters and take the s
 gradients (but for AdamW where it stops early):
 
 - `adamw`: AdamW without a prior; weight decay, step size and when it stops are tuned;
-- `map_isotropic`, `map_learned`: AdamW on the log posterior, N(μ, σ²) or the learned prior; its
-  step size is that of the task, or the one that is best without a prior;
-- `sghmc_isotropic`, `sghmc_learned`: SGHMC with the same priors at a temperature of 1 or 0.1, the
-  mixture of its draws.
+- `map_isotropic`, `map_learned`: AdamW on the log posterior, N(μ, σ²) or the learned prior;
+- `sghmc_isotropic`, `sghmc_learned`: SGHMC with the same priors, the mixture of its draws.
 
 All that is chosen is chosen by NLL on at most 1,000 validation rows, for each number of data, with
-seed 0: out of nine settings of AdamW's; for the others λ (of the isotropic priors: of σ²) out of
-seven, and up to three beyond an end that is best, with each of MAP's two step sizes and SGHMC's two
-temperatures. SGHMC's step size (shorter where the prior alone would not bear it), σ = 0.05 (times
-√λ) and the 0.5 of a new head, which gives a logit an sd of about 1 before any data, are fixed.
-Test rows are looked at once, at the end, ten draws of a chain. Every other seed draws its own
-training rows, the same for all arms.
+seed 0. AdamW has nine settings. The others have seven λ (of the isotropic priors: of σ²), up to
+three more beyond an end that is best, and with the best of them two smaller step sizes (MAP) or two
+lower temperatures (SGHMC, at first T = 1). SGHMC's step size (shorter where the prior alone would
+not bear it), σ = 0.05 (times √λ) and the 0.5 of a new head, which gives a logit an sd of about 1
+before any data, are fixed. Test rows are looked at once, at the end, ten draws of a chain. Every
+other seed draws its own training rows, the same for all arms.
 
 Every run is kept under --folder and not made again, and its scores in transfer.json; --table-only
 writes table and picture from what is there.
@@ -58,7 +56,10 @@ STEPS = 240
 MASKED_HEAD = "cls.predictions.transform*,cls.predictions.bias"
 """What of the head for masked words is not tied to the embeddings of words."""
 RANK = 20
-TEMPERATURES = ("1", "0.1")
+TEMPERATURES = ("1", "0.3", "0.1")
+"""Of SGHMC; λ is chosen with the first."""
+FACTORS = (1.0, 0.3, 0.1)
+"""Step sizes of MAP, the same, in those of the task."""
 ADAMW = (
     (1.0, 0.0, 240), (1.0, 10.0, 240), (0.3, 1.0, 240), (0.1, 0.0, 240),
     (1.0, 0.0, 24), (0.3, 0.0, 60), (0.1, 0.0, 60), (0.1, 0.0, 120), (0.03, 0.0, 240),
@@ -92,8 +93,6 @@ TASKS = {
     "shakespeare": Task("shakespeare", ("perplexity", "nll", "ece"), (20, 200, 2000), 12, 1e-3),
 }
 TEST_ROWS = 1000
-VERSION = 2
-"""Of what a run does with its flags: to be raised where that changes."""
 PIECE = 300_000
 """Characters of TinyShakespeare for learning and tuning; as many after them are the test."""
 
@@ -208,43 +207,37 @@ class Study:
         )  # fmt: skip
 
     def _tuned(self, arm: str, size: int) -> tuple[str, ...]:
-        """What they choose."""
-        chosen = self._best_adamw(size)
+        """What they choose, as flags."""
         if arm == "adamw":
-            return self._adamw(size, *chosen)
+            settings = [self._adamw(size, *setting) for setting in ADAMW]
+            return min(settings, key=lambda flags: self._nll(arm, size, *flags))
+        scale = ("--prior-scale", "auto", "--prior-scale-steps", str(STEPS))
         if arm.startswith("sghmc"):
-            variants = [("--temperature", temperature) for temperature in TEMPERATURES]
+            first, *others = (("--temperature", temperature) for temperature in TEMPERATURES)
         else:
-            # AdamW's own may be so small that it stops early of itself, far from a mode
-            factors = dict.fromkeys((1.0, chosen[0]))
-            variants = [self._adamw(size, factor, 0.0, STEPS) for factor in factors]
-        return min(self._best_scale(arm, size, variant) for variant in variants)[1]
+            first, *others = (self._adamw(size, factor, 0.0, STEPS) for factor in FACTORS)
+        found = {first: self._nll(arm, size, *first, *scale)}
+        curve = json.loads(
+            (self._trial(arm, size, *first, *scale) / "prior_scale.json").read_text()
+        )
+        scale = ("--prior-scale", str(curve["chosen"]))
+        found |= {flags: self._nll(arm, size, *flags, *scale) for flags in others}
+        return (*min(found, key=lambda flags: found[flags]), *scale)
 
-    def _best_scale(
-        self, arm: str, size: int, variant: tuple[str, ...]
-    ) -> tuple[float, tuple[str, ...]]:
-        """The least validation NLL over λ, and the flags that lead there."""
-        out = self._place(size, f"tune_{arm}_{variant[1]}")
-        auto = ("--prior-scale", "auto", "--prior-scale-steps", str(STEPS))
-        sample(out, *self._data(size, 0), *self._arm(arm), *variant, *auto, *self._precision)
-        found = json.loads((out / "prior_scale.json").read_text())
-        nll = min(trial["nll"] for trial in found["curve"] if trial["nll"] is not None)
-        return nll, (*variant, "--prior-scale", str(found["chosen"]))
+    def _trial(self, arm: str, size: int, *flags: str) -> Path:
+        """Of a run that something is chosen by."""
+        return self._place(size, "_".join(("tune", arm, *flags[1::2])))
 
-    def _best_adamw(self, size: int) -> tuple[float, float, int]:
-        """Of ADAMW the setting with the least validation NLL."""
-        found = {}
-        for setting in ADAMW:
-            name = "_".join(("tune_adamw", *(f"{number:g}" for number in setting)))
-            out = self._place(size, name)
-            sample(
-                out, *self._data(size, 0), *self._arm("adamw"), *self._adamw(size, *setting),
-                "--eval", "--eval-splits", "val", "--eval-max-samples", "1000", *self._precision,
-            )  # fmt: skip
-            scores = report(out, "val")
-            assert scores is not None
-            found[setting] = scores["predictors"]["bma"]["nll"]
-        return min(found, key=lambda setting: found[setting])
+    def _nll(self, arm: str, size: int, *flags: str) -> float:
+        """Of validation rows, with seed 0."""
+        out = self._trial(arm, size, *flags)
+        sample(
+            out, *self._data(size, 0), *self._arm(arm), *flags,
+            "--eval", "--eval-splits", "val", "--eval-max-samples", "1000", *self._precision,
+        )  # fmt: skip
+        scores = report(out, "val")
+        assert scores is not None
+        return float(scores["predictors"]["bma"]["nll"])
 
     def _adamw(self, size: int, factor: float, decay: float, steps: int) -> tuple[str, ...]:
         """A setting as flags."""
@@ -260,7 +253,7 @@ class Study:
         flags = (self._learning, self._data(0, 0), *(self._arm(arm) for arm in ARMS))
         where = {str(self.folder), self.model, str(self.data_dir)}
         plain = [f for f in chain(*flags) if not any(f.startswith(path) for path in where)]
-        common = (self.task, STEPS, TEST_ROWS, PIECE, ADAMW, TEMPERATURES, RANK, plain, VERSION)
+        common = (self.task, STEPS, TEST_ROWS, PIECE, ADAMW, TEMPERATURES, FACTORS, RANK, plain)
         return hashlib.sha256(repr(common).encode()).hexdigest()[:12]
 
     def strength(self, arm: str, size: int, seed: int) -> str:
@@ -288,13 +281,12 @@ class Study:
         if self.result(arm, size, seed) is not None:
             return
         self.upstream()
-        sample(out, *self._data(size, seed), *self._arm(arm), *self._tuned(arm, size))
-        test = (
-            ("--text", str(self._texts[1]), "--eval-splits", "val")
-            if self.text
-            else ("--eval-splits", "test")
-        )
-        call("evaluate", str(out), *test, "--eval-max-samples", str(TEST_ROWS), *self._precision)
+        rows = ("--eval-max-samples", str(TEST_ROWS), *self._precision)
+        test = () if self.text else ("--eval", "--eval-splits", "test", *rows)
+        sample(out, *self._data(size, seed), *self._arm(arm), *self._tuned(arm, size), *test)
+        if self.text:
+            text = ("--text", str(self._texts[1]), "--eval-splits", "val")
+            call("evaluate", str(out), *text, *rows)
 
     def result(self, arm: str, size: int, seed: int) -> dict[str, Any] | None:
         """What the mixture scores on the test rows; of AdamW and MAP their one set of weights."""
