@@ -29,8 +29,10 @@ FLOATS: Mapping[str, float] = {
 saved state among them, without per-example gradients (benchmarks/memory.py --samplers)."""
 RANK_FLOATS = 3.0
 """The same for each deviation that SWAG keeps."""
-PRIOR_FLOATS = 2.0
-"""The same for each deviation of a learned prior: the file's pages, and what is kept of them."""
+PRIOR_FLOATS = 2.5
+"""The same of a learned prior: its mean and widths, and the pages of its file."""
+PRIOR_RANK_FLOATS = 2.0
+"""The same for each of its deviations."""
 FROZEN_FLOATS = 3.0
 """The first number for each other parameter."""
 
@@ -78,7 +80,8 @@ def estimate(sampler: str, settings: TrainSettings, model: FunctionalModel) -> N
     if isinstance(settings, SWAGSettings) and settings.covariance == "low-rank":
         floats += RANK_FLOATS * settings.rank * bayesian
     if settings.learned_prior and settings.prior_path is not None:
-        floats += PRIOR_FLOATS * rank_in(Path(settings.prior_path)) * bayesian
+        rank = rank_in(Path(settings.prior_path))
+        floats += (PRIOR_FLOATS + PRIOR_RANK_FLOATS * rank) * bayesian
     memory = int(4 * floats)
     if isinstance(settings, PerExampleSettings):
         memory += min(settings.jacobian_memory * 2**20, 16 * bayesian * settings.batch_size)

@@ -68,6 +68,11 @@ class Prior(ABC):
         """The prior as a diagonal Gaussian, or None where it is not one."""
         return None
 
+    @property
+    def isotropic(self) -> bool:
+        """Whether it has one width for all weights, by construction."""
+        return False
+
     def precision(self) -> Tensor | None:
         """Diagonal of a matrix that the curvature of −log p nowhere exceeds [P]: how stiff the
         prior is along each coordinate at most. None where nothing is known."""

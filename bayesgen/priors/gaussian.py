@@ -51,6 +51,10 @@ class Gaussian(Prior):
             log_det = 2.0 * size * math.log(sd)
         self._log_normaliser = -0.5 * (size * math.log(2 * math.pi) + log_det)
 
+    @property
+    def isotropic(self) -> bool:
+        return not isinstance(self.sd, Tensor)
+
     def log_prob(self, theta: Tensor) -> Tensor:
         residual = theta if self.mean is None else theta - self.mean
         return self._log_normaliser - 0.5 * (self._precision * residual * residual).sum()

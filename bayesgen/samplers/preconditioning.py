@@ -8,17 +8,18 @@ rate (the natural-gradient metric of Girolami and Calderhead 2011,
 https://doi.org/10.1111/j.1467-9868.2010.00765.x, diagonal and fixed at θ₀). With mean D² = 1 a step
 size means the same for every source of D, and for none.
 
-A prior whose weights differ in width σᵢ takes part. B v̂, for B observations a batch, is about the
+A prior with a width σᵢ for each weight takes part. B v̂, for B observations a batch, is about the
 information of one of them, and with that of the prior, undamped, about the posterior's curvature
 (as near as the moments of AdamW, whose batches were the pretraining's, can be):
 
     D = c hᵢ^(−½),   hᵢ = B (v̂ᵢ + ε·mean v̂) + 1/(N σᵢ²)
 
-Every coordinate then turns by c radians in a step of size 1 of Hamiltonian dynamics. c is that of
+Every coordinate then turns by c radians in a step of size 1 of Hamiltonian dynamics, or decays by
+the factor 1 − c² in one of Langevin's. c is that of
 mean D² = 1 for v̂ alone, so that a step size means the same along weights that the prior leaves
 free, however many it holds; but `TURN` where that is less, as it is of a new head under which the
 other weights have next to no gradient yet: only the prior says how far these may go. Mean D² stays
-at most 1.
+at most 1. (Of a low-rank prior σᵢ is the diagonal's; N(μ, σ² I) takes no part.)
 
 The same pass measures how large a minibatch's gradient is in φ: the unit of `--gradient-clip`.
 """
@@ -44,7 +45,7 @@ from bayesgen.models.nanogpt import adam_second_moments
 from bayesgen.settings import ChainSettings, MomentumSettings
 
 TURN = 0.2
-"""Radians that the posterior's oscillations turn, at least, in a step of size 1."""
+"""Radians in a step of size 1 that D is raised to, as far as mean D² ≤ 1 lets it."""
 
 
 @dataclass(frozen=True)
@@ -98,18 +99,17 @@ def measure(
     n = plain.num_observations
     stiff = plain.prior.precision()
     stiff = None if stiff is None else stiff.to(model.device)
-    curvature = None
-    if stiff is not None and bool((stiff != stiff[0]).any()):
-        # beside v̂, which is the information of an observation over B = N / steps_per_epoch
-        curvature = stiff * batches.steps_per_epoch / n**2
-    d = _scale(settings, model, moments, curvature, n / batches.steps_per_epoch)
+    batch = n / batches.steps_per_epoch
+    # beside v̂, which is the information of an observation over B
+    curvature = None if stiff is None or plain.prior.isotropic else stiff / (n * batch)
+    d = _scale(settings, model, moments, curvature, batch)
     if moments is None or not settings.gradient_clip:
         return Scales(d, None)
     prior = torch.zeros_like(model.theta)
     plain.prior.accumulate(model.theta, prior, 1 / n)
     squares = moments + prior.square()
     if stiff is not None:
-        squares += settings.temperature / n**2 * stiff  # E (∂ log p / N)² at temperature T
+        squares += stiff * (settings.temperature / n / n)  # E (∂ log p / N)² at temperature T
     pulled = squares if d is None else d * d * squares
     norm = float(pulled.sum(dtype=torch.float64).sqrt())
     if not 0 < norm < math.inf:

@@ -46,11 +46,12 @@ def fitted(moments: Moments, low_rank: bool) -> LowRankGaussian:
     )
 
 
-def learned(moments: Moments) -> Learned:
-    """The same as a prior."""
+def learned(moments: Moments, low_rank: bool) -> Learned:
+    """The same Gaussian as a prior."""
+    # of a prior's file the diagonal counts half
+    v = variance(moments) * (1.0 if low_rank else 2.0)
     mean = torch.cat(moments.mean).float()
-    count = int(moments.count)
-    return Learned("swag", mean, variance(moments), deviations(moments), count)
+    return Learned("swag", mean, v, deviations(moments), int(moments.count))
 
 
 @dataclass(frozen=True)
@@ -144,5 +145,5 @@ def build(log_posterior: LogPosterior, settings: SWAGSettings, plan: Plan) -> Sa
         init=lambda: own(moving.init(tuple(c.clone() for c in chunks(start)))),
         theta=lambda state: torch.cat(state.params),
         gaussian=lambda state: fitted(state.moments, low_rank),
-        learned=lambda state: learned(state.moments),
+        learned=lambda state: learned(state.moments, low_rank),
     )

@@ -158,6 +158,9 @@ def test_a_quick_look_fits_it_on_few_rows(here: Path, monkeypatch: pytest.Monkey
         assert door("evaluate", flags) == 0
     assert door("evaluate", ["run", "--eval-splits", "test"]) == 0
     assert fitted == [5, 7, 16, 24]
+    # rows that are scored themselves: each half has the temperature of the other
+    assert door("evaluate", ["run", "--eval-splits", "val", "--eval-max-samples", "7"]) == 0
+    assert fitted[4:] == [3, 4]
 
 
 def test_texts_are_cut_where_the_fine_tune_cut_them(here: Path) -> None:

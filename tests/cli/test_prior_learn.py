@@ -379,3 +379,17 @@ def test_what_a_prior_and_a_model_do_not_share_is_told(
     checked = ("--model", "model.pt", "--corpus", "corpus.txt", "--parameters", "*.h.0.*")
     assert door("prior", ["check", *checked, *flags]) == 0
     assert "prior alone has: " in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("workspace")
+def test_a_diagonal_prior_is_the_diagonal_posterior() -> None:
+    flags = ("--sampler", "swag", "--model", "model.pt", "--corpus", "corpus.txt", "--out", "run",
+             "--warmup-steps", "2", "--sampling-steps", "8", "--thinning", "2", "--covariance",
+             "diag")  # fmt: skip
+    assert door("train", list(flags)) == 0
+    model, prior = load_model("model.pt"), LearnedPrior.read(Path("run"))
+    density = prior.on(model.layout, model.theta).density(1.0, epsilon=1e-30, head_std=1.0)
+    gaussian = density.diagonal()
+    assert gaussian is not None
+    sd = load_file("run/gaussian-c0.safetensors")["sd"]
+    torch.testing.assert_close(gaussian.variance.sqrt(), sd, rtol=1e-5, atol=1e-12)

@@ -9,13 +9,19 @@ from pathlib import Path
 import pytest
 
 from bayesgen.cli.main import door
+from bayesgen.cli.prior_learn import DOOR
+from bayesgen.cli.train import choose
 from bayesgen.priors import LearnedPrior
+from bayesgen.samplers import make_plan
+from bayesgen.settings import SWAGSettings
 from tests.masked import WORDS, save_bert
 
 pytest.importorskip("transformers")
 
 README = Path(__file__).parents[2] / "README.md"
-DOORS = {"learn_prior.py": "prior_learn", "bayesian_training_script.py": "train"}
+DOORS = {
+    "learn_prior.py": "prior_learn", "bayesian_training_script.py": "train", "prior": "prior",
+}  # fmt: skip
 SHORT = {
     "learn_prior.py": ("--block-size", "16", "--batch-size", "4", "--warmup-steps", "4",
                        "--sampling-steps", "24", "--thinning", "1", "--precision", "fp32"),
@@ -26,16 +32,23 @@ SHORT = {
 
 
 def commands() -> list[tuple[str, list[str]]]:
-    """Script and flags of the README's commands that make and use a prior of an encoder."""
+    """Script or command, and flags, of the README's lines that make and use an encoder's prior."""
     text = README.read_text().replace("\\\n", " ")
     found = [
         shlex.split(line, comments=True) for line in text.splitlines() if "priors/news" in line
     ]
     return [
-        (Path(words[1]).name, words[2:])
-        for words in found
-        if words[0] == "python" and Path(words[1]).name in DOORS
+        (Path(words[1]).name, words[2:]) for words in found if words[0] in {"python", "bayesgen"}
     ]
+
+
+def test_the_flags_of_the_readme_make_plans() -> None:
+    """As they stand: as many models are collected as the prior has directions, and draws are."""
+    (_, learn), (_, use), *_ = commands()
+    upstream = choose(learn, DOOR).chosen.settings
+    assert isinstance(upstream, SWAGSettings)
+    assert int(make_plan(upstream, 1).collect.sum()) >= upstream.rank
+    assert make_plan(choose(use).chosen.settings, 1).num_draws >= 10
 
 
 def test_the_two_commands_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,9 +60,9 @@ def test_the_two_commands_of_the_readme(tmp_path: Path, monkeypatch: pytest.Monk
     scripts = []
     for script, flags in commands():
         argv = [ours.get(flag, flag) for flag in flags]
-        assert door(DOORS[script], [*argv, *SHORT[script]]) == 0
+        assert door(DOORS[script], [*argv, *SHORT.get(script, ())]) == 0
         scripts.append(script)
-    assert scripts == list(DOORS)
+    assert scripts == [*DOORS, "prior"]
 
     prior = LearnedPrior.read(Path("checkpoints/priors/news"))
     assert prior.rank == 20

@@ -59,7 +59,14 @@ def test_the_directions_of_a_learned_prior_are_counted(workspace: Workspace) -> 
     swag = SAMPLERS["swag"](rank=4)
     assert estimate("swag", swag, model).memory == 4 * (29 + 3 * 4) * size
     chain = SGLDSettings(prior="swag", prior_path=str(workspace.path / "run"))
-    assert estimate("sgld", chain, model).memory == 4 * (10 + 2 * 4) * size
+    assert estimate("sgld", chain, model).memory == 4 * (10 + 2.5 + 2 * 4) * size
+
+
+def test_a_prior_without_directions_is_counted(workspace: Workspace) -> None:
+    assert workspace.train("laplace") == 0
+    model = load_model(workspace.path / "model.pt", outline=True)
+    chain = SGLDSettings(prior="laplace", prior_path=str(workspace.path / "run"))
+    assert estimate("sgld", chain, model).memory == 4 * (10 + 2.5) * model.layout.size
 
 
 def test_per_example_gradients_are_counted_up_to_their_limit(workspace: Workspace) -> None:

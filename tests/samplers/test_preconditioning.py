@@ -307,6 +307,33 @@ def test_free_weights_move_as_if_no_other_were_held() -> None:
     assert float((d[5:] / without[5:]).max()) < 1e-2
 
 
+def test_widths_that_meet_by_chance_change_nothing(tiny: Tiny) -> None:
+    """D is a continuous function of the widths, also where they are all equal."""
+    size = tiny.model.layout.size
+    target, settings = tiny.log_posterior(), ChainSettings(preconditioner_batches=3)
+
+    def d(head: float) -> torch.Tensor:
+        sd = torch.full((size,), 0.5)
+        sd[:5] = head
+        target.prior = Gaussian(tiny.model.theta, sd, size)
+        found = measure(settings, tiny.model, target, tiny.batches).d
+        assert found is not None
+        return found
+
+    torch.testing.assert_close(d(0.5), d(0.5001), rtol=1e-3, atol=0)
+
+
+def test_many_observations_are_no_overflow(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = tiny.model.layout.size
+    target = tiny.log_posterior()
+    target.prior = Gaussian(tiny.model.theta, torch.full((size,), 0.5), size)
+    monkeypatch.setattr(target, "num_observations", 9 * 10**9)
+    monkeypatch.setattr(type(tiny.batches), "steps_per_epoch", 10**7)
+    d = measure(ChainSettings(preconditioner_batches=3), tiny.model, target, tiny.batches).d
+    assert d is not None
+    assert d.isfinite().all()
+
+
 def test_weights_without_gradient_do_not_freeze_those_of_a_new_head() -> None:
     """Under a random head the other weights have next to no gradient: v̂ says nothing of them."""
     moments, width = torch.full((1000,), 1e-12), torch.full((1000,), 0.04)
