@@ -16,11 +16,12 @@ gradients (but for AdamW where it stops early):
 
 All that is chosen is chosen by NLL on at most 1,000 validation rows, for each number of data, with
 seed 0. AdamW has nine settings. The others have seven λ (of the isotropic priors: of σ²), up to
-three more beyond an end that is best, and with the best of them two smaller step sizes (MAP) or two
-lower temperatures (SGHMC, at first T = 1). SGHMC's step size (shorter where the prior alone would
-not bear it), σ = 0.05 (times √λ) and the 0.5 of a new head, which gives a logit an sd of about 1
-before any data, are fixed. Test rows are looked at once, at the end, ten draws of a chain. Every
-other seed draws its own training rows, the same for all arms.
+three more beyond an end that is best, and with the best of them three other step sizes (MAP) or
+temperatures (SGHMC, at first T = 0.01). SGHMC's step size (shorter where the prior alone would not
+bear it), σ = 0.05 (times √λ) and the 0.5 of a new head, which gives a logit an sd of about 2 before
+any data, are fixed. (Under N(μ, σ² I) without a head the preconditioner is that of the likelihood
+alone.) Test rows are looked at once, at the end, ten draws of a chain. Every other seed draws its
+own training rows, the same for all arms.
 
 Every run is kept under --folder and not made again, and its scores in transfer.json; --table-only
 writes table and picture from what is there.
@@ -37,7 +38,8 @@ import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, product
+from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +47,7 @@ from common import call, report, sample
 from scipy import stats
 
 from bayesgen.data.corpora import corpus_text
-from bayesgen.runs import Run
+from bayesgen.runs import Run, file_sha256
 
 TABLE = Path(__file__).with_suffix(".md")
 PICTURE = Path(__file__).with_suffix(".png")
@@ -55,10 +57,9 @@ STEPS = 240
 """Gradients of every run: SGHMC's preconditioner takes 30 of them."""
 MASKED_HEAD = "cls.predictions.transform*,cls.predictions.bias"
 """What of the head for masked words is not tied to the embeddings of words."""
-RANK = 20
-TEMPERATURES = ("1", "0.3", "0.1")
+TEMPERATURES = ("0.01", "0.001", "0.1", "1")
 """Of SGHMC; λ is chosen with the first."""
-FACTORS = (1.0, 0.3, 0.1)
+FACTORS = (1.0, 3.0, 0.3, 0.1)
 """Step sizes of MAP, the same, in those of the task."""
 ADAMW = (
     (1.0, 0.0, 240), (1.0, 10.0, 240), (0.3, 1.0, 240), (0.1, 0.0, 240),
@@ -93,6 +94,8 @@ TASKS = {
     "shakespeare": Task("shakespeare", ("perplexity", "nll", "ece"), (20, 200, 2000), 12, 1e-3),
 }
 TEST_ROWS = 1000
+VERSION = 3
+"""Of what a run does with its flags: to be raised where that changes, so that all is run again."""
 PIECE = 300_000
 """Characters of TinyShakespeare for learning and tuning; as many after them are the test."""
 
@@ -132,30 +135,34 @@ class Study:
         if self.text and not self._network.is_file():
             call("baseline", "--corpus", "python-docs", "--out", str(self._network))
         if not (out / "run.json").is_file():
-            call("prior_learn", *self._learning, "--rank", str(RANK), "--out", str(out))
+            model = str(self._network) if self.text else self.model
+            where = () if self.text else self.where
+            call("prior_learn", "--model", model, *where, *self._learning, "--out", str(out))
         elif not Run(out).finished:
             call("prior_learn", "--resume", str(out))
         return out
 
     @property
-    def _upstream(self) -> Path:
-        return self.folder / self.task.name / "upstream"
-
-    @property
     def _learning(self) -> tuple[str, ...]:
-        """Flags of it."""
+        """Flags of it, but for paths."""
         if self.text:
             return (
-                "--model", str(self._network), "--corpus", "python-docs",
-                "--learning-rate", "3e-4", "--warmup-steps", "1000", "--sampling-steps", "1000",
-                "--thinning", "25",
+                "--corpus", "python-docs", "--learning-rate", "3e-4", "--warmup-steps", "1000",
+                "--sampling-steps", "1000", "--thinning", "25", "--rank", "20",
             )  # fmt: skip
         return (
-            "--model", self.model, "--task", "masked-lm", "--corpus", self.task.name,
-            *self.where, "--parameters", f"{self.layers},{MASKED_HEAD}", "--block-size", "64",
-            "--batch-size", "16", "--learning-rate", "2e-4", "--warmup-steps", "500",
-            "--sampling-steps", "500", "--thinning", "25", "--precision", "bf16",
+            "--task", "masked-lm", "--corpus", self.task.name, "--parameters",
+            f"{self.layers},{MASKED_HEAD}", "--block-size", "64", "--batch-size", "16",
+            "--learning-rate", "2e-4", "--warmup-steps", "500", "--sampling-steps", "500",
+            "--thinning", "25", "--precision", "bf16", "--rank", "20",
         )  # fmt: skip
+
+    @cached_property
+    def _upstream(self) -> Path:
+        """Folder of what was learned from one model in one way."""
+        weights = Path(self.model) / "model.safetensors"
+        start = "baseline" if self.text else file_sha256(weights)
+        return self.folder / self.task.name / f"upstream_{digest(start, self._learning)}"
 
     @property
     def _network(self) -> Path:
@@ -166,7 +173,7 @@ class Study:
     def _texts(self) -> tuple[Path, Path]:
         """What is learned from, and the test text."""
         where = self.folder / self.task.name
-        return where / "learn.txt", where / "test.txt"
+        return where / f"learn_{PIECE}.txt", where / f"test_{PIECE}.txt"
 
     def _cut_texts(self) -> None:
         _, text = corpus_text("shakespeare", Path(self.data_dir) if self.data_dir else None)
@@ -190,13 +197,13 @@ class Study:
             "--precision", "bf16",
         )  # fmt: skip
 
-    def _arm(self, arm: str) -> tuple[str, ...]:
+    def _arm(self, arm: str, prior_path: str) -> tuple[str, ...]:
         """Sampler and prior, but for what rows of validation choose."""
         method, _, prior = arm.partition("_")
         density = {
             "": ("--prior", "normal", "--prior-std", "1e6"),
             "isotropic": ("--prior", "pretrained", "--prior-std", "0.05"),
-            "learned": ("--prior", "swag", "--prior-path", str(self._upstream)),
+            "learned": ("--prior", "swag", "--prior-path", prior_path),
         }[prior]
         head = ("--head-prior-std", "0.5") if prior and not self.text else ()
         if method != "sghmc":
@@ -232,7 +239,7 @@ class Study:
         """Of validation rows, with seed 0."""
         out = self._trial(arm, size, *flags)
         sample(
-            out, *self._data(size, 0), *self._arm(arm), *flags,
+            out, *self._data(size, 0), *self._arm(arm, str(self._upstream)), *flags,
             "--eval", "--eval-splits", "val", "--eval-max-samples", "1000", *self._precision,
         )  # fmt: skip
         scores = report(out, "val")
@@ -250,11 +257,9 @@ class Study:
     @property
     def protocol(self) -> str:
         """What runs must have in common to stand in one table."""
-        flags = (self._learning, self._data(0, 0), *(self._arm(arm) for arm in ARMS))
-        where = {str(self.folder), self.model, str(self.data_dir)}
-        plain = [f for f in chain(*flags) if not any(f.startswith(path) for path in where)]
-        common = (self.task, STEPS, TEST_ROWS, PIECE, ADAMW, TEMPERATURES, FACTORS, RANK, plain)
-        return hashlib.sha256(repr(common).encode()).hexdigest()[:12]
+        arms = [self._arm(arm, "prior") for arm in ARMS]
+        grids = (ADAMW, TEMPERATURES, FACTORS)
+        return digest(VERSION, self._upstream.name, self.task, STEPS, TEST_ROWS, PIECE, arms, grids)
 
     def strength(self, arm: str, size: int, seed: int) -> str:
         """What was chosen, as the run was given it."""
@@ -283,7 +288,8 @@ class Study:
         self.upstream()
         rows = ("--eval-max-samples", str(TEST_ROWS), *self._precision)
         test = () if self.text else ("--eval", "--eval-splits", "test", *rows)
-        sample(out, *self._data(size, seed), *self._arm(arm), *self._tuned(arm, size), *test)
+        method = self._arm(arm, str(self._upstream))
+        sample(out, *self._data(size, seed), *method, *self._tuned(arm, size), *test)
         if self.text:
             text = ("--text", str(self._texts[1]), "--eval-splits", "val")
             call("evaluate", str(out), *text, *rows)
@@ -316,6 +322,11 @@ class Cell:
         return interval([self.scores[seed][score] - other.scores[seed][score] for seed in both])
 
 
+def digest(*parts: object) -> str:
+    """A short name of all of them."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+
+
 def interval(values: Sequence[float]) -> tuple[float, float]:
     """Mean, and half the width of its 95 % interval (Student's t)."""
     if len(values) < 2:
@@ -330,9 +341,11 @@ def kept() -> dict[str, list[dict[str, Any]]]:
 
 
 def keep(study: Study, seeds: Sequence[int]) -> None:
-    """Add the runs of a task; those that were made in another way are dropped."""
+    """Add the runs of a task; those that were made in another way make room for them."""
     every = kept()
     key = ("size", "arm", "seed")
+    if not any(study.result(*run) for run in product(ARMS, study.task.sizes, seeds)):
+        return
     lines = {
         tuple(line[k] for k in key): line
         for line in every.get(study.task.name, ())
@@ -437,6 +450,8 @@ def main() -> None:
     found = {
         name: list(cells(task, lines[name])) for name, task in TASKS.items() if lines.get(name)
     }
+    if not found:
+        raise SystemExit(f"no run in '{options.folder}', and none in {SCORES.name}")
     tables = [table(TASKS[name], every) for name, every in found.items()]
     assert __doc__ is not None
     TABLE.write_text("\n".join([__doc__.strip(), "", *tables]))
