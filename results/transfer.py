@@ -52,6 +52,7 @@ from bayesgen.runs import Run, file_sha256
 TABLE = Path(__file__).with_suffix(".md")
 PICTURE = Path(__file__).with_suffix(".png")
 SCORES = Path(__file__).with_suffix(".json")
+EARLIER = "by an earlier version: T = 0.3, MAP with AdamW's best step size"
 ARMS = ("adamw", "map_isotropic", "map_learned", "sghmc_isotropic", "sghmc_learned")
 STEPS = 240
 """Gradients of every run: SGHMC's preconditioner takes 30 of them."""
@@ -335,6 +336,11 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return statistics.fmean(values), float(half)
 
 
+def plus_minus(middle: float, half: float, sign: str = "") -> str:
+    """Both in words; of one seed the first alone."""
+    return f"{middle:{sign}.4f}" + ("" if math.isnan(half) else f" ± {half:.4f}")
+
+
 def kept() -> dict[str, list[dict[str, Any]]]:
     """Task -> a line for each run, of all folders so far."""
     return dict(json.loads(SCORES.read_text())) if SCORES.is_file() else {}
@@ -357,7 +363,8 @@ def keep(study: Study, seeds: Sequence[int]) -> None:
             chosen = study.strength(arm, size, seed)
             scores = {score: round(found[score], 6) for score in study.task.scores}
             lines[size, arm, seed] = dict(zip(key, (size, arm, seed), strict=True))
-            lines[size, arm, seed] |= {"protocol": study.protocol, "chosen": chosen, **scores}
+            made = {"protocol": study.protocol, "version": VERSION}
+            lines[size, arm, seed] |= {**made, "chosen": chosen, **scores}
     every[study.task.name] = list(lines.values())
     SCORES.write_text(json.dumps(every, indent=1) + "\n")
 
@@ -371,9 +378,14 @@ def cells(task: Task, lines: Sequence[dict[str, Any]]) -> Iterator[Cell]:
             yield Cell(arm, size, chosen, scores)
 
 
-def table(task: Task, found: Sequence[Cell]) -> str:
+def table(task: Task, found: Sequence[Cell], current: bool) -> str:
+    """Of one task.
+
+    Args:
+        current: whether all runs are of this version.
+    """
     lines = [
-        f"## {task.name}\n",
+        f"## {task.name}\n" if current else f"## {task.name}, {EARLIER}\n",
         f"At most {TEST_ROWS:,} test rows; mean over seeds and its 95 % interval (Student's t); the"
         " last column seed by seed.\n",
         f"| rows | arm | chosen | seeds | {' | '.join(task.scores)} | NLL minus `{ARMS[-1]}`'s |",
@@ -381,13 +393,13 @@ def table(task: Task, found: Sequence[Cell]) -> str:
     ]
     for cell in found:
         best = min((c for c in found if c.size == cell.size), key=lambda c: c.interval("nll"))
-        shown = ["{:.4f} ± {:.4f}".format(*cell.interval(score)) for score in task.scores]
+        shown = [plus_minus(*cell.interval(score)) for score in task.scores]
         if cell is best:
             place = task.scores.index("nll")
             shown[place] = f"**{shown[place]}**"
         count = str(len(cell.scores))
         ours = [c for c in found if (c.size, c.arm) == (cell.size, ARMS[-1])]
-        shown += ["{:+.4f} ± {:.4f}".format(*cell.minus(c, "nll")) for c in ours if c is not cell]
+        shown += [plus_minus(*cell.minus(c, "nll"), "+") for c in ours if c is not cell]
         shown += [""] * (len(task.scores) + 1 - len(shown))
         columns = [str(cell.size), f"`{cell.arm}`", cell.strength, count, *shown]
         lines.append(f"| {' | '.join(columns)} |")
@@ -452,7 +464,10 @@ def main() -> None:
     }
     if not found:
         raise SystemExit(f"no run in '{options.folder}', and none in {SCORES.name}")
-    tables = [table(TASKS[name], every) for name, every in found.items()]
+    tables = [
+        table(TASKS[name], every, all(line.get("version") == VERSION for line in lines[name]))
+        for name, every in found.items()
+    ]
     assert __doc__ is not None
     TABLE.write_text("\n".join([__doc__.strip(), "", *tables]))
     picture(found)
