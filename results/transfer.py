@@ -416,13 +416,14 @@ def picture(found: dict[str, list[Cell]]) -> None:
     figure, axes = pyplot.subplots(len(found), 3, figsize=(12, 3.4 * len(found)), squeeze=False)
     for row, (name, every) in zip(axes, found.items(), strict=True):
         for axis, score in zip(row, TASKS[name].scores, strict=True):
-            for arm in ARMS:
+            for number, arm in enumerate(ARMS):
                 mine = [cell for cell in every if cell.arm == arm]
+                aside = 1.06 ** (number - len(ARMS) // 2)  # so that all can be seen
                 if not mine:
                     continue
                 middle, half = zip(*(cell.interval(score) for cell in mine), strict=True)
                 axis.errorbar(
-                    [cell.size for cell in mine], middle, yerr=half, marker="o", capsize=3,
+                    [aside * cell.size for cell in mine], middle, yerr=half, marker="o", capsize=3,
                     label=arm, linestyle="-" if arm.startswith("sghmc") else "--",
                 )  # fmt: skip
             axis.set(xscale="log", xlabel="training rows", ylabel=score, title=name)
