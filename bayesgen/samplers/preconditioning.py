@@ -15,11 +15,11 @@ information of one of them, and with that of the prior, undamped, about the post
     D = c hᵢ^(−½),   hᵢ = B (v̂ᵢ + ε·mean v̂) + 1/(N σᵢ²)
 
 Every coordinate then turns by c radians in a step of size 1 of Hamiltonian dynamics, or decays by
-the factor 1 − c² in one of Langevin's. c is that of
-mean D² = 1 for v̂ alone, so that a step size means the same along weights that the prior leaves
-free, however many it holds; but `TURN` where that is less, as it is of a new head under which the
-other weights have next to no gradient yet: only the prior says how far these may go. Mean D² stays
-at most 1. (Of a low-rank prior σᵢ is the diagonal's; N(μ, σ² I) takes no part.)
+the factor 1 − c² in one of Langevin's. c is that of mean D² = 1 for v̂ alone, so that a step size
+means the same along weights that the prior leaves free, however many it holds; but `TURN` where
+that is less, as it is of a new head under which the other weights have next to no gradient yet:
+only the prior says how far these may go. Mean D² stays at most 1. (Of a low-rank prior σᵢ is the
+diagonal's; N(μ, σ² I) takes no part.)
 
 The same pass measures how large a minibatch's gradient is in φ: the unit of `--gradient-clip`.
 """
