@@ -213,6 +213,11 @@ def _single(index: int | None) -> slice:
     return slice(index, index + 1 or None)
 
 
+def widest(device: torch.device) -> torch.dtype:
+    """For sums over many numbers on `device`: float64, but float32 on MPS, which has no other."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def chunks(theta: Tensor, size: int = CHUNK) -> tuple[Tensor, ...]:
     """`theta` [P] cut into views of at most `size` elements: the tree that `posteriors` moves."""
     return tuple(theta.split(size))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bayesgen.errors import UserError
 from bayesgen.models.functional import FunctionalModel
-from bayesgen.parameters import CHUNK, FlatModule, Layout, chunks, names_adapters, select
+from bayesgen.parameters import CHUNK, FlatModule, Layout, chunks, names_adapters, select, widest
 
 shapes = st.lists(
     st.lists(st.integers(1, 4), max_size=3).map(tuple), min_size=1, max_size=5
@@ -530,3 +530,8 @@ def test_buffers_are_kept_and_used_as_in_evaluation_mode(subset: str) -> None:
     for name, value in statistics.items():
         assert torch.equal(dict(flat.module.named_buffers())[name], value)
         assert torch.equal(dict(model.module.named_buffers())[name], value)
+
+
+@pytest.mark.parametrize(("device", "dtype"), [("cpu", torch.float64), ("mps", torch.float32)])
+def test_sums_are_as_wide_as_the_device_can(device: str, dtype: torch.dtype) -> None:
+    assert widest(torch.device(device)) == dtype

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bayesgen.parameters import widest
 from bayesgen.priors.base import DiagonalGaussian, Prior
 
 _BLOCK = 2**20
@@ -72,13 +73,13 @@ class LowRankGaussian(Prior):
             log_det += float(d.log().sum())
         cholesky = torch.linalg.cholesky(torch.eye(len(gram), dtype=torch.float64) + gain**2 * gram)
         log_det += 2 * float(cholesky.diagonal().log().sum())
-        self._cholesky = cholesky.to(mean.device)
+        self._cholesky = cholesky.to(mean.device, widest(mean.device))
         self._log_normaliser = -0.5 * (len(mean) * math.log(2 * math.pi) + log_det)
 
     def _split(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """e [P] and z [K] of θ."""
         residual = theta - self.mean
-        pulled = self.gain * (self.deviations @ (residual / self.variance)).double()
+        pulled = self.gain * (self.deviations @ (residual / self.variance)).to(self._cholesky.dtype)
         z = torch.cholesky_solve(pulled.unsqueeze(-1), self._cholesky).squeeze(-1)
         z = z.to(residual.dtype)
         return residual - (self.gain * z) @ self.deviations, z

@@ -1,7 +1,8 @@
 """Mean, variance and last deviations of the weights that a path goes through.
 
-Mean and sum of squares are Welford's (1962), in float64: the difference of two moments in float32
-would lose a variance that is a millionth of the square of its weight. In SWAG's paper (Maddox et
+Mean and sum of squares are Welford's (1962), in float64 where the device has it: the difference of
+two moments in float32 would lose a variance that is a millionth of the square of its weight, which
+Welford's own sums keep there, too. In SWAG's paper (Maddox et
 al. 2019, https://arxiv.org/abs/1902.02476, algorithm 1) a deviation is from the mean at the time,
 so that its first row is zero; here all are from the last mean.
 """
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from bayesgen.affine import Chunks
+from bayesgen.parameters import widest
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,8 @@ class Moments:
 
     Attributes:
         count: how many weights were collected, a scalar int64 tensor.
-        mean: of them, float64.
-        squares: sum of their squared distances from the mean, float64.
+        mean: of them, in the widest dtype of their device.
+        squares: sum of their squared distances from the mean, the same.
         last: the last K of them [K, ...] in a ring: number n, from 0, stands in row n mod K.
     """
 
@@ -37,8 +39,8 @@ def init(params: Chunks, rank: int) -> Moments:
     """Nothing collected yet."""
     return Moments(
         torch.zeros((), dtype=torch.int64),
-        tuple(torch.zeros_like(p, dtype=torch.float64) for p in params),
-        tuple(torch.zeros_like(p, dtype=torch.float64) for p in params),
+        tuple(torch.zeros_like(p, dtype=widest(p.device)) for p in params),
+        tuple(torch.zeros_like(p, dtype=widest(p.device)) for p in params),
         tuple(p.new_zeros(rank, len(p)) for p in params),
     )
 
@@ -50,9 +52,10 @@ def collect_(moments: Moments, params: Chunks) -> None:
     for p, mean, squares, last in zip(
         params, moments.mean, moments.squares, moments.last, strict=True
     ):
-        before = p.double() - mean
+        exact = p.to(mean.dtype)
+        before = exact - mean
         mean.add_(before, alpha=1 / n)
-        squares.addcmul_(before, p.double() - mean)
+        squares.addcmul_(before, exact - mean)
         if len(last):
             last[(n - 1) % len(last)].copy_(p)
 
@@ -67,7 +70,7 @@ def deviations(moments: Moments) -> Tensor:
     n, rank = int(moments.count), len(moments.last[0])
     rows = torch.arange(max(n - rank, 0), n) % max(rank, 1)
     pieces = [
-        (last[rows].double() - mean).float()
+        (last[rows].to(mean.dtype) - mean).float()
         for last, mean in zip(moments.last, moments.mean, strict=True)
     ]
     return torch.cat(pieces, dim=1).div(max(len(rows) - 1, 1) ** 0.5)

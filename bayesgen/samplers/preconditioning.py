@@ -42,6 +42,7 @@ from bayesgen.errors import UserError
 from bayesgen.log_posterior import LogPosterior
 from bayesgen.models import FunctionalModel
 from bayesgen.models.nanogpt import adam_second_moments
+from bayesgen.parameters import widest
 from bayesgen.settings import ChainSettings, MomentumSettings
 
 TURN = 0.2
@@ -111,7 +112,7 @@ def measure(
     if stiff is not None:
         squares += stiff * (settings.temperature / n / n)  # E (∂ log p / N)² at temperature T
     pulled = squares if d is None else d * d * squares
-    norm = float(pulled.sum(dtype=torch.float64).sqrt())
+    norm = float(pulled.sum(dtype=widest(pulled.device)).sqrt())
     if not 0 < norm < math.inf:
         raise UserError(
             "--gradient-clip: the gradients at the start are all zero or not finite; use"

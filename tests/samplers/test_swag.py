@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from bayesgen.errors import UserError
+from bayesgen.samplers import moments as moments_module
 from bayesgen.samplers import swag
 from bayesgen.samplers.quiet import torchopt
 from bayesgen.samplers.schedules import swag_plan
@@ -88,6 +89,21 @@ def test_moments_are_those_of_the_collected_weights() -> None:
     q = (exact[-4:] - exact.mean(0)) / 3**0.5
     torch.testing.assert_close(swag.deviations(moments).double(), q, rtol=1e-5, atol=1e-9)
     assert (swag.deviations(moments).abs().sum(1) > 0).all()  # no row is wasted
+
+
+def test_float32_keeps_a_variance_that_a_difference_of_squares_would_lose(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(moments_module, "widest", lambda device: torch.float32)
+    each = 100 + 1e-2 * torch.randn(50, P, generator=torch.Generator().manual_seed(2))
+    moments = swag.init((torch.zeros(2), torch.zeros(1)), rank=4)
+    for theta in each:
+        swag.collect_(moments, theta.split(2))
+    assert moments.mean[0].dtype == moments.squares[0].dtype == torch.float32
+    exact = each.double().var(0)
+    torch.testing.assert_close(swag.variance(moments).double(), exact, rtol=1e-2, atol=0)
+    naive = (each.square().mean(0) - each.mean(0).square()).double()
+    assert ((naive / exact - 1).abs() > 0.5).any()
 
 
 def test_a_state_is_left_alone_unless_asked() -> None:
