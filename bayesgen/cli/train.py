@@ -105,6 +105,7 @@ def choose(argv: list[str], door: Door = TRAIN) -> Command:
     first.add_argument("--sampler")
     first.add_argument("--resume")
     first.add_argument("--task")
+    first.add_argument("--prior")
     early = first.parse_known_args(argv)[0]
     if door.sampler is not None and early.sampler is not None:
         raise UserError(f"--sampler has no effect here: this is always {door.sampler}")
@@ -115,7 +116,10 @@ def choose(argv: list[str], door: Door = TRAIN) -> Command:
         )
     cls = SAMPLERS[name]
     labelled = early.task in LABELS
-    base = {**labelled_defaults(name, early.task), **door.defaults}
+
+    def base(prior: str | None) -> dict[str, Any]:
+        return {**labelled_defaults(name, early.task, prior), **door.defaults}
+
     parser = Parser(
         prog=door.prog,
         description=door.description.format(sampler=name),
@@ -132,7 +136,7 @@ def choose(argv: list[str], door: Door = TRAIN) -> Command:
         "--resume", metavar="RUN", help="continue a run's folder; auto: the newest unfinished one,"
         " or a new run where there is none",
     )  # fmt: skip
-    add_flags(parser, cls, base)
+    add_flags(parser, cls, base(early.prior))
     owners: dict[str, list[str]] = {}
     for other, settings in SAMPLERS.items():
         for key in described(settings):
@@ -147,7 +151,9 @@ def choose(argv: list[str], door: Door = TRAIN) -> Command:
     flags.pop("sampler", None)
     presets, source = read_config(flags.pop("config", None))
     preset = f"CONFIG_{name.upper()}" + ("_LABELLED" if labelled else "")
-    chosen = combine(cls, flags, presets.get(preset, {}), f"{source} {preset}", base)
+    config = presets.get(preset, {})
+    usual = base(flags.get("prior", config.get("prior")))
+    chosen = combine(cls, flags, config, f"{source} {preset}", usual)
     run = _run_to_resume(name, chosen, resume)
     if run is not None:
         chosen = _resumed(run, name, flags)

@@ -33,8 +33,9 @@ __all__ = [
 FAR = 1.0
 """Distance of a prior's mean from the weights, over their length, beyond which it is of another
 model: of two that were trained apart it is about √2."""
-HEAD_STD = 0.2
-"""Standard deviation of what a learned prior does not know, unless another is given."""
+HEAD_STD = 0.5
+"""Standard deviation of what a learned prior does not know, unless another is given: a logit of a
+normalised encoder's classifier has one of about 2 before any data."""
 
 
 @dataclass(frozen=True)

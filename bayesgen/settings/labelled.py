@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bayesgen.settings.shared import LABELS
+from bayesgen.settings.shared import LABELS, LEARNED_PRIORS
 
 LABELLED: Mapping[str, Mapping[str, Any]] = {
     "sgld": {"learning_rate": 0.9},
@@ -25,13 +25,22 @@ LABELLED_CHAIN: Mapping[str, Any] = {
 not millions of tokens, and which fits most of them so well that a few make all of the gradient.
 A prior around its weights keeps the chain from fitting these examples further and further."""
 
-
 SCORED_STEP = 0.2
 """Step sizes where labels are real numbers, as a fraction of those for classes."""
 
+LEARNED_TEMPERATURE = 0.01
+"""Of all chains under a prior that another task taught: the head is new and labels are few, and
+T = 0.5 would keep a chain near chance."""
+LEARNED_STEP = 2.0
+"""Step sizes there, as a multiple of those for a fine-tune: there is a way to go."""
 
-def labelled_defaults(sampler: str, task: str) -> dict[str, Any]:
-    """Defaults that stand in the place of a sampler's own; none for a language model."""
+
+def labelled_defaults(sampler: str, task: str, prior: str | None = None) -> dict[str, Any]:
+    """Defaults that stand in the place of a sampler's own; none for a language model.
+
+    Args:
+        prior: the name of the prior, where one is chosen.
+    """
     if task not in LABELS or sampler not in LABELLED:
         return {}
     last = "layers=-2:" if task == "sentence-similarity" else "layers=-2:,head"
@@ -40,4 +49,7 @@ def labelled_defaults(sampler: str, task: str) -> dict[str, Any]:
         # a Gaussian with little noise is far sharper than a softmax
         step = SCORED_STEP * chosen["learning_rate"]
         chosen |= {"learning_rate": step, "temperature": 0.01}
+    elif prior in LEARNED_PRIORS:
+        step = LEARNED_STEP * chosen["learning_rate"]
+        chosen |= {"learning_rate": step, "temperature": LEARNED_TEMPERATURE}
     return chosen

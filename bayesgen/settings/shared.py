@@ -158,7 +158,7 @@ class PriorSettings:
     head_prior_std: Annotated[
         Width | None,
         "σ of N(0, σ²) on a head that is new, and of parameters that a learned prior does not know"
-        " (default: the other weights' prior; 0.2 with --prior swag or laplace)",
+        " (default: the other weights' prior; 0.5 with --prior swag or laplace)",
     ] = None
 
     @property

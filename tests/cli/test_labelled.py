@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from bayesgen.cli.main import door
+from bayesgen.cli.train import choose
+from bayesgen.settings import SGLDSettings, labelled_defaults
 from tests.encoder import CLASSES, save_encoder, write_rows
 
 transformers = pytest.importorskip("transformers")
@@ -175,8 +177,6 @@ def test_texts_are_cut_where_the_fine_tune_cut_them(here: Path) -> None:
 def test_labelled_data_have_defaults_and_presets_of_their_own(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from bayesgen.settings import SGLDSettings, labelled_defaults
-
     own = labelled_defaults("sgld", "sequence-classification")
     (here / "config.py").write_text(
         "CONFIG_SGLD = {'learning_rate': 7.0}\nCONFIG_SGLD_LABELLED = {'temperature': 0.7}\n"
@@ -198,6 +198,28 @@ def test_labelled_data_have_defaults_and_presets_of_their_own(
         door("train", ["--sampler", "sgld", "--help"])
     shown = capsys.readouterr().out
     assert f"(default: {SGLDSettings().learning_rate})" in shown
+
+
+@pytest.mark.parametrize("task", ["sequence-classification", "regression"])
+@pytest.mark.parametrize("prior", ["swag", "laplace"])
+def test_under_a_learned_prior_a_chain_is_cooler_and_goes_further(
+    here: Path, task: str, prior: str
+) -> None:
+    argv = ["--sampler", "sgld", "--task", task]
+    tuned = choose(argv).chosen.settings
+    argv += ["--prior-path", "prior.safetensors"]
+    by_flag = choose([*argv, "--prior", prior]).chosen
+    Path("config.py").write_text(f"CONFIG_SGLD_LABELLED = {{'prior': '{prior}'}}\n")
+    by_config = choose(argv).chosen
+    assert by_flag.settings == by_config.settings
+    assert set(by_flag.sources) == set(by_config.sources) == {"task", "prior", "prior_path"}
+    settings = by_flag.settings
+    assert isinstance(settings, SGLDSettings)
+    assert isinstance(tuned, SGLDSettings)
+    classes = task == "sequence-classification"
+    assert settings.temperature == 0.01
+    assert (settings.temperature < tuned.temperature) == classes
+    assert settings.learning_rate == pytest.approx(tuned.learning_rate * (2 if classes else 1))
 
 
 def test_a_head_that_is_new_has_the_classes_of_the_data(here: Path) -> None:
