@@ -26,6 +26,7 @@ SHORT = {
     "learn_prior.py": ("--block-size", "16", "--batch-size", "4", "--warmup-steps", "4",
                        "--sampling-steps", "24", "--thinning", "1", "--precision", "fp32"),
     "bayesian_training_script.py": ("--train-samples", "12", "--batch-size", "4",
+                                    "--block-size", "16", "--precision", "fp32",
                                     "--warmup-steps", "4", "--sampling-steps", "80",
                                     "--prior-scale-steps", "8", "--out", "run"),
 }  # fmt: skip
