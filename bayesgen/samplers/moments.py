@@ -2,9 +2,9 @@
 
 Mean and sum of squares are Welford's (1962), in float64 where the device has it: the difference of
 two moments in float32 would lose a variance that is a millionth of the square of its weight, which
-Welford's own sums keep there, too. In SWAG's paper (Maddox et
-al. 2019, https://arxiv.org/abs/1902.02476, algorithm 1) a deviation is from the mean at the time,
-so that its first row is zero; here all are from the last mean.
+Welford's own sums keep there, too. In SWAG's paper (Maddox et al. 2019,
+https://arxiv.org/abs/1902.02476, algorithm 1) a deviation is from the mean at the time, so that its
+first row is zero; here all are from the last mean.
 """
 
 from __future__ import annotations

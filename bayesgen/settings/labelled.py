@@ -29,10 +29,11 @@ SCORED_STEP = 0.2
 """Step sizes where labels are real numbers, as a fraction of those for classes."""
 
 LEARNED_TEMPERATURE = 0.01
-"""Of all chains under a prior that another task taught: the head is new and labels are few, and
-T = 0.5 would keep a chain near chance."""
+"""Of all chains under a prior that another task taught, where the head is new: T = 0.5 would keep a
+chain near chance (results/transfer.md: 0.01 is best or near it with 10 and 100 labels)."""
 LEARNED_STEP = 2.0
-"""Step sizes there, as a multiple of those for a fine-tune: there is a way to go."""
+"""Step sizes there, as a multiple of those for a fine-tune: SGHMC's in results/transfer.md, the
+others in proportion. They are for tens to hundreds of labels; with 1,000 they are too long."""
 
 
 def labelled_defaults(sampler: str, task: str, prior: str | None = None) -> dict[str, Any]:
