@@ -58,7 +58,12 @@ from bayesgen.runs import Run, file_sha256
 TABLE = Path(__file__).with_suffix(".md")
 PICTURE = Path(__file__).with_suffix(".png")
 SCORES = Path(__file__).with_suffix(".json")
-ARMS = ("adamw", "map_isotropic", "map_learned", "sghmc_isotropic", "sghmc_learned")
+ARMS = (
+    "adamw", "map_isotropic", "map_learned", "swag_isotropic", "swag_learned", "sghmc_isotropic",
+    "sghmc_learned",
+)  # fmt: skip
+OURS = "swag_learned"
+"""What the table compares the others with."""
 STEPS = 240
 """Gradients of every run: SGHMC's preconditioner takes 30 of them."""
 MASKED_HEAD = "cls.predictions.transform*,cls.predictions.bias"
@@ -66,7 +71,7 @@ MASKED_HEAD = "cls.predictions.transform*,cls.predictions.bias"
 TEMPERATURES = ("0.01", "0.001", "0.1", "1")
 """Of SGHMC; λ is chosen with the first."""
 FACTORS = (1.0, 3.0, 0.3, 0.1)
-"""Step sizes of MAP, the same, in those of the task."""
+"""Step sizes of MAP and SWAG, the same, in those of the task."""
 ADAMW = (
     (1.0, 0.0, 240), (1.0, 10.0, 240), (0.3, 1.0, 240), (0.1, 0.0, 240),
     (1.0, 0.0, 24), (0.3, 0.0, 60), (0.1, 0.0, 60), (0.1, 0.0, 120), (0.03, 0.0, 240),
@@ -212,6 +217,12 @@ class Study:
             "learned": ("--prior", "swag", "--prior-path", prior_path),
         }[prior]
         head = ("--head-prior-std", "0.5") if prior and not self.text else ()
+        if method == "swag":
+            return (
+                "--sampler", "swag", "--warmup-steps", str(STEPS // 2), "--ramp-fraction", "0.1",
+                "--sampling-steps", str(STEPS // 2), "--thinning", str(STEPS // 40),
+                "--num-draws", "10", *density, *head,
+            )  # fmt: skip
         if method != "sghmc":
             return ("--sampler", "map", *density, *head)
         return (
@@ -227,6 +238,9 @@ class Study:
         scale = ("--prior-scale", "auto", "--prior-scale-steps", str(STEPS))
         if arm.startswith("sghmc"):
             first, *others = (("--temperature", temperature) for temperature in TEMPERATURES)
+        elif arm.startswith("swag"):
+            rates = (f"{factor * self.task.rate:g}" for factor in FACTORS)
+            first, *others = (("--learning-rate", rate) for rate in rates)
         else:
             first, *others = (self._adamw(size, factor, 0.0, STEPS) for factor in FACTORS)
         found = {first: self._nll(arm, size, *first, *scale)}
@@ -239,7 +253,7 @@ class Study:
 
     def _trial(self, arm: str, size: int, *flags: str) -> Path:
         """Of a run that something is chosen by."""
-        return self._place(size, "_".join(("tune", arm, *flags[1::2])))
+        return self._place(arm, size, "_".join(("tune", arm, *flags[1::2])))
 
     def _nll(self, arm: str, size: int, *flags: str) -> float:
         """Of validation rows, with seed 0."""
@@ -260,12 +274,12 @@ class Study:
             "--epochs", str(steps / math.ceil(size / self.task.batch)),
         )  # fmt: skip
 
-    @property
-    def protocol(self) -> str:
-        """What runs must have in common to stand in one table."""
-        arms = [self._arm(arm, "prior") for arm in ARMS]
-        grids = (ADAMW, TEMPERATURES, FACTORS)
-        return digest(VERSION, self._upstream.name, self.task, STEPS, TEST_ROWS, PIECE, arms, grids)
+    def protocol(self, arm: str) -> str:
+        """Of all that the runs of one method depend on."""
+        method = arm.partition("_")[0]
+        arms = [self._arm(a, "prior") for a in ARMS if a.startswith(method)]
+        grid = {"adamw": ADAMW, "map": FACTORS, "swag": FACTORS, "sghmc": TEMPERATURES}[method]
+        return digest(VERSION, self._upstream.name, self.task, STEPS, TEST_ROWS, PIECE, arms, grid)
 
     def strength(self, arm: str, size: int, seed: int) -> str:
         """What was chosen, as the run was given it."""
@@ -275,16 +289,16 @@ class Study:
             steps = round(settings["epochs"] * math.ceil(size / self.task.batch))
             return f"step size {rate:g}, decay {decay:g}, {steps} steps"
         scale = f"λ {float(settings['prior_scale']):g}"
-        if arm.startswith("map"):
+        if not arm.startswith("sghmc"):
             return f"{scale}, step size {rate:g}"
         return f"{scale}, T {settings['temperature']:g}"
 
-    def _place(self, size: int, name: str) -> Path:
+    def _place(self, arm: str, size: int, name: str) -> Path:
         """Of a run: those of another protocol lie elsewhere."""
-        return self.folder / self.task.name / self.protocol / str(size) / name
+        return self.folder / self.task.name / self.protocol(arm) / str(size) / name
 
     def run(self, arm: str, size: int, seed: int) -> Path:
-        return self._place(size, f"{arm}_{seed}")
+        return self._place(arm, size, f"{arm}_{seed}")
 
     def score(self, arm: str, size: int, seed: int) -> None:
         """Make a run, and look at the test rows."""
@@ -360,7 +374,7 @@ def keep(study: Study, seeds: Sequence[int]) -> None:
     lines = {
         tuple(line[k] for k in key): line
         for line in every.get(study.task.name, ())
-        if line["protocol"] == study.protocol
+        if line["protocol"] == study.protocol(line["arm"])
     }
     for size, arm, seed in product(study.task.sizes, ARMS, seeds):
         found = study.result(arm, size, seed)
@@ -368,7 +382,11 @@ def keep(study: Study, seeds: Sequence[int]) -> None:
             chosen = study.strength(arm, size, seed)
             scores = {score: round(found[score], 6) for score in study.task.scores}
             lines[size, arm, seed] = dict(zip(key, (size, arm, seed), strict=True))
-            lines[size, arm, seed] |= {"protocol": study.protocol, "chosen": chosen, **scores}
+            lines[size, arm, seed] |= {
+                "protocol": study.protocol(arm),
+                "chosen": chosen,
+                **scores,
+            }
     every[study.task.name] = list(lines.values())
     SCORES.write_text(json.dumps(every, indent=1) + "\n")
 
@@ -388,7 +406,7 @@ def table(task: Task, found: Sequence[Cell]) -> str:
         f"## {task.name}\n",
         f"At most {TEST_ROWS:,} test rows; mean over seeds and its 95 % interval (Student's t); the"
         " last column seed by seed.\n",
-        f"| rows | arm | chosen | seeds | {' | '.join(task.scores)} | NLL minus `{ARMS[-1]}`'s |",
+        f"| rows | arm | chosen | seeds | {' | '.join(task.scores)} | NLL minus `{OURS}`'s |",
         "| --- | --- | --- | --- | --- |" + " --- |" * len(task.scores),
     ]
     for cell in found:
@@ -399,7 +417,7 @@ def table(task: Task, found: Sequence[Cell]) -> str:
             place = task.scores.index("nll")
             shown[place] = f"**{shown[place]}**"
         count = str(len(cell.scores))
-        ours = [c for c in rivals if c.arm == ARMS[-1]]
+        ours = [c for c in rivals if c.arm == OURS]
         shown += [plus_minus(*cell.minus(c, "nll"), "+") for c in ours if c is not cell]
         shown += [""] * (len(task.scores) + 1 - len(shown))
         columns = [str(cell.size), f"`{cell.arm}`", cell.strength, count, *shown]

@@ -21,6 +21,7 @@ from bayesgen.cli.options import Chosen
 from bayesgen.cli.prior_scale import TRIALS, choose_scale
 from bayesgen.cli.scoring import check_draws, score_run
 from bayesgen.cli.sources import require_same_labels
+from bayesgen.cli.starting import Start, keep_start, start_of, stored_start
 from bayesgen.cli.watching import save_models, watch_of
 from bayesgen.errors import Interrupted, UserError
 from bayesgen.inference.job import Job, make_job, resolve_device
@@ -64,6 +65,9 @@ def train(name: str, chosen: Chosen[TrainSettings], resumed: Run | None = None) 
     model = inputs.model
     # whatever cannot work is refused before a folder is made
     material = inputs.material(settings, None) if settings.eval else None
+    start = _start(settings, model, resumed)
+    if start is not None:
+        model.start_at(start.theta)
     curve = None
     if resumed is None:
         if settings.out is not None:
@@ -75,7 +79,7 @@ def train(name: str, chosen: Chosen[TrainSettings], resumed: Run | None = None) 
         job = make_job(name, _with_scale(settings, curve), model, inputs.batches)
         if settings.eval:
             check_draws(settings, job.num_draws)
-        sizes = opening(job)
+        sizes = opening(job, () if start is None else (start.row(),))
         folder = settings.out or new_run_path(Path(settings.base_dir), name)
         run = Run.create(Path(folder))
     else:
@@ -93,7 +97,9 @@ def train(name: str, chosen: Chosen[TrainSettings], resumed: Run | None = None) 
                 run.write_tensors(PRECONDITIONER, job.scales.tensors())
             if curve is not None:
                 run.write_json(PRIOR_SCALE, curve)
-            run.write_json("run.json", _record(job, chosen, inputs, sizes))
+            if start is not None:
+                keep_start(run, start)
+            run.write_json("run.json", _record(job, chosen, inputs, sizes, start))
             (run.path / TRIALS).unlink(missing_ok=True)
             _print_opening(name, run, sizes)
         config = run.record()["settings"] if settings.wandb else None
@@ -101,7 +107,7 @@ def train(name: str, chosen: Chosen[TrainSettings], resumed: Run | None = None) 
             chains = [run_chain(job, run, tracker, c, stop, watch) for c in range(settings.chains)]
             if watch is not None:
                 save_models(run, model, settings.chains)
-        totals = _totals(job, chains, curve)
+        totals = _totals(job, chains, curve, start)
         _warn_of_clipping(totals, settings.task)
         try:
             evaluation = None if material is None else score_run(run, model, settings, material)
@@ -142,15 +148,25 @@ def _with_scale(settings: TrainSettings, curve: dict[str, Any] | None) -> TrainS
     return settings if curve is None else replace(settings, prior_scale=curve["chosen"])
 
 
-def _totals(job: Job, chains: list[ChainTotals], curve: dict[str, Any] | None) -> dict[str, Any]:
+def _start(settings: TrainSettings, model: FunctionalModel, resumed: Run | None) -> Start | None:
+    """Where chains start, if not at the loaded weights."""
+    if settings.init_from is None:
+        return None
+    return start_of(settings.init_from, model) if resumed is None else stored_start(resumed, model)
+
+
+def _totals(
+    job: Job, chains: list[ChainTotals], curve: dict[str, Any] | None, start: Start | None
+) -> dict[str, Any]:
     """The content of <sampler>_metrics.json."""
     steps, seconds = sum(c.steps for c in chains), sum(c.seconds for c in chains)
-    tuning = 0 if curve is None else curve["gradient_evaluations"]
+    before = 0 if curve is None else curve["gradient_evaluations"]
+    before += 0 if start is None else start.gradient_evaluations
     return {
         "sampler": job.name,
         "chains": len(chains),
         "steps": steps,
-        "gradient_evaluations": job.gradient_evaluations + tuning,
+        "gradient_evaluations": job.gradient_evaluations + before,
         "draws": sum(c.draws for c in chains),
         "clipped_steps": sum(c.clipped for c in chains),
         "nll": sum(c.nll for c in chains) / len(chains),
@@ -217,7 +233,11 @@ def _same_inputs(run: Run, inputs: Inputs, settings: TrainSettings) -> None:
 
 
 def _record(
-    job: Job, chosen: Chosen[TrainSettings], inputs: Inputs, sizes: Opening
+    job: Job,
+    chosen: Chosen[TrainSettings],
+    inputs: Inputs,
+    sizes: Opening,
+    start: Start | None,
 ) -> dict[str, Any]:
     """The content of run.json."""
     info = job.model.info
@@ -235,6 +255,7 @@ def _record(
             "config": dict(info.config),
             "sha256": info.sha256,
         },
+        "start": None if start is None else start.record,
         "data": inputs.data,
         "block_size": inputs.block_size,
         "num_observations": job.num_observations,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bayesgen.cli.beginning import adapters
+from bayesgen.cli.starting import stored_start
 from bayesgen.errors import UserError
 from bayesgen.inference.job import resolve_device
 from bayesgen.models import FunctionalModel, ModelInfo, load_model
@@ -85,6 +86,9 @@ def open_source(
             f"'{name}': the parameters in its run.json are not those of '{loaded.info.name}'; the"
             " file was damaged or written by another version: copy it back, or use that version"
         )
+    start = stored_start(run, loaded)
+    if start is not None:
+        loaded.start_at(start.theta)
     return Source(name, loaded, posterior, run)
 
 

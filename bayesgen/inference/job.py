@@ -176,7 +176,7 @@ def num_draws(settings: TrainSettings, plan: Plan) -> int:
 def weights_of(model: FunctionalModel) -> Weights:
     """What a prior has to know of `model`."""
     new = {name for name in model.new if ADAPTER not in name}
-    return Weights(model.theta, model.layout, new, new | model.outside, model.base)
+    return Weights(model.loaded, model.layout, new, new | model.outside, model.base)
 
 
 def chain_seed(seed: int, chain: int) -> int:

@@ -34,13 +34,18 @@ class Opening:
     warnings: list[str]
 
 
-def opening(job: Job) -> Opening:
-    """Measure one gradient at the start and set the scales of the run side by side."""
+def opening(job: Job, beginning: Sequence[tuple[str, str]] = ()) -> Opening:
+    """Measure one gradient at the start and set the scales of the run side by side.
+
+    Args:
+        beginning: rows that say where the chains start, if not at the loaded weights.
+    """
     model, plan, n = job.model, job.plan, job.num_observations
     size, weight_sd = model.layout.size, float(model.theta.std())
     needs = estimate(job.name, job.settings, model)
     rows = [
         *needs.rows(),
+        *beginning,
         ("observations N", f"{n:,}"),
         ("prior", f"{job.prior.describe()}; the weights' own sd is {weight_sd:.3g}"),
         *met(job.prior.record()),
@@ -52,7 +57,7 @@ def opening(job: Job) -> Opening:
     ]
     numbers = {"weight_sd": weight_sd, "P": float(size), "N": float(n)}
     warnings: list[str] = []
-    untrained = sorted(name for name in model.new if ADAPTER not in name)
+    untrained = sorted(name for name in model.untrained if ADAPTER not in name)
     if untrained:
         warnings.append(
             f"'{model.info.name}' has no trained weights for {', '.join(untrained)}: they start at"

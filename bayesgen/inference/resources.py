@@ -35,6 +35,8 @@ PRIOR_RANK_FLOATS = 2.0
 """The same for each of its deviations."""
 FROZEN_FLOATS = 3.0
 """The first number for each other parameter."""
+START_FLOATS = 1.0
+"""Where chains start, if not at the loaded weights."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ def estimate(sampler: str, settings: TrainSettings, model: FunctionalModel) -> N
     if settings.learned_prior and settings.prior_path is not None:
         rank = rank_in(Path(settings.prior_path))
         floats += (PRIOR_FLOATS + PRIOR_RANK_FLOATS * rank) * bayesian
+    if settings.init_from is not None:
+        floats += START_FLOATS * bayesian
     memory = int(4 * floats)
     if isinstance(settings, PerExampleSettings):
         memory += min(settings.jacobian_memory * 2**20, 16 * bayesian * settings.batch_size)

@@ -88,7 +88,8 @@ class FunctionalModel:
 
     Attributes:
         layout: names, shapes and offsets of θ.
-        theta: the loaded weights, float32 [P]: where every chain starts.
+        loaded: the loaded weights, float32 [P]: what priors are placed around.
+        theta: where every chain starts, [P]: the same, unless `start_at` says otherwise.
     """
 
     def __init__(
@@ -114,7 +115,7 @@ class FunctionalModel:
         self.new = frozenset(new)
         named = dict(module.named_parameters())
         self.layout = Layout.of((name, named[name]) for name in select(module, parameters))
-        self.theta = self.layout.ravel(named)
+        self.loaded = self.theta = self.layout.ravel(named)
 
     @property
     def device(self) -> torch.device:
@@ -125,6 +126,11 @@ class FunctionalModel:
         """Prefix of the names of what a Hugging Face model is without its head; else empty."""
         prefix = str(getattr(self.module, "base_model_prefix", ""))
         return prefix if prefix and hasattr(self.module, prefix) else ""
+
+    @property
+    def untrained(self) -> frozenset[str]:
+        """Names of the parameters that no training has seen yet where chains start."""
+        return self.new if self.theta is self.loaded else frozenset()
 
     @property
     def outside(self) -> frozenset[str]:
@@ -175,5 +181,11 @@ class FunctionalModel:
     def to(self, device: torch.device | str) -> FunctionalModel:
         """Move the module and θ to `device`, in place."""
         self.module.to(device)
-        self.theta = self.theta.to(device)
+        elsewhere = self.theta is not self.loaded
+        self.loaded = self.loaded.to(device)
+        self.theta = self.theta.to(device) if elsewhere else self.loaded
         return self
+
+    def start_at(self, theta: Tensor) -> None:
+        """Let chains start at `theta` [P], such as the mode that another run found."""
+        self.theta = theta.to(self.loaded)

@@ -39,6 +39,11 @@ class TrainSettings(ModelSettings, DataSettings, PriorSettings, LoopSettings, Ev
 
     learning_rate: Annotated[NonNegative, "step size; see the sampler's page for its unit"] = 1e-3
     temperature: Temperature = 1.0
+    init_from: Annotated[
+        str | None,
+        "finished run on the same model whose mean weights are the start, such as one of --sampler"
+        " map; the prior stays around the loaded weights (default: these)",
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -242,6 +247,7 @@ def without_effect(sampler: str, settings: TrainSettings) -> dict[str, str]:
     why = f"has no effect on {sampler}"
     needs(sampler != "laplace", why, "learning_rate", "chains")
     needs(sampler not in {"map", "swag"}, why, "temperature")
+    needs(sampler != "ekf", "has no effect on ekf, which starts at the prior's mean", "init_from")
     per_example = isinstance(settings, PerExampleSettings)
     needs(not per_example, why, "gradient_accumulation", "prior_scale_steps")
     return idle

@@ -62,6 +62,12 @@ def test_the_directions_of_a_learned_prior_are_counted(workspace: Workspace) -> 
     assert estimate("sgld", chain, model).memory == 4 * (10 + 2.5 + 2 * 4) * size
 
 
+def test_a_start_elsewhere_is_counted(workspace: Workspace) -> None:
+    model = load_model(workspace.path / "model.pt", outline=True)
+    here, there = (estimate("sgld", SGLDSettings(init_from=run), model) for run in (None, "mode"))
+    assert there.memory - here.memory == 4 * model.layout.size
+
+
 def test_a_prior_without_directions_is_counted(workspace: Workspace) -> None:
     assert workspace.train("laplace") == 0
     model = load_model(workspace.path / "model.pt", outline=True)

@@ -43,6 +43,22 @@ def test_the_function_at_the_loaded_weights_is_the_module(
     assert torch.equal(logits, tiny_gpt.module(tiny_batch["input_ids"]))
 
 
+def test_chains_may_start_elsewhere_and_the_loaded_weights_stay(
+    tiny_gpt: FunctionalModel, draws: Tensor
+) -> None:
+    loaded = tiny_gpt.theta.clone()
+    model = FunctionalModel(tiny_gpt.module, new=["lm_head.weight"])
+    assert model.theta is model.loaded
+    assert model.untrained == {"lm_head.weight"}
+    model.start_at(draws[0])
+    assert torch.equal(model.theta, draws[0])
+    assert torch.equal(model.loaded, loaded)
+    assert not model.untrained
+    model.to("cpu")
+    assert torch.equal(model.theta, draws[0])
+    assert torch.equal(model.loaded, loaded)
+
+
 def test_the_function_at_another_theta_is_a_module_with_these_weights(
     tiny_gpt: FunctionalModel, tiny_batch: dict[str, Tensor], draws: Tensor
 ) -> None:
