@@ -235,21 +235,24 @@ class Study:
         if arm == "adamw":
             settings = [self._adamw(size, *setting) for setting in ADAMW]
             return min(settings, key=lambda flags: self._nll(arm, size, *flags))
-        scale = ("--prior-scale", "auto", "--prior-scale-steps", str(STEPS))
-        if arm.startswith("sghmc"):
-            first, *others = (("--temperature", temperature) for temperature in TEMPERATURES)
-        elif arm.startswith("swag"):
+        method, _, prior = arm.partition("_")
+        if method == "swag":  # on the path of MAP
+            *_, scale = self._tuned(f"map_{prior}", size)
             rates = (f"{factor * self.task.rate:g}" for factor in FACTORS)
-            first, *others = (("--learning-rate", rate) for rate in rates)
+            paths = [("--learning-rate", rate, "--prior-scale", scale) for rate in rates]
+            return min(paths, key=lambda flags: self._nll(arm, size, *flags))
+        first: tuple[str, ...]
+        others: list[tuple[str, ...]]
+        auto = ("--prior-scale", "auto", "--prior-scale-steps", str(STEPS))
+        if method == "sghmc":
+            first, *others = (("--temperature", temperature) for temperature in TEMPERATURES)
         else:
             first, *others = (self._adamw(size, factor, 0.0, STEPS) for factor in FACTORS)
-        found = {first: self._nll(arm, size, *first, *scale)}
-        curve = json.loads(
-            (self._trial(arm, size, *first, *scale) / "prior_scale.json").read_text()
-        )
-        scale = ("--prior-scale", str(curve["chosen"]))
-        found |= {flags: self._nll(arm, size, *flags, *scale) for flags in others}
-        return (*min(found, key=lambda flags: found[flags]), *scale)
+        found = {first: self._nll(arm, size, *first, *auto)}
+        curve = json.loads((self._trial(arm, size, *first, *auto) / "prior_scale.json").read_text())
+        chosen = ("--prior-scale", str(curve["chosen"]))
+        found |= {flags: self._nll(arm, size, *flags, *chosen) for flags in others}
+        return (*min(found, key=lambda flags: found[flags]), *chosen)
 
     def _trial(self, arm: str, size: int, *flags: str) -> Path:
         """Of a run that something is chosen by."""

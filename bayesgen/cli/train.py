@@ -106,6 +106,7 @@ def choose(argv: list[str], door: Door = TRAIN) -> Command:
     first.add_argument("--resume")
     first.add_argument("--task")
     first.add_argument("--prior")
+    first.add_argument("--init-from")
     early = first.parse_known_args(argv)[0]
     if door.sampler is not None and early.sampler is not None:
         raise UserError(f"--sampler has no effect here: this is always {door.sampler}")
@@ -117,8 +118,9 @@ def choose(argv: list[str], door: Door = TRAIN) -> Command:
     cls = SAMPLERS[name]
     labelled = early.task in LABELS
 
-    def base(prior: str | None) -> dict[str, Any]:
-        return {**labelled_defaults(name, early.task, prior), **door.defaults}
+    def base(given: Mapping[str, Any]) -> dict[str, Any]:
+        of = {key: given.get(key) for key in ("prior", "init_from")}
+        return {**labelled_defaults(name, early.task, **of), **door.defaults}
 
     parser = Parser(
         prog=door.prog,
@@ -136,7 +138,7 @@ def choose(argv: list[str], door: Door = TRAIN) -> Command:
         "--resume", metavar="RUN", help="continue a run's folder; auto: the newest unfinished one,"
         " or a new run where there is none",
     )  # fmt: skip
-    add_flags(parser, cls, base(early.prior))
+    add_flags(parser, cls, base(vars(early)))
     owners: dict[str, list[str]] = {}
     for other, settings in SAMPLERS.items():
         for key in described(settings):
@@ -152,7 +154,7 @@ def choose(argv: list[str], door: Door = TRAIN) -> Command:
     presets, source = read_config(flags.pop("config", None))
     preset = f"CONFIG_{name.upper()}" + ("_LABELLED" if labelled else "")
     config = presets.get(preset, {})
-    usual = base(flags.get("prior", config.get("prior")))
+    usual = base({**config, **flags})
     chosen = combine(cls, flags, config, f"{source} {preset}", usual)
     run = _run_to_resume(name, chosen, resume)
     if run is not None:

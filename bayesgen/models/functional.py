@@ -128,9 +128,14 @@ class FunctionalModel:
         return prefix if prefix and hasattr(self.module, prefix) else ""
 
     @property
+    def elsewhere(self) -> bool:
+        """Whether chains start at other weights than the loaded ones."""
+        return self.theta is not self.loaded
+
+    @property
     def untrained(self) -> frozenset[str]:
         """Names of the parameters that no training has seen yet where chains start."""
-        return self.new if self.theta is self.loaded else frozenset()
+        return frozenset() if self.elsewhere else self.new
 
     @property
     def outside(self) -> frozenset[str]:
@@ -181,9 +186,9 @@ class FunctionalModel:
     def to(self, device: torch.device | str) -> FunctionalModel:
         """Move the module and θ to `device`, in place."""
         self.module.to(device)
-        elsewhere = self.theta is not self.loaded
+        theta = self.theta.to(device) if self.elsewhere else None
         self.loaded = self.loaded.to(device)
-        self.theta = self.theta.to(device) if elsewhere else self.loaded
+        self.theta = self.loaded if theta is None else theta
         return self
 
     def start_at(self, theta: Tensor) -> None:

@@ -18,8 +18,9 @@ Every coordinate then turns by c radians in a step of size 1 of Hamiltonian dyna
 the factor 1 − c² in one of Langevin's. c is that of mean D² = 1 for v̂ alone, so that a step size
 means the same along weights that the prior leaves free, however many it holds; but `TURN` where
 that is less, as it is of a new head under which the other weights have next to no gradient yet:
-only the prior says how far these may go. Mean D² stays at most 1. (Of a low-rank prior σᵢ is the
-diagonal's; N(μ, σ² I) takes no part.)
+only the prior says how far these may go. Mean D² stays at most 1. Where a chain starts at the mode
+that another run found, all have their gradient, and nothing is raised. (Of a low-rank prior σᵢ is
+the diagonal's; N(μ, σ² I) takes no part.)
 
 The same pass measures how large a minibatch's gradient is in φ: the unit of `--gradient-clip`.
 """
@@ -103,7 +104,8 @@ def measure(
     batch = n / batches.steps_per_epoch
     # beside v̂, which is the information of an observation over B
     curvature = None if stiff is None or plain.prior.isotropic else stiff / (n * batch)
-    d = _scale(settings, model, moments, curvature, batch)
+    turn = 0.0 if model.elsewhere else TURN
+    d = _scale(settings, model, moments, curvature, batch, turn)
     if moments is None or not settings.gradient_clip:
         return Scales(d, None)
     prior = torch.zeros_like(model.theta)
@@ -144,6 +146,7 @@ def _scale(
     moments: Tensor | None,
     prior: Tensor | None,
     batch: float,
+    turn: float,
 ) -> Tensor | None:
     """D of the settings; see `from_second_moments`."""
     source = settings.preconditioner
@@ -160,7 +163,7 @@ def _scale(
         moments = adam_second_moments(Path(model.info.name), model.layout).to(model.device)
     else:
         return from_variances(Path(source), model)
-    return from_second_moments(moments, settings.preconditioner_damping, prior, batch)
+    return from_second_moments(moments, settings.preconditioner_damping, prior, batch, turn)
 
 
 def squared_gradients(plain: LogPosterior, theta: Tensor, batches: Batches, count: int) -> Tensor:
@@ -174,13 +177,18 @@ def squared_gradients(plain: LogPosterior, theta: Tensor, batches: Batches, coun
 
 
 def from_second_moments(
-    moments: Tensor, damping: float, prior: Tensor | None = None, batch: float = 1.0
+    moments: Tensor,
+    damping: float,
+    prior: Tensor | None = None,
+    batch: float = 1.0,
+    turn: float = TURN,
 ) -> Tensor:
     """D [P] of v̂ = `moments` [P] and ε = `damping`.
 
     Args:
         prior: its curvature [P] beside v̂: over N and `batch`. None where it takes no part.
         batch: B, observations of a batch.
+        turn: radians in a step of size 1 that D is raised to.
     """
     mean = moments.mean()
     if not 0 < mean < float("inf"):
@@ -195,7 +203,7 @@ def from_second_moments(
     width = (relative + prior / mean).reciprocal()
     # c² over B·mean v̂: for v̂ alone, the least, and the most
     alone, most = (float(1 / w.mean()) for w in (relative.reciprocal(), width))
-    least = TURN**2 / (batch * float(mean))
+    least = turn**2 / (batch * float(mean))
     return (width * max(alone, min(least, most))).sqrt()
 
 

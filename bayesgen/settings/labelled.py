@@ -36,11 +36,13 @@ LEARNED_STEP = 2.0
 others in proportion. They are for tens to hundreds of labels; with 1,000 they are too long."""
 
 
-def labelled_defaults(sampler: str, task: str, prior: str | None = None) -> dict[str, Any]:
+def labelled_defaults(
+    sampler: str, task: str, prior: str | None = None, init_from: str | None = None
+) -> dict[str, Any]:
     """Defaults that stand in the place of a sampler's own; none for a language model.
 
     Args:
-        prior: the name of the prior, where one is chosen.
+        prior, init_from: the settings of these names, where they are chosen.
     """
     if task not in LABELS or sampler not in LABELLED:
         return {}
@@ -50,7 +52,7 @@ def labelled_defaults(sampler: str, task: str, prior: str | None = None) -> dict
         # a Gaussian with little noise is far sharper than a softmax
         step = SCORED_STEP * chosen["learning_rate"]
         chosen |= {"learning_rate": step, "temperature": 0.01}
-    elif prior in LEARNED_PRIORS:
+    elif prior in LEARNED_PRIORS and init_from is None:
         step = LEARNED_STEP * chosen["learning_rate"]
         chosen |= {"learning_rate": step, "temperature": LEARNED_TEMPERATURE}
     return chosen

@@ -222,6 +222,16 @@ def test_under_a_learned_prior_a_chain_is_cooler_and_goes_further(
     assert settings.learning_rate == pytest.approx(tuned.learning_rate * (2 if classes else 1))
 
 
+def test_from_a_mode_a_chain_has_the_presets_of_a_fine_tune(here: Path) -> None:
+    argv = ["--sampler", "sgld", "--task", "sequence-classification", "--prior", "swag"]
+    argv += ["--prior-path", "prior.safetensors"]
+    new = choose(argv).chosen.settings
+    tuned = choose([*argv, "--init-from", "mode"]).chosen.settings
+    own = labelled_defaults("sgld", "sequence-classification")
+    for key in ("learning_rate", "temperature"):
+        assert getattr(tuned, key) == own[key] != getattr(new, key)
+
+
 def test_a_head_that_is_new_has_the_classes_of_the_data(here: Path) -> None:
     assert train("--model", "encoder") == 0
     record = json.loads((here / "run" / "run.json").read_text())

@@ -295,6 +295,26 @@ def test_widths_that_differ_take_part_undamped(tiny: Tiny) -> None:
     torch.testing.assert_close(d, c / curvature.sqrt(), rtol=1e-4, atol=0)
 
 
+def test_at_a_mode_that_another_run_found_nothing_is_raised(tiny: Tiny) -> None:
+    size = tiny.model.layout.size
+    target, settings = tiny.log_posterior(), ChainSettings(preconditioner_batches=3)
+    # so little of a gradient that TURN decides
+    moments = torch.full((size,), 1e-9)
+    target.prior = Gaussian(tiny.model.theta, torch.linspace(0.1, 1.0, size), size)
+
+    def turned() -> float:
+        d = preconditioning.measure(settings, tiny.model, target, tiny.batches, moments).d
+        assert d is not None
+        batch = target.num_observations / tiny.batches.steps_per_epoch
+        likelihood = batch * 1.01 * moments
+        widths = target.prior.precision() / target.num_observations
+        return float((d * (likelihood + widths).sqrt()).max())
+
+    at_the_loaded_weights = turned()
+    tiny.model.start_at(tiny.model.theta.clone())
+    assert turned() < 0.5 * at_the_loaded_weights
+
+
 def test_free_weights_move_as_if_no_other_were_held() -> None:
     """A prior that pins almost all weights does not make the steps of the others longer."""
     size = 1000
