@@ -71,7 +71,9 @@ MASKED_HEAD = "cls.predictions.transform*,cls.predictions.bias"
 TEMPERATURES = ("0.01", "0.001", "0.1", "1")
 """Of SGHMC; λ is chosen with the first."""
 FACTORS = (1.0, 3.0, 0.3, 0.1)
-"""Step sizes of MAP and SWAG, the same, in those of the task."""
+"""Step sizes of MAP, the same, in those of the task."""
+PATHS = FACTORS[:3]
+"""The same of SWAG."""
 ADAMW = (
     (1.0, 0.0, 240), (1.0, 10.0, 240), (0.3, 1.0, 240), (0.1, 0.0, 240),
     (1.0, 0.0, 24), (0.3, 0.0, 60), (0.1, 0.0, 60), (0.1, 0.0, 120), (0.03, 0.0, 240),
@@ -238,7 +240,7 @@ class Study:
         method, _, prior = arm.partition("_")
         if method == "swag":  # on the path of MAP
             *_, scale = self._tuned(f"map_{prior}", size)
-            rates = (f"{factor * self.task.rate:g}" for factor in FACTORS)
+            rates = (f"{factor * self.task.rate:g}" for factor in PATHS)
             paths = [("--learning-rate", rate, "--prior-scale", scale) for rate in rates]
             return min(paths, key=lambda flags: self._nll(arm, size, *flags))
         first: tuple[str, ...]
@@ -281,7 +283,7 @@ class Study:
         """Of all that the runs of one method depend on."""
         method = arm.partition("_")[0]
         arms = [self._arm(a, "prior") for a in ARMS if a.startswith(method)]
-        grid = {"adamw": ADAMW, "map": FACTORS, "swag": FACTORS, "sghmc": TEMPERATURES}[method]
+        grid = {"adamw": ADAMW, "map": FACTORS, "swag": PATHS, "sghmc": TEMPERATURES}[method]
         return digest(VERSION, self._upstream.name, self.task, STEPS, TEST_ROWS, PIECE, arms, grid)
 
     def strength(self, arm: str, size: int, seed: int) -> str:

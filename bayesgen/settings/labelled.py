@@ -1,4 +1,4 @@
-"""Defaults of a chain whose data are labelled."""
+"""Defaults where the data are labelled, of chains and of what follows an optimizer."""
 
 from __future__ import annotations
 
@@ -25,6 +25,17 @@ LABELLED_CHAIN: Mapping[str, Any] = {
 not millions of tokens, and which fits most of them so well that a few make all of the gradient.
 A prior around its weights keeps the chain from fitting these examples further and further."""
 
+LABELLED_PATH: Mapping[str, Mapping[str, Any]] = {
+    "map": {"epochs": 3.0},
+    "swag": {"warmup_steps": 120, "sampling_steps": 120, "thinning": 6, "ramp_fraction": 0.1},
+}
+"""What follows an optimizer's path, and what takes the place of its length."""
+LABELLED_OPTIMIZER: Mapping[str, Any] = {
+    "prior": "pretrained", "prior_std": 0.05, "learning_rate": 2e-4, "batch_size": 8,
+}  # fmt: skip
+"""The same, of both: an encoder's AdamW (results/transfer.md). A language model's 1e-3 would make
+it forget what it was pretrained for."""
+
 SCORED_STEP = 0.2
 """Step sizes where labels are real numbers, as a fraction of those for classes."""
 
@@ -44,9 +55,11 @@ def labelled_defaults(
     Args:
         prior, init_from: the settings of these names, where they are chosen.
     """
-    if task not in LABELS or sampler not in LABELLED:
+    if task not in LABELS or sampler not in {*LABELLED, *LABELLED_PATH}:
         return {}
     last = "layers=-2:" if task == "sentence-similarity" else "layers=-2:,head"
+    if sampler in LABELLED_PATH:
+        return {**LABELLED_OPTIMIZER, **LABELLED_PATH[sampler], "parameters": last}
     chosen = {**LABELLED_CHAIN, **LABELLED[sampler], "parameters": last}
     if LABELS[task] == "score":
         # a Gaussian with little noise is far sharper than a softmax

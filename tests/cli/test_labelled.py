@@ -222,6 +222,20 @@ def test_under_a_learned_prior_a_chain_is_cooler_and_goes_further(
     assert settings.learning_rate == pytest.approx(tuned.learning_rate * (2 if classes else 1))
 
 
+@pytest.mark.parametrize("sampler", ["map", "swag"])
+def test_an_optimizer_on_labelled_data_has_an_encoders_step_size(sampler: str, here: Path) -> None:
+    text = choose(["--sampler", sampler]).chosen.settings
+    rows = choose(["--sampler", sampler, "--task", "sequence-classification"]).chosen.settings
+    assert rows.learning_rate < text.learning_rate
+    assert (rows.prior, rows.parameters) == ("pretrained", "layers=-2:,head")
+    argv = ["--sampler", sampler, "--task", "sequence-classification", "--model", "tuned"]
+    argv += ["--data", "rows.tsv", "--parameters", "head", "--out", "run"]
+    assert door("train", argv) == 0
+    steps = 27 if sampler == "map" else 240  # three passes over 72 rows, eight at a time
+    record = json.loads((here / "run" / f"{sampler}_metrics.json").read_text())
+    assert record["steps"] == steps
+
+
 def test_from_a_mode_a_chain_has_the_presets_of_a_fine_tune(here: Path) -> None:
     argv = ["--sampler", "sgld", "--task", "sequence-classification", "--prior", "swag"]
     argv += ["--prior-path", "prior.safetensors"]
