@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bayesgen.cli.inputs import Inputs
+from bayesgen.cli.starting import sha256
 from bayesgen.errors import UserError
 from bayesgen.evaluation.prior_scale import GRIDS, Trial, tune_scale
 from bayesgen.inference.job import Job, make_job
@@ -124,6 +125,7 @@ def _identity(name: str, settings: TrainSettings, inputs: Inputs) -> dict[str, A
         "sampler": name,
         "settings": {k: v for k, v in vars(settings).items() if k not in ASIDE},
         "model": [model.info.sha256, dict(model.info.config), str(model.device)],
+        "start": sha256(model.theta) if model.elsewhere else None,
         "data": [inputs.data, inputs.block_size],
         "prior": None if prior is None else fingerprint(Path(prior)),
         "preconditioner": file_sha256(Path(variances)) if Path(variances).is_file() else None,

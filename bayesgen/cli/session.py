@@ -65,7 +65,7 @@ def train(name: str, chosen: Chosen[TrainSettings], resumed: Run | None = None) 
     model = inputs.model
     # whatever cannot work is refused before a folder is made
     material = inputs.material(settings, None) if settings.eval else None
-    start = _start(settings, model, resumed)
+    start = _start(settings, inputs, resumed)
     if start is not None:
         model.start_at(start.theta)
     curve = None
@@ -148,11 +148,11 @@ def _with_scale(settings: TrainSettings, curve: dict[str, Any] | None) -> TrainS
     return settings if curve is None else replace(settings, prior_scale=curve["chosen"])
 
 
-def _start(settings: TrainSettings, model: FunctionalModel, resumed: Run | None) -> Start | None:
+def _start(settings: TrainSettings, inputs: Inputs, resumed: Run | None) -> Start | None:
     """Where chains start, if not at the loaded weights."""
-    if settings.init_from is None:
-        return None
-    return start_of(settings.init_from, model) if resumed is None else stored_start(resumed, model)
+    if resumed is not None:
+        return stored_start(resumed, inputs.model)
+    return None if settings.init_from is None else start_of(settings, inputs.model, inputs.data)
 
 
 def _totals(

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from bayesgen.errors import UserError
+from bayesgen.inference.loop import gaussian_name
 from bayesgen.models import FunctionalModel
+from bayesgen.parameters import names_adapters
 from bayesgen.posterior import Posterior
 from bayesgen.runs import Run
+from bayesgen.settings import TrainSettings
 
 START = "start.safetensors"
+ADAPTERS = ("lora_r", "lora_alpha", "lora_targets")
+"""Settings that decide what a θ of adapters means."""
 
 
 @dataclass(frozen=True)
@@ -39,53 +45,63 @@ class Start:
         return "start", f"mean weights of '{of['run']}' ({of['sampler']}, {count:,} gradients)"
 
 
-def start_of(name: str, model: FunctionalModel) -> Start:
-    """The mean weights of the run `name`.
+def start_of(settings: TrainSettings, model: FunctionalModel, data: Mapping[str, Any]) -> Start:
+    """The mean weights of the run that `settings` name.
+
+    Args:
+        data: what run.json will say of the data.
 
     Raises:
         UserError: no run is there, or it does not lead to a start for chains on `model`.
     """
+    name = str(settings.init_from)
     run = Run.open(name, flag="--init-from")
     record = run.record()
-    totals = run.path / f"{record['sampler']}_metrics.json"
-    if not totals.is_file():
+    if not run.finished:
         raise UserError(
             f"--init-from: the run '{name}' is not finished; continue it with --resume '{name}'"
+        )
+    posterior = Posterior.load(name)
+    theirs = record["settings"]
+    for key in ("task", *(ADAPTERS if names_adapters(theirs["parameters"]) else ())):
+        if theirs.get(key) != getattr(settings, key):
+            raise UserError(
+                f"--init-from: the run '{name}' was made with --{key.replace('_', '-')}"
+                f" {theirs.get(key)}; give it here, too"
+            )
+    classes = record["data"].get("classes")
+    if posterior.layout != model.layout or classes != data.get("classes"):
+        raise UserError(
+            f"--init-from: the run '{name}' moved other parameters"
+            f" ({posterior.layout.size:,}, not {model.layout.size:,}) or has other classes; give"
+            " its --parameters, --model and --data"
         )
     if record["model"]["sha256"] != model.info.sha256:
         raise UserError(
             f"--init-from: the run '{name}' is of another model than '{model.info.name}' (its"
             f" sha256 differs); name that one with --model ('{record['model']['name']}')"
         )
-    if record["settings"].get("chains", 1) > 1:
+    if theirs.get("chains") != 1:
         raise UserError(
             f"--init-from: the run '{name}' has several chains, whose mean may lie in no mode; name"
             " a run of one"
         )
-    posterior = Posterior.load(name)
-    if record["settings"]["task"] != model.info.task or posterior.layout != model.layout:
+    gaussian = run.read_tensors(gaussian_name(0))
+    theta = posterior.mean() if gaussian is None else gaussian["mean"]
+    totals = run.read_json(f"{record['sampler']}_metrics.json")
+    start = {
+        "run": name,
+        "sampler": record["sampler"],
+        "sha256": sha256(theta),
+        "gradient_evaluations": totals.get("gradient_evaluations"),
+    }
+    if not _whole(start):
         raise UserError(
-            f"--init-from: the run '{name}' moved other parameters ({posterior.layout.size:,}, not"
-            f" {model.layout.size:,}) or did another task; give its --task"
-            f" {record['settings']['task']}, --data and --parameters"
-            f" {record['settings']['parameters']}"
+            f"'{run.path / record['sampler']}_metrics.json': 'gradient_evaluations' is missing or"
+            " wrong; the file was damaged or written by another version: copy it back, or use that"
+            " version"
         )
-    theta = posterior.mean()
-    count = run.read_json(totals.name).get("gradient_evaluations")
-    if type(count) is not int:
-        raise UserError(
-            f"'{totals}': 'gradient_evaluations' is missing or wrong; the file was damaged or"
-            " written by another version: copy it back, or use that version"
-        )
-    return Start(
-        theta,
-        {
-            "run": name,
-            "sampler": record["sampler"],
-            "sha256": sha256(theta),
-            "gradient_evaluations": count,
-        },
-    )
+    return Start(theta, start)
 
 
 def stored_start(run: Run, model: FunctionalModel) -> Start | None:
@@ -94,14 +110,26 @@ def stored_start(run: Run, model: FunctionalModel) -> Start | None:
     Raises:
         UserError: what the run kept of it is missing or damaged.
     """
-    record = run.record().get("start")
-    if record is None:
+    record = run.record()
+    start = record.get("start")
+    if start is None and record["settings"].get("init_from") is None:
         return None
+    if start is None or not _whole(start):
+        raise UserError(
+            f"'{run.path / 'run.json'}': 'start' is missing or wrong; the file was damaged: copy it"
+            " back"
+        )
     tensors = run.read_tensors(START)
     theta = None if tensors is None else tensors.get("theta")
-    if theta is None or theta.shape != model.loaded.shape or sha256(theta) != record["sha256"]:
+    if theta is None or theta.shape != model.loaded.shape or sha256(theta) != start["sha256"]:
         raise UserError(f"'{run.path / START}' is missing or damaged; copy it back")
-    return Start(theta, record)
+    return Start(theta, start)
+
+
+def _whole(start: Any) -> bool:
+    """Whether all is there that a record of a start is read for."""
+    kinds = {"run": str, "sampler": str, "sha256": str, "gradient_evaluations": int}
+    return isinstance(start, dict) and all(type(start.get(k)) is kind for k, kind in kinds.items())
 
 
 def sha256(theta: Tensor) -> str:

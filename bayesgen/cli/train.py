@@ -119,6 +119,8 @@ def choose(argv: list[str], door: Door = TRAIN) -> Command:
     labelled = early.task in LABELS
 
     def base(given: Mapping[str, Any]) -> dict[str, Any]:
+        if door.sampler is not None:
+            return dict(door.defaults)
         of = {key: given.get(key) for key in ("prior", "init_from")}
         return {**labelled_defaults(name, early.task, **of), **door.defaults}
 

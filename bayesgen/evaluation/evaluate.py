@@ -1,6 +1,6 @@
 """Score a split: every target token once, five predictors side by side on the same tokens.
 
-- `deterministic`: the checkpoint that the chain started from;
+- `deterministic`: the weights that the chain started from;
 - `temperature_scaled`: the same with one temperature, fitted on training text or validation rows;
 - `posterior_mean`: the mean of the draws' weights;
 - `mean_of_draws`: the average of the draws' own scores (perplexity: exp of the mean NLL);

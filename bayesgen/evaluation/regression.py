@@ -1,6 +1,6 @@
 """Score a split whose labels are real numbers: every row once, five predictors side by side.
 
-- `deterministic`: the checkpoint that the chain started from, N(f(x, θ₀), σ²);
+- `deterministic`: the weights that the chain started from, N(f(x, θ₀), σ²);
 - `temperature_scaled`: the same with its variance multiplied by one number, fitted on held-in rows;
 - `posterior_mean`: the mean of the draws' weights, N(f(x, θ̄), σ²);
 - `mean_of_draws`: the average of the draws' own scores;

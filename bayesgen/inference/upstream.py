@@ -24,7 +24,7 @@ def write_prior(job: Job, run: Run, chain: int, learned: Learned) -> Path:
     record = run.record()
     info, idle = job.model.info, {*ASIDE, *without_effect(job.name, job.settings)}
     mean = learned.mean.cpu()
-    start = job.model.theta.cpu()
+    start = job.model.loaded.cpu()
     upstream = {
         "method": learned.method,
         "task": info.task,

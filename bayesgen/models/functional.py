@@ -135,7 +135,7 @@ class FunctionalModel:
     @property
     def untrained(self) -> frozenset[str]:
         """Names of the parameters that no training has seen yet where chains start."""
-        return frozenset() if self.elsewhere else self.new
+        return self.new - set(self.layout.names) if self.elsewhere else self.new
 
     @property
     def outside(self) -> frozenset[str]:
@@ -192,5 +192,12 @@ class FunctionalModel:
         return self
 
     def start_at(self, theta: Tensor) -> None:
-        """Let chains start at `theta` [P], such as the mode that another run found."""
-        self.theta = theta.to(self.loaded)
+        """Let chains start at `theta` [P], such as the mode that another run found.
+
+        The module gets these weights; `loaded` stays.
+        """
+        self.theta = theta.to(self.loaded, copy=True)
+        named = dict(self.module.named_parameters())
+        with torch.no_grad():
+            for name, view in self.layout.views(self.theta).items():
+                named[name].copy_(view)

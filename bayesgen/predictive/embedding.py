@@ -51,7 +51,7 @@ class SimilaritySpread:
     """Similarities of m pairs over the draws.
 
     Attributes:
-        deterministic: of the checkpoint that the chain started from, [m], float32.
+        deterministic: of the weights that the chain started from, [m], float32.
         each: of every draw [S, m], float32.
         noise_std: σ of a score around the similarity; None where the model gives no scores.
     """

@@ -1,4 +1,4 @@
-"""Laplace: a Gaussian at the loaded weights, its precision the diagonal empirical Fisher.
+"""Laplace: a Gaussian at the weights where it starts, its precision the diagonal empirical Fisher.
 
     Σ⁻¹ = (1/T) (Σ_i g_i² + σ⁻²)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from bayesgen.errors import UserError
 from bayesgen.settings.fields import (
     Count,
     Fraction,
@@ -247,7 +248,6 @@ def without_effect(sampler: str, settings: TrainSettings) -> dict[str, str]:
     why = f"has no effect on {sampler}"
     needs(sampler != "laplace", why, "learning_rate", "chains")
     needs(sampler not in {"map", "swag"}, why, "temperature")
-    needs(sampler != "ekf", "has no effect on ekf, which starts at the prior's mean", "init_from")
     per_example = isinstance(settings, PerExampleSettings)
     needs(not per_example, why, "gradient_accumulation", "prior_scale_steps")
     return idle
@@ -261,3 +261,5 @@ def validate(settings: TrainSettings) -> None:
     """
     check_ranges(settings)
     check_prior_settings(settings)
+    if isinstance(settings, EKFSettings) and settings.init_from is not None:
+        raise UserError("--init-from: the EKF starts at the prior's mean; leave it out")

@@ -11,12 +11,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from bayesgen.cli.beginning import model_of
+from bayesgen.cli.inputs import read_inputs
 from bayesgen.cli.main import door
+from bayesgen.cli.prior_scale import _identity as identity
 from bayesgen.cli.sources import open_source
+from bayesgen.cli.train import choose
+from bayesgen.predictive.pretrained import BayesianCausalLM
 from bayesgen.samplers import Sampler
 from bayesgen.settings import SAMPLERS
 from tests.inference.test_resume import assert_same_draws, interrupt_at
-from tests.workspace import Workspace
+from tests.workspace import BLOCK, Workspace
 
 PRIOR = ("--prior", "pretrained", "--prior-std", "0.05")
 ELSEWHERE = [sampler for sampler in SAMPLERS if sampler != "ekf"]
@@ -135,6 +140,8 @@ def test_what_is_no_start_is_refused_in_one_line(
 
     assert "no run at 'nowhere'" in why("--init-from", "nowhere")
     assert "starts at the prior's mean" in why("--sampler", "ekf", "--init-from", "mode")
+    (path / "config.py").write_text("CONFIG_EKF = {'init_from': 'mode'}")
+    assert "starts at the prior's mean" in why("--sampler", "ekf")
     assert "moved other parameters" in why("--init-from", "mode", "--parameters", "last-layer")
     assert workspace.train("map", "--chains", "2", "--out", "two") == 0
     assert "has several chains" in why("--init-from", "two")
@@ -149,6 +156,71 @@ def test_what_is_no_start_is_refused_in_one_line(
     record["model"]["sha256"] = "0" * 64
     (path / "mode" / "run.json").write_text(json.dumps(record))
     assert "is of another model" in why("--init-from", "mode")
+
+
+def test_adapters_are_those_of_the_start(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapters = ("--parameters", "lora", "--lora-r", "2", "--lora-alpha")
+    assert workspace.train("map", *adapters, "4", "--out", "mode") == 0
+    assert workspace.train("sgld", *adapters, "4", "--init-from", "mode") == 0
+    why = refused(workspace, capsys, *adapters, "5", "--init-from", "mode")
+    assert "was made with --lora-alpha 4.0" in why
+
+
+def test_the_start_of_a_gaussian_is_its_mean_and_not_that_of_its_draws(
+    workspace: Workspace,
+) -> None:
+    assert workspace.train("swag", "--num-draws", "1", "--out", "path") == 0
+    mean = load_file("path/gaussian-c0.safetensors")["mean"]
+    assert workspace.train("sgld", "--init-from", "path") == 0
+    assert torch.equal(open_source("run").model.theta, mean)
+    assert not torch.equal(load_file("path/draws/c0-000000.safetensors")["draws"][0], mean)
+
+
+def test_an_exported_network_has_the_weights_of_the_start(
+    workspace: Workspace, mode: torch.Tensor
+) -> None:
+    assert workspace.train("sgld", *PRIOR, "--init-from", "mode") == 0
+    source = open_source("run")
+    made = BayesianCausalLM.from_posterior(source.model, source.posterior)
+    ids = torch.arange(BLOCK)[None]
+    there = source.model(mode, {"input_ids": ids})
+    torch.testing.assert_close(made.network(ids).logits, there, rtol=1e-4, atol=1e-5)
+
+
+def test_trials_of_another_start_are_not_taken_for_those_of_this_one(
+    workspace: Workspace, mode: torch.Tensor
+) -> None:
+    settings = choose(["--model", "model.pt", "--corpus", "corpus.txt"]).chosen.settings
+    inputs = read_inputs(model_of(settings), settings)
+    at_the_loaded = identity("sghmc", settings, inputs)
+    inputs.model.start_at(mode)
+    at_the_mode = identity("sghmc", settings, inputs)
+    inputs.model.start_at(mode + 1)
+    assert at_the_loaded != at_the_mode != identity("sghmc", settings, inputs)
+
+
+@pytest.mark.parametrize(
+    "start", [None, 5, {}, {"gradient_evaluations": None}, {"sha256": 3}], ids=str
+)
+@pytest.mark.parametrize("command", ["evaluate", "train"])
+def test_a_damaged_record_of_the_start_is_refused(
+    command: str,
+    start: Any,
+    workspace: Workspace,
+    mode: torch.Tensor,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert workspace.train("sgld", *PRIOR, "--init-from", "mode") == 0
+    file = workspace.path / "run" / "run.json"
+    record = json.loads(file.read_text())
+    whole = record["start"]
+    record["start"] = whole | start if isinstance(start, dict) and start else start
+    file.write_text(json.dumps(record))
+    capsys.readouterr()
+    assert door(command, ["run"] if command == "evaluate" else ["--resume", "run"]) == 2
+    assert "'start' is missing or wrong" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("damage", ["gone", "other", "shorter"])

@@ -15,6 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 from bayesgen.cli.main import door
+from bayesgen.cli.prior_learn import DOOR
+from bayesgen.cli.train import choose
 from bayesgen.data.corpora import load_corpus
 from bayesgen.data.windows import Windows
 from bayesgen.evaluation.nll import nll_of
@@ -128,6 +130,12 @@ def test_the_prior_goes_to_a_task_with_nothing_in_between(workspace: Workspace) 
     assert totals["gradient_evaluations"] == 12 + 30 + 6 * len(trials) + 30
     # a resumed run keeps its λ, and a finished one gives the same again
     assert workspace.train("sghmc", *flags[:-1], "--resume", "run") == 0
+
+
+def test_presets_of_labelled_data_are_not_for_learning_a_prior() -> None:
+    own = choose(["--task", "sequence-classification", "--data", "rows.tsv"], DOOR).chosen.settings
+    text = choose([], DOOR).chosen.settings
+    assert (own.parameters, own.learning_rate) == (text.parameters, text.learning_rate)
 
 
 def test_trials_survive_a_stop(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

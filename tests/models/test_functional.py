@@ -47,13 +47,15 @@ def test_chains_may_start_elsewhere_and_the_loaded_weights_stay(
     tiny_gpt: FunctionalModel, draws: Tensor
 ) -> None:
     loaded = tiny_gpt.theta.clone()
-    model = FunctionalModel(tiny_gpt.module, new=["lm_head.weight"])
+    head = tiny_gpt.layout.names[-1]
+    model = FunctionalModel(tiny_gpt.module, new=[head, "frozen.weight"])
     assert model.theta is model.loaded
-    assert model.untrained == {"lm_head.weight"}
+    assert model.untrained == {head, "frozen.weight"}
     model.start_at(draws[0])
     assert torch.equal(model.theta, draws[0])
     assert torch.equal(model.loaded, loaded)
-    assert not model.untrained
+    assert model.untrained == {"frozen.weight"}  # no run moves it
+    assert torch.equal(FunctionalModel(model.module).theta, draws[0])
     model.to("cpu")
     assert torch.equal(model.theta, draws[0])
     assert torch.equal(model.loaded, loaded)
