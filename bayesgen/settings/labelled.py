@@ -27,9 +27,15 @@ A prior around its weights keeps the chain from fitting these examples further a
 
 LABELLED_PATH: Mapping[str, Mapping[str, Any]] = {
     "map": {"epochs": 3.0},
-    "swag": {"warmup_steps": 120, "sampling_steps": 120, "thinning": 6, "ramp_fraction": 0.1},
+    "swag": {
+        "warmup_steps": 120,
+        "sampling_steps": 120,
+        "thinning": 6,
+        "ramp_fraction": 0.1,
+        "num_draws": 10,
+    },
 }
-"""What follows an optimizer's path, and what takes the place of its length."""
+"""What follows an optimizer's path, and what takes the place of its length and of the draws."""
 LABELLED_OPTIMIZER: Mapping[str, Any] = {
     "prior": "pretrained", "prior_std": 0.05, "learning_rate": 2e-4, "batch_size": 8,
 }  # fmt: skip

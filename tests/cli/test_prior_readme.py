@@ -27,7 +27,8 @@ SHORT = {
                        "--sampling-steps", "24", "--thinning", "1", "--precision", "fp32"),
     "bayesian_training_script.py": ("--train-samples", "12", "--batch-size", "4",
                                     "--block-size", "16", "--precision", "fp32",
-                                    "--warmup-steps", "4", "--sampling-steps", "80",
+                                    "--warmup-steps", "4", "--sampling-steps", "20",
+                                    "--thinning", "1",
                                     "--prior-scale-steps", "8", "--out", "run"),
 }  # fmt: skip
 
@@ -76,5 +77,5 @@ def test_the_two_commands_of_the_readme(tmp_path: Path, monkeypatch: pytest.Monk
     assert f"λ = {curve['chosen']:g}" in record["prior"]["density"]
     (evaluation,) = Path("run").glob("bayesian_eval_*[0-9].json")
     (split,) = json.loads(evaluation.read_text())["splits"].values()
-    assert split["num_draws"] == 2
+    assert split["num_draws"] == 10
     assert split["predictors"]["bma"]["nll"] > 0
