@@ -87,7 +87,9 @@ def start_of(settings: TrainSettings, model: FunctionalModel, data: Mapping[str,
             " a run of one"
         )
     gaussian = run.read_tensors(gaussian_name(0))
-    theta = posterior.mean() if gaussian is None else gaussian["mean"]
+    theta = posterior.mean() if gaussian is None else gaussian.get("mean")
+    if theta is None or theta.shape != model.loaded.shape:
+        raise UserError(f"'{run.path / gaussian_name(0)}' is damaged; copy it back")
     totals = run.read_json(f"{record['sampler']}_metrics.json")
     start = {
         "run": name,

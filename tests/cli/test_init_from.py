@@ -169,12 +169,15 @@ def test_adapters_are_those_of_the_start(
 
 
 def test_the_start_of_a_gaussian_is_its_mean_and_not_that_of_its_draws(
-    workspace: Workspace,
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert workspace.train("swag", "--num-draws", "1", "--out", "path") == 0
     mean = load_file("path/gaussian-c0.safetensors")["mean"]
     assert workspace.train("sgld", "--init-from", "path") == 0
     assert torch.equal(open_source("run").model.theta, mean)
+    save_file({"mean": mean[:-1]}, "path/gaussian-c0.safetensors")
+    why = refused(workspace, capsys, "--init-from", "path")
+    assert "gaussian-c0.safetensors' is damaged" in why
     assert not torch.equal(load_file("path/draws/c0-000000.safetensors")["draws"][0], mean)
 
 
