@@ -285,7 +285,8 @@ class Study:
         """Of all that the runs of one method depend on."""
         method = arm.partition("_")[0]
         arms = [self._arm(a, "prior") for a in ARMS if a.startswith(method)]
-        grid = {"adamw": ADAMW, "map": FACTORS, "swag": PATHS, "sghmc": TEMPERATURES}[method]
+        grids = {"adamw": ADAMW, "map": FACTORS, "swag": (*PATHS, *FACTORS), "sghmc": TEMPERATURES}
+        grid = grids[method]
         return digest(VERSION, self._upstream.name, self.task, STEPS, TEST_ROWS, PIECE, arms, grid)
 
     def strength(self, arm: str, size: int, seed: int) -> str:

@@ -39,8 +39,7 @@ LABELLED_PATH: Mapping[str, Mapping[str, Any]] = {
 LABELLED_OPTIMIZER: Mapping[str, Any] = {
     "prior": "pretrained", "prior_std": 0.05, "learning_rate": 2e-4, "batch_size": 8,
 }  # fmt: skip
-"""The same, of both: an encoder's AdamW (results/transfer.md). A language model's 1e-3 would make
-it forget what it was pretrained for."""
+"""The same, of both: the middle one of the step sizes that results/transfer.md chooses among."""
 
 SCORED_STEP = 0.2
 """Step sizes where labels are real numbers, as a fraction of those for classes."""
