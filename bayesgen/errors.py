@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import signal
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -23,3 +25,9 @@ class Interrupted(Exception):
             f" --resume '{path}'"
         )
         self.signum = signum
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint in words, or nothing where no name is near."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from bayesgen.data.masked import MaskedBatches, MaskedWindows, Masking
-from bayesgen.log_posterior import LogPosterior
+from bayesgen.inference.log_posterior import LogPosterior
 from bayesgen.models import FunctionalModel, load_model
 from bayesgen.priors import normal
 

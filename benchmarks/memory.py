@@ -3,7 +3,7 @@
 Each row is a fresh process (or two) with its draws on disk in a temporary folder; its peak resident
 size is the operating system's own count. With --samplers a row is the difference between networks
 of 7 and 30 million parameters, a few steps each, in float32 numbers for each parameter: what
-`bayesgen.inference.resources` reckons with.
+`bayesgen.workflow.resources` reckons with.
 
     python benchmarks/memory.py --draws 10 100 1000
     python benchmarks/memory.py --samplers sgld sghmc baoa sgnht sglrw map ekf laplace vi swag
@@ -21,9 +21,9 @@ from pathlib import Path
 
 import torch
 
+from bayesgen.config import SAMPLERS, ChainSettings, PerExampleSettings, SWAGSettings
 from bayesgen.data.corpora import load_corpus
 from bayesgen.models.nanogpt import GPT, GPTConfig, write_checkpoint
-from bayesgen.settings import SAMPLERS, ChainSettings, PerExampleSettings, SWAGSettings
 
 
 def main() -> None:

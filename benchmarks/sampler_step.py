@@ -22,15 +22,15 @@ import torch
 import torch.nn.functional as F
 from torch.func import functional_call
 
-from bayesgen.affine import Affine
-from bayesgen.log_posterior import LogPosterior
+from bayesgen.config import SAMPLERS, ChainSettings
+from bayesgen.inference.affine import Affine
+from bayesgen.inference.log_posterior import LogPosterior
+from bayesgen.inference.registry import REGISTRY, build_sampler, make_plan
+from bayesgen.inference.transforms import posteriors
 from bayesgen.models import FunctionalModel
 from bayesgen.models.nanogpt import GPT, GPTConfig
 from bayesgen.parameters import chunks
 from bayesgen.priors import normal
-from bayesgen.samplers import REGISTRY, build_sampler, make_plan
-from bayesgen.samplers.quiet import posteriors
-from bayesgen.settings import SAMPLERS, ChainSettings
 
 SIZES = {
     "0.8M": (GPTConfig(64, 65, 4, 4, 128, bias=False), 12),

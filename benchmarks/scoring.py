@@ -18,7 +18,6 @@ from pathlib import Path
 
 import torch
 
-from bayesgen.cli.sources import open_source
 from bayesgen.data.corpora import load_corpus
 from bayesgen.data.windows import Windows
 from bayesgen.evaluation.passes import Split, mixture
@@ -27,6 +26,7 @@ from bayesgen.models.nanogpt import GPT, GPTConfig
 from bayesgen.posterior import Posterior
 from bayesgen.predictive import Forward
 from bayesgen.predictive.mixture import Precision, scoring_precision
+from bayesgen.workflow.sources import open_source
 
 
 def plain_loop(model: FunctionalModel, posterior: Posterior, split: Split) -> float:

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from bayesgen.data.corpora import load_corpus
 from bayesgen.data.windows import RandomWindows
-from bayesgen.log_posterior import LogPosterior
+from bayesgen.inference.log_posterior import LogPosterior
+from bayesgen.inference.preconditioning import from_second_moments, normalised, squared_gradients
 from bayesgen.models import load_model
 from bayesgen.priors import normal
-from bayesgen.samplers.preconditioning import from_second_moments, normalised, squared_gradients
 
 HESSIAN_BATCHES = 4
 ITERATIONS = 14

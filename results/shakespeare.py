@@ -32,15 +32,15 @@ from common import mean_sd
 from safetensors.torch import load_file, save_file
 
 from bayesgen.cli.baseline import run_baseline
-from bayesgen.cli.options import Chosen
-from bayesgen.cli.session import train
+from bayesgen.config import SAMPLERS, BaselineSettings, ChainSettings, GaussianSettings
+from bayesgen.config.provenance import Chosen
 from bayesgen.data.corpora import load_corpus
 from bayesgen.data.windows import Windows
 from bayesgen.evaluation import score_checkpoint
 from bayesgen.evaluation.intervals import paired_difference
 from bayesgen.models import load_model
 from bayesgen.runs import Run
-from bayesgen.settings import SAMPLERS, BaselineSettings, ChainSettings, GaussianSettings
+from bayesgen.workflow.session import train
 
 CHAINS = ("sgld", "sghmc", "baoa")
 OTHERS = ("ekf", "laplace", "vi")

@@ -6,9 +6,10 @@ import argparse
 import time
 from pathlib import Path
 
-from bayesgen.cli.options import Chosen, Parser, add_flags, combine, flag, parse, read_config
+from bayesgen.cli.options import Parser, add_flags, flag, parse
+from bayesgen.config import GPU_RECIPE, SAMPLERS, BaselineSettings, check_ranges, described
+from bayesgen.config.provenance import Chosen, combine, read_config
 from bayesgen.errors import UserError
-from bayesgen.settings import GPU_RECIPE, SAMPLERS, BaselineSettings, check_ranges, described
 
 EXAMPLES = """
 examples:
@@ -65,10 +66,10 @@ def main(argv: list[str]) -> int:
 
 def run_baseline(settings: BaselineSettings) -> Path:
     """Train and report; returns the checkpoint's path, a file or a folder."""
-    from bayesgen.baseline import checkpoint_path, train_baseline
     from bayesgen.data.corpora import load_corpus
     from bayesgen.data.tokenizers import CharTokenizer, write_meta
-    from bayesgen.inference.job import resolve_device
+    from bayesgen.workflow.baseline import checkpoint_path, train_baseline
+    from bayesgen.workflow.job import resolve_device
 
     began = time.monotonic()
     path = checkpoint_path(settings, Path(settings.base_dir))

@@ -8,14 +8,15 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bayesgen.cli.options import Parser, add_flags, combine, parse
+from bayesgen.cli.options import Parser, add_flags, parse
+from bayesgen.config import LABELS, DataSettings, EvaluateSettings, check_ranges
+from bayesgen.config.provenance import combine
 from bayesgen.errors import UserError
-from bayesgen.settings import LABELS, DataSettings, EvaluateSettings, check_ranges
 
 if TYPE_CHECKING:
-    from bayesgen.cli.scoring import Material
     from bayesgen.models import FunctionalModel
     from bayesgen.runs import Run
+    from bayesgen.workflow.scoring import Material
 
 EXAMPLES = """
 examples:
@@ -62,7 +63,6 @@ def main(argv: list[str]) -> int:
         if not (Path(name) / "run.json").is_file():
             raise UserError(f"'{name}' is not the folder of a run (it holds no run.json)")
 
-    from bayesgen.cli.scoring import has_scores, score_run
     from bayesgen.reports.tables import (
         accuracy_table,
         coverage_table,
@@ -74,6 +74,7 @@ def main(argv: list[str]) -> int:
         show,
         text_table,
     )
+    from bayesgen.workflow.scoring import has_scores, score_run
 
     # whatever cannot be scored is refused before anything is computed
     prepared = [_prepare(name, settings) for name in names]
@@ -128,9 +129,9 @@ def _prepare(name: str, settings: EvaluateSettings) -> tuple[Run, FunctionalMode
     Raises:
         UserError: something is missing, or not what the run was made with.
     """
-    from bayesgen.cli.inputs import read_inputs
-    from bayesgen.cli.scoring import check_draws
-    from bayesgen.cli.sources import open_source
+    from bayesgen.workflow.inputs import read_inputs
+    from bayesgen.workflow.scoring import check_draws
+    from bayesgen.workflow.sources import open_source
 
     source = open_source(name, model=settings.model, device=settings.device)
     assert source.run is not None

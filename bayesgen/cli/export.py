@@ -7,9 +7,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bayesgen.cli.options import Parser, add_flags, combine, parse
+from bayesgen.cli.options import Parser, add_flags, parse
+from bayesgen.config import ExportSettings, check_ranges
+from bayesgen.config.provenance import combine
 from bayesgen.errors import UserError
-from bayesgen.settings import ExportSettings, check_ranges
 
 if TYPE_CHECKING:
     from bayesgen.runs import Run
@@ -21,7 +22,7 @@ examples:
   ten draws, of a run whose model was moved:
     python scripts/export.py RUN --out posterior --num-draws 10 --model models/gpt2
   then, in Python:
-    import bayesgen.predictive.pretrained
+    import bayesgen.export.pretrained
     from transformers import pipeline
     pipeline("text-generation", "posterior")("First Citizen:")
 """
@@ -58,13 +59,13 @@ def choose(argv: list[str]) -> tuple[str, Path, ExportSettings]:
 def main(argv: list[str]) -> int:
     name, out, settings = choose(argv)
 
-    from bayesgen.cli.sources import open_source
+    from bayesgen.workflow.sources import open_source
 
     try:
+        from bayesgen.export.gpt2 import as_gpt2
+        from bayesgen.export.pretrained import bayesian_class
         from bayesgen.models.hf_tokenizer import HuggingFaceTokenizer
-        from bayesgen.models.quiet import quiet
-        from bayesgen.predictive.gpt2 import as_gpt2
-        from bayesgen.predictive.pretrained import bayesian_class
+        from bayesgen.models.logging import quiet
     except ImportError as error:
         raise UserError("export needs transformers; pip install 'bayesgen[hf]'") from error
 

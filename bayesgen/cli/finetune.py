@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bayesgen.cli.memory import memory_guard
-from bayesgen.cli.options import Parser, add_flags, combine, flag, parse
+from bayesgen.cli.options import Parser, add_flags, flag, parse
+from bayesgen.config import LABELS, FinetuneSettings, check_ranges, described, tasks_with
+from bayesgen.config.provenance import combine
 from bayesgen.errors import UserError
-from bayesgen.settings import LABELS, FinetuneSettings, check_ranges, described, tasks_with
+from bayesgen.workflow.memory import memory_guard
 
 if TYPE_CHECKING:
     import torch
@@ -114,12 +115,12 @@ def run(command: Command) -> None:
         Interrupted: a signal stopped it; a checkpoint was written.
     """
     try:
-        from bayesgen.finetune import curve, make_trainer, rows, score, set_noise, train
+        from bayesgen.workflow.finetune import curve, make_trainer, rows, score, set_noise, train
     except ImportError as error:
         raise UserError("finetune needs transformers; pip install 'bayesgen[hf]'") from error
-    from bayesgen.inference.job import resolve_device
-    from bayesgen.inference.loop import graceful_stop
     from bayesgen.runs import Run
+    from bayesgen.workflow.job import resolve_device
+    from bayesgen.workflow.loop import graceful_stop
 
     began = time.monotonic()
     settings, folder = command.settings, command.folder
@@ -302,7 +303,7 @@ def _write(folder: Path, trainer: Any, model: FunctionalModel, record: dict[str,
     Its config.json comes last: before, the folder is no model.
     """
     from bayesgen.models.hf_tokenizer import HuggingFaceTokenizer
-    from bayesgen.models.quiet import quiet
+    from bayesgen.models.logging import quiet
     from bayesgen.runs import Run
 
     staging = folder / UNFINISHED / "result"
@@ -322,7 +323,7 @@ def _peak_memory_mib(device: torch.device) -> float:
     """Of the GPU if there is one, else of this process."""
     import torch
 
-    from bayesgen.cli.session import peak_memory_mib
+    from bayesgen.workflow.session import peak_memory_mib
 
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20

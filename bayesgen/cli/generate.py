@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from bayesgen.cli.options import Parser, add_flags, combine, parse
+from bayesgen.cli.options import Parser, add_flags, parse
+from bayesgen.config import DecodingSettings, GenerateSettings, check_ranges
+from bayesgen.config.provenance import combine
 from bayesgen.errors import UserError
-from bayesgen.settings import DecodingSettings, GenerateSettings, check_ranges
 
 if TYPE_CHECKING:
     from bayesgen.models import FunctionalModel
@@ -85,8 +86,8 @@ def main(argv: list[str]) -> int:
     name, settings = choose(argv)
     prompts = prompts_of(settings)
 
-    from bayesgen.cli.sources import open_source
     from bayesgen.predictive import Predictive
+    from bayesgen.workflow.sources import open_source
 
     source = open_source(name, model=settings.model, device=settings.device)
     there = len(source.posterior)

@@ -9,9 +9,8 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from bayesgen.cli.memory import ran_out
-from bayesgen.cli.options import nearest
-from bayesgen.errors import Interrupted, UserError
+from bayesgen.errors import Interrupted, UserError, nearest
+from bayesgen.workflow.memory import ran_out
 
 COMMANDS = {
     "train": "sample a posterior over a model's weights, and score it with --eval",

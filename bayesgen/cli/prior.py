@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-from bayesgen.cli.options import nearest
-from bayesgen.errors import UserError
+from bayesgen.errors import UserError, nearest
 
 COMMANDS = {
     "learn": "continue pretraining and fit a Gaussian to the path of the weights (SWAG)",

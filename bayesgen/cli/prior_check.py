@@ -6,15 +6,16 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from bayesgen.cli.options import Parser, add_flags, combine, flag, parse
-from bayesgen.errors import UserError
-from bayesgen.settings import (
+from bayesgen.cli.options import Parser, add_flags, flag, parse
+from bayesgen.config import (
     LABELS,
     CheckPriorSettings,
     check_prior_settings,
     check_ranges,
     idle_prior_settings,
 )
+from bayesgen.config.provenance import combine
+from bayesgen.errors import UserError
 
 if TYPE_CHECKING:
     from bayesgen.evaluation.prior_predictive import PriorPredictive
@@ -69,14 +70,14 @@ def main(argv: list[str]) -> int:
 
     import torch
 
-    from bayesgen.cli.beginning import model_of
-    from bayesgen.cli.inputs import read_inputs
+    from bayesgen.config import ScoringSettings
     from bayesgen.evaluation.passes import evenly_spaced
     from bayesgen.evaluation.prior_predictive import prior_predictive
-    from bayesgen.inference.job import weights_of
-    from bayesgen.inference.opening import met
     from bayesgen.priors import build_prior
-    from bayesgen.settings import ScoringSettings
+    from bayesgen.workflow.inputs import read_inputs
+    from bayesgen.workflow.job import weights_of
+    from bayesgen.workflow.loading import model_of
+    from bayesgen.workflow.preflight import met
 
     model = model_of(settings)
     inputs = read_inputs(model, settings)

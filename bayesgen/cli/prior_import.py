@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bayesgen.cli.options import Parser, add_flags, combine, flag, parse
+from bayesgen.cli.options import Parser, add_flags, flag, parse
+from bayesgen.config import PriorImportSettings, check_ranges
+from bayesgen.config.provenance import combine
 from bayesgen.errors import UserError
-from bayesgen.settings import PriorImportSettings, check_ranges
 
 if TYPE_CHECKING:
     from bayesgen.models import FunctionalModel

@@ -6,8 +6,9 @@ import argparse
 import json
 from pathlib import Path
 
-from bayesgen.cli.options import Parser, add_flags, combine, parse
-from bayesgen.settings import PriorShowSettings
+from bayesgen.cli.options import Parser, add_flags, parse
+from bayesgen.config import PriorShowSettings
+from bayesgen.config.provenance import combine
 
 EXAMPLES = """
 examples:

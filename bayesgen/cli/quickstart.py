@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from bayesgen.cli.options import Chosen, Parser, add_flags, combine, parse
-from bayesgen.settings import BaselineSettings, Count, Seed, SGHMCSettings, Steps, check_ranges
+from bayesgen.cli.options import Parser, add_flags, parse
+from bayesgen.config import BaselineSettings, Count, Seed, SGHMCSettings, Steps, check_ranges
+from bayesgen.config.provenance import Chosen, combine
 
 if TYPE_CHECKING:
     from bayesgen.runs import Run
@@ -52,7 +53,7 @@ def main(argv: list[str]) -> int:
     name = f"{_corpus_name(settings.corpus)}_{settings.baseline_iters}_seed{settings.seed}"
     steps = f"{settings.warmup_steps}+{settings.sampling_steps}by{settings.thinning}"
     checkpoint, out = folder / f"{name}.pt", folder / f"{name}_sghmc_{steps}"
-    from bayesgen.cli.session import show_results
+    from bayesgen.workflow.session import show_results
 
     _baseline(settings, checkpoint)
     run = _posterior(settings, checkpoint, out)
@@ -95,8 +96,8 @@ def _baseline(settings: QuickstartSettings, checkpoint: Path) -> None:
 
 def _posterior(settings: QuickstartSettings, checkpoint: Path, out: Path) -> Run:
     """The run in `out`, which is made, continued or used as it is."""
-    from bayesgen.cli.session import train
     from bayesgen.runs import Run
+    from bayesgen.workflow.session import train
 
     run = Run(out)
     if run.finished:
@@ -122,9 +123,9 @@ def _posterior(settings: QuickstartSettings, checkpoint: Path, out: Path) -> Run
 
 
 def _paragraph(settings: QuickstartSettings, checkpoint: Path, run: Run) -> None:
-    from bayesgen.cli.sources import open_source
     from bayesgen.data.corpora import load_corpus
     from bayesgen.predictive import Predictive
+    from bayesgen.workflow.sources import open_source
 
     print(f"\n4/4 a paragraph from the mixture of {TEXT_DRAWS} draws\n")
     source = open_source(str(run.path), device=settings.device)

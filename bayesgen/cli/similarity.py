@@ -9,17 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bayesgen.cli.options import Parser, add_flags, combine, parse
+from bayesgen.cli.options import Parser, add_flags, parse
+from bayesgen.config import SimilaritySettings, check_ranges
+from bayesgen.config.provenance import combine
 from bayesgen.errors import UserError
-from bayesgen.settings import SimilaritySettings, check_ranges
 
 if TYPE_CHECKING:
     from rich.table import Table
     from torch import Tensor
 
-    from bayesgen.cli.sources import Source
     from bayesgen.models.functional import Batch
     from bayesgen.predictive.embedding import EmbeddingSpread, SimilaritySpread
+    from bayesgen.workflow.sources import Source
 
 EXAMPLES = """
 examples:
@@ -117,8 +118,8 @@ def _open(name: str, settings: SimilaritySettings) -> Source:
     Raises:
         UserError: it does not, or is not there; or it has fewer draws than are asked for.
     """
-    from bayesgen.cli.sources import open_source
     from bayesgen.runs import Run
+    from bayesgen.workflow.sources import open_source
 
     if (Path(name) / "run.json").is_file():
         task = Run.open(name).record()["settings"]["task"]

@@ -8,19 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bayesgen.cli.memory import memory_guard
-from bayesgen.cli.options import (
-    Chosen,
-    Parser,
-    add_flags,
-    combine,
-    flag,
-    nearest,
-    parse,
-    read_config,
-)
-from bayesgen.errors import UserError
-from bayesgen.settings import (
+from bayesgen.cli.options import Parser, add_flags, flag, parse
+from bayesgen.config import (
     LABELS,
     SAMPLERS,
     EvalSettings,
@@ -31,6 +20,9 @@ from bayesgen.settings import (
     validate,
     without_effect,
 )
+from bayesgen.config.provenance import Chosen, combine, read_config
+from bayesgen.errors import UserError, nearest
+from bayesgen.workflow.memory import memory_guard
 
 if TYPE_CHECKING:
     from bayesgen.runs import Run
@@ -171,7 +163,7 @@ def choose(argv: list[str], door: Door = TRAIN) -> Command:
 def main(argv: list[str], door: Door = TRAIN) -> int:
     command = choose(argv, door)
 
-    from bayesgen.cli.session import show_results, train
+    from bayesgen.workflow.session import show_results, train
 
     with memory_guard(_less_memory(command.chosen.settings)):
         show_results(train(command.sampler, command.chosen, command.run))

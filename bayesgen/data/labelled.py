@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bayesgen.config import LABELS, tasks_with
 from bayesgen.data.tables import (
     Places,
     Table,
@@ -29,7 +30,6 @@ from bayesgen.data.tables import (
     some,
 )
 from bayesgen.errors import UserError
-from bayesgen.settings import LABELS, tasks_with
 
 VALIDATION = 0.1
 """Default share of the training rows that validates where the data have no rows for that."""

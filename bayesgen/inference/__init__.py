@@ -1,1 +1,1 @@
-"""The loop that runs a sampler for days and loses nothing, and what it says before it starts."""
+"""The algorithms: the log posterior, preconditioning, schedules, and one file per sampler."""

@@ -15,13 +15,13 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from bayesgen.config import BaselineSettings
 from bayesgen.data.fast_tokenizers import fast_tokenizer
 from bayesgen.data.tokenizers import Tokenizer
 from bayesgen.errors import UserError
+from bayesgen.models.logging import quiet
 from bayesgen.models.nanogpt import GPT, GPTConfig, write_checkpoint
-from bayesgen.models.quiet import quiet
 from bayesgen.runs import atomic_write
-from bayesgen.settings import BaselineSettings
 
 WEIGHTS = "model.safetensors"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bayesgen.errors import UserError
-from bayesgen.models.quiet import quiet
+from bayesgen.models.logging import quiet
 
 NO_LIMIT = 10**9
 """transformers' "no limit" is a number far above this."""

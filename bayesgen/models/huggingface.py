@@ -20,8 +20,8 @@ from bayesgen.errors import UserError
 from bayesgen.likelihoods import Likelihood
 from bayesgen.models.functional import POOLER, Call, FunctionalModel, ModelInfo
 from bayesgen.models.hf_tokenizer import read_tokenizer
+from bayesgen.models.logging import quiet
 from bayesgen.models.lora import Lora, add_adapters
-from bayesgen.models.quiet import quiet
 from bayesgen.models.targets import logits_at, serve_targets
 from bayesgen.models.tasks import TASKS, Head, Task
 from bayesgen.parameters import ADAPTER, Subset

@@ -11,7 +11,7 @@ from torch import Tensor
 from bayesgen.models import nanogpt
 from bayesgen.models.functional import FunctionalModel
 from bayesgen.models.hf_tokenizer import HuggingFaceTokenizer
-from bayesgen.models.quiet import quiet
+from bayesgen.models.logging import quiet
 
 
 def save_model(model: FunctionalModel, theta: Tensor, path: Path) -> Path:

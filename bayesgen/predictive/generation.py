@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bayesgen.config import DecodingSettings
 from bayesgen.data.tokenizers import Tokenizer
 from bayesgen.models import FunctionalModel
 from bayesgen.posterior import Posterior
 from bayesgen.predictive.reading import Reading, Strategy
 from bayesgen.predictive.sampling import restricted
-from bayesgen.settings import DecodingSettings
 
 UNFINISHED = "�"
 

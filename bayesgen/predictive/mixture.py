@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from bayesgen import likelihoods
+from bayesgen.config import DecodingSettings, check_ranges
 from bayesgen.likelihoods import IGNORED, Gaussian
 from bayesgen.models.functional import Batch, FunctionalModel
 from bayesgen.posterior import Posterior
@@ -23,7 +24,6 @@ from bayesgen.predictive.gaussian import GaussianMixture
 from bayesgen.predictive.generation import GeneratedText
 from bayesgen.predictive.reading import Strategy
 from bayesgen.predictive.trunk import Trunk, find_trunk
-from bayesgen.settings import DecodingSettings, check_ranges
 
 Precision = Literal["fp32", "bf16"]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from bayesgen.config import PriorSettings
 from bayesgen.errors import UserError
 from bayesgen.parameters import Layout
 from bayesgen.priors.base import DiagonalGaussian, Fitted, Prior
@@ -15,7 +16,6 @@ from bayesgen.priors.gaussian import Gaussian, normal, pretrained
 from bayesgen.priors.learned import LearnedPrior
 from bayesgen.priors.low_rank import LowRankGaussian
 from bayesgen.priors.placed import Placed
-from bayesgen.settings import PriorSettings
 
 __all__ = [
     "DiagonalGaussian",

@@ -20,11 +20,11 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from bayesgen.config import LEARNED_PRIORS
 from bayesgen.errors import UserError
 from bayesgen.parameters import Layout
 from bayesgen.priors.placed import Placed, bare, place
 from bayesgen.runs import adds_up, atomic_save, file_sha256, finite
-from bayesgen.settings import LEARNED_PRIORS
 
 FILE = "prior.safetensors"
 """The name of a prior in a folder."""

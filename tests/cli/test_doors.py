@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from bayesgen.cli.main import COMMANDS, door, main
-from bayesgen.cli.options import read_config
-from bayesgen.settings import SAMPLERS, BaselineSettings, described
+from bayesgen.config import SAMPLERS, BaselineSettings, described
+from bayesgen.config.provenance import read_config
 from tests.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]

@@ -559,8 +559,11 @@ def test_a_second_look_computes_nothing_again(
         raise AssertionError("computed again")
 
     monkeypatch.setattr(Forward, "log_probs", never)
-    for name in ("bayesgen.evaluation.evaluate.aurc_interval", "bayesgen.cli.scoring.sample_texts",
-                 "bayesgen.cli.scoring.detect_shift"):  # fmt: skip
+    for name in (
+        "bayesgen.evaluation.evaluate.aurc_interval",
+        "bayesgen.workflow.scoring.sample_texts",
+        "bayesgen.workflow.scoring.detect_shift",
+    ):
         monkeypatch.setattr(name, never)
     assert evaluate("run", *flags) == 0
     assert evaluation(workspace.path / "run") == first

@@ -101,7 +101,7 @@ def test_a_regression(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 KILLED = """
 import os, signal, sys
-from bayesgen import finetune
+from bayesgen.workflow import finetune
 from bayesgen.cli.main import door
 before = finetune.Flow.on_step_end
 def on_step_end(self, args, state, control, **rest):

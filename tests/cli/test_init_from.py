@@ -11,15 +11,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bayesgen.cli.beginning import model_of
-from bayesgen.cli.inputs import read_inputs
 from bayesgen.cli.main import door
-from bayesgen.cli.prior_scale import _identity as identity
-from bayesgen.cli.sources import open_source
 from bayesgen.cli.train import choose
-from bayesgen.predictive.pretrained import BayesianCausalLM
-from bayesgen.samplers import Sampler
-from bayesgen.settings import SAMPLERS
+from bayesgen.config import SAMPLERS
+from bayesgen.export.pretrained import BayesianCausalLM
+from bayesgen.inference.registry import Sampler
+from bayesgen.workflow.inputs import read_inputs
+from bayesgen.workflow.loading import model_of
+from bayesgen.workflow.scale_search import _identity as identity
+from bayesgen.workflow.sources import open_source
 from tests.inference.test_resume import assert_same_draws, interrupt_at
 from tests.workspace import BLOCK, Workspace
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from bayesgen.cli.main import door
 from bayesgen.cli.train import choose
-from bayesgen.settings import SGLDSettings, labelled_defaults
+from bayesgen.config import SGLDSettings, labelled_defaults
 from tests.encoder import CLASSES, save_encoder, write_rows
 
 transformers = pytest.importorskip("transformers")

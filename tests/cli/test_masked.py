@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bayesgen.cli.main import door
-from bayesgen.samplers import Sampler
-from bayesgen.settings import SAMPLERS
+from bayesgen.config import SAMPLERS
+from bayesgen.inference.registry import Sampler
 from tests.masked import TEXT, bert_tokenizer, save_bert, save_xlnet, xlnet_tokenizer
 
 transformers = pytest.importorskip("transformers")

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from bayesgen.cli.main import door, guarded
-from bayesgen.cli.memory import ran_out
-from bayesgen.log_posterior import LogPosterior
+from bayesgen.inference.log_posterior import LogPosterior
+from bayesgen.workflow.memory import ran_out
 from tests.encoder import save_encoder, write_rows
 from tests.workspace import Workspace
 

@@ -13,10 +13,10 @@ from torch import Tensor
 
 import bayesgen
 from bayesgen.cli.main import door, main
+from bayesgen.config import PriorImportSettings, described
 from bayesgen.models.nanogpt import read_checkpoint
 from bayesgen.models.tasks import TASKS
 from bayesgen.priors.learned import LearnedPrior
-from bayesgen.settings import PriorImportSettings, described
 from tests.priors.files import RECORD, agree, exact, random_parts, random_prior
 from tests.workspace import Workspace
 

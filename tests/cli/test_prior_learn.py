@@ -20,10 +20,10 @@ from bayesgen.cli.train import choose
 from bayesgen.data.corpora import load_corpus
 from bayesgen.data.windows import Windows
 from bayesgen.evaluation.nll import nll_of
-from bayesgen.inference.job import Job
 from bayesgen.models import load_model
 from bayesgen.predictive import Forward
 from bayesgen.priors import LearnedPrior
+from bayesgen.workflow.job import Job
 from tests.workspace import Workspace
 
 Capture = pytest.CaptureFixture[str]
@@ -91,7 +91,7 @@ def test_a_stopped_one_goes_on_to_the_same_file(
 ) -> None:
     assert learn() == 0
     whole, lines = load_file("upstream/prior.safetensors"), rows("upstream")
-    from bayesgen.inference.watch import Best
+    from bayesgen.workflow.validation import Best
 
     look = Best.look
 
@@ -229,7 +229,7 @@ def test_what_cannot_work_is_refused_before_the_short_runs(
     workspace: Workspace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert workspace.train("sghmc") == 0
-    monkeypatch.setattr("bayesgen.cli.session.choose_scale", None)
+    monkeypatch.setattr("bayesgen.workflow.session.choose_scale", None)
     capsys.readouterr()
     assert workspace.train("sghmc", "--prior", "pretrained", "--prior-scale", "auto") == 2
     assert "already holds a run" in capsys.readouterr().err.splitlines()[-1]

@@ -11,9 +11,9 @@ import pytest
 from bayesgen.cli.main import door
 from bayesgen.cli.prior_learn import DOOR
 from bayesgen.cli.train import choose
+from bayesgen.config import SWAGSettings
+from bayesgen.inference.registry import make_plan
 from bayesgen.priors import LearnedPrior
-from bayesgen.samplers import make_plan
-from bayesgen.settings import SWAGSettings
 from tests.masked import WORDS, save_bert
 
 pytest.importorskip("transformers")

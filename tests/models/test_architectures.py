@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from bayesgen import runs
+from bayesgen.config import BaselineSettings
 from bayesgen.data.tokenizers import CharTokenizer
 from bayesgen.errors import UserError
 from bayesgen.models import load_model
 from bayesgen.models.architectures import HuggingFace, Network, new_network
 from bayesgen.models.nanogpt import GPT
-from bayesgen.settings import BaselineSettings
 
 TOKENIZER = CharTokenizer("abcdefghijk")
 ARCHITECTURES = ("nanogpt", "gpt2", "llama")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from bayesgen.errors import UserError
-from bayesgen.log_posterior import LogPosterior
+from bayesgen.inference.log_posterior import LogPosterior
 from bayesgen.models import FunctionalModel, Lora
 from bayesgen.models.checkpointing import checkpoint_blocks, refuse_idle
 from bayesgen.models.lora import add_adapters

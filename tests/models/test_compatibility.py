@@ -24,14 +24,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bayesgen import likelihoods
-from bayesgen.inference.job import make_job
-from bayesgen.log_posterior import LogPosterior
+from bayesgen.config import SAMPLERS, ChainSettings
+from bayesgen.inference.log_posterior import LogPosterior
 from bayesgen.models import FunctionalModel, Lora
 from bayesgen.models.lora import merged
 from bayesgen.parameters import chunks
 from bayesgen.predictive.mixture import Forward
 from bayesgen.priors import normal
-from bayesgen.settings import SAMPLERS, ChainSettings
+from bayesgen.workflow.job import make_job
 from tests.models.zoo import ARCHITECTURES, ROWS, Architecture, Specimen, Zoo
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "compatibility.md"

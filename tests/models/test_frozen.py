@@ -10,7 +10,7 @@ import torch
 
 from bayesgen.data.examples import Examples
 from bayesgen.data.labelled import load_labelled
-from bayesgen.log_posterior import LogPosterior
+from bayesgen.inference.log_posterior import LogPosterior
 from bayesgen.models import FunctionalModel, Head, Lora, load_model
 from bayesgen.parameters import chunks
 from bayesgen.predictive import Forward

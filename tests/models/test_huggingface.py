@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bayesgen.errors import UserError
-from bayesgen.log_posterior import LogPosterior
+from bayesgen.inference.log_posterior import LogPosterior
 from bayesgen.models import load_model
 from bayesgen.parameters import chunks
 from bayesgen.priors import normal

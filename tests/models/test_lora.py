@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from bayesgen.data.tokenizers import CharTokenizer
 from bayesgen.errors import UserError
-from bayesgen.log_posterior import LogPosterior
+from bayesgen.inference.log_posterior import LogPosterior
 from bayesgen.models import FunctionalModel, Lora, load_model
 from bayesgen.models.lora import add_adapters, merged
 from bayesgen.models.nanogpt import GPT, GPTConfig, write_checkpoint

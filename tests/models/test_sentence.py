@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from bayesgen.config import LABELS
 from bayesgen.errors import UserError
 from bayesgen.likelihoods import Gaussian
 from bayesgen.models import FunctionalModel, Head, Lora, load_model
 from bayesgen.models.tasks import TASKS
-from bayesgen.settings import LABELS
 from tests.encoder import save_encoder
 
 transformers = pytest.importorskip("transformers")

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
+from bayesgen.config import PriorSettings
 from bayesgen.parameters import Layout
 from bayesgen.priors import Gaussian, Prior, Weights, build_prior, normal, pretrained
-from bayesgen.settings import PriorSettings
 
 SIZE = 50
 

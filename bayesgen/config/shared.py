@@ -1,0 +1,246 @@
+"""Settings that several commands have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from bayesgen.config.fields import (
+    Count,
+    Fraction,
+    NonNegative,
+    Positive,
+    Range,
+    Seed,
+    Splits,
+    Steps,
+    Width,
+)
+from bayesgen.errors import UserError
+
+LABELS: Mapping[str, Literal["class", "score"]] = {
+    "sequence-classification": "class",
+    "regression": "score",
+    "sentence-classification": "class",
+    "sentence-similarity": "score",
+}
+"""What a label is, by task with labelled texts: one of a few classes, or a real number."""
+
+
+def tasks_with(labels: str) -> str:
+    """The tasks whose labels are of this kind, in words."""
+    return " or ".join(task for task, kind in LABELS.items() if kind == labels)
+
+
+# what several classes have, with defaults of their own
+Temperature = Annotated[NonNegative, "T: 1 is Bayes, below 1 a cold posterior (T/N is ours)"]
+RampFraction = Annotated[
+    Fraction, "part of the warm-up in which the step size rises from 0 to its peak"
+]
+FinalFraction = Annotated[Fraction, "step size at the end, as a fraction of the first"]
+PriorStd = Annotated[Width, "σ; with --prior-relative the factor s in σᵢ = s·|θᵢ|"]
+PriorName = Annotated[
+    Literal["normal", "pretrained", "swag", "laplace"],
+    "N(0, σ²), N(loaded weights, σ²), or one learned from pretraining by SWAG or Laplace",
+]
+LEARNED_PRIORS: Mapping[str, str] = {
+    "swag": "scripts/learn_prior.py",
+    "laplace": "a run with --sampler laplace",
+}
+"""Those of them that are read from a file, and what writes it."""
+DataDir = Annotated[str | None, "cache and search place for corpora; embeddings are kept there too"]
+BaseDir = Annotated[str, "folder that checkpoints/ lies in"]
+Device = Annotated[str, "cpu, cuda, mps, or auto"]
+BatchSize = Annotated[Count, "windows per step"]
+RandomSeed = Annotated[Seed, "of everything random"]
+Checkpointing = Annotated[
+    bool, "compute activations again in the backward pass: less memory, more time"
+]
+LabelledData = Annotated[
+    str | None, "labelled data: ag_news, sst2, imdb, stsb, or the path of a file or folder"
+]
+TextColumn = Annotated[str | None, "of --data (default: found by its name)"]
+LabelColumn = Annotated[str | None, "the same, of the labels"]
+PairColumn = Annotated[str | None, "the same, of the second text of a pair"]
+Validation = Annotated[
+    Positive,
+    "training rows to hold back, a number or below 1 a share, where --data has no rows for"
+    " validation; the same rows for every seed",
+]
+Corpus = Annotated[
+    str,
+    "python-docs, shakespeare, a UTF-8 text file, a nanoGPT data folder, or the texts alone of"
+    " what --data takes (ag_news, ..., a .tsv, .csv or .jsonl file)",
+]
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    model: Annotated[
+        str | None,
+        "nanoGPT checkpoint (.pt), or folder or name of a Hugging Face model"
+        " (default: checkpoints/baseline/models/baseline_model_2k.pt)",
+    ] = None
+    meta_path: Annotated[str | None, "meta.pkl of --model, where it does not lie beside it"] = None
+    parameters: Annotated[
+        str,
+        "which parameters are Bayesian: all, last-layer, head, layers=-2:, lora, shell patterns"
+        " over their names, or several of these with commas between",
+    ] = "all"
+    lora_r: Annotated[Count, "rank of the adapters that --parameters lora adds"] = 8
+    lora_alpha: Annotated[Positive, "α: the adapters are multiplied by α/r"] = 16.0
+    lora_targets: Annotated[
+        str | None,
+        "layers that get adapters: ends of their names, with commas between (default: PEFT's"
+        " choice for the architecture; c_attn for nanoGPT)",
+    ] = None
+    task: Annotated[
+        Literal[
+            "causal-lm",
+            "masked-lm",
+            "permutation-lm",
+            "sequence-classification",
+            "regression",
+            "sentence-classification",
+            "sentence-similarity",
+        ],
+        "what the model does",
+    ] = "causal-lm"
+    device: Device = "auto"
+    precision: Annotated[
+        Literal["fp32", "bf16"], "of the network's arithmetic; θ is always float32"
+    ] = "fp32"
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    corpus: Corpus = "python-docs"
+    data: LabelledData = None
+    data_dir: DataDir = None
+    text_column: TextColumn = None
+    label_column: LabelColumn = None
+    pair_column: PairColumn = None
+    validation: Validation = 0.1
+    train_samples: Annotated[
+        Count | None,
+        "training windows (or examples) that make up the data set, drawn by seed (default: all)",
+    ] = None
+    batch_size: BatchSize = 12
+    block_size: Annotated[
+        Count | None,
+        "tokens per window (default: the model's own, at most 1024), and of an example at most"
+        " (default: that of the fine-tune, or the model's own)",
+    ] = None
+    seed: RandomSeed = 0
+
+
+@dataclass(frozen=True)
+class PriorSettings:
+    prior: PriorName = "normal"
+    prior_std: PriorStd = 0.2
+    prior_relative: Annotated[bool, "width of the pretrained prior relative to each weight"] = False
+    prior_scale: Annotated[
+        float | Literal["auto"],
+        "λ, multiplies the prior's covariance; auto: the one with the best validation NLL in short"
+        " runs on a grid",
+        Range(1e-12, 1e12),
+    ] = 1.0
+    prior_scale_steps: Annotated[Count, "steps of the short run for each λ of the grid"] = 100
+    prior_path: Annotated[
+        str | None,
+        "learned prior of --prior swag or laplace (a file, or the folder of the run that learned"
+        " it); with --prior pretrained its mean is the centre",
+    ] = None
+    prior_epsilon: Annotated[
+        Positive, "ε, variance that a learned prior gives every weight beside what was learned"
+    ] = 1e-6
+    head_prior_std: Annotated[
+        Width | None,
+        "σ of N(0, σ²) on a head that is new, and of parameters that a learned prior does not know"
+        " (default: the other weights' prior; 0.5 with --prior swag or laplace)",
+    ] = None
+
+    @property
+    def learned_prior(self) -> bool:
+        """Whether the density comes from --prior-path."""
+        return self.prior in LEARNED_PRIORS
+
+
+def check_prior_settings(settings: PriorSettings) -> None:
+    """Refuse a prior that cannot be made, naming the flag.
+
+    Raises:
+        UserError: see the messages.
+    """
+    if settings.learned_prior and settings.prior_path is None:
+        raise UserError(
+            f"--prior {settings.prior} needs the learned prior's file: --prior-path FILE"
+            f" ({LEARNED_PRIORS[settings.prior]} writes one)"
+        )
+    if settings.prior_relative and settings.prior != "pretrained":
+        raise UserError("--prior-relative needs --prior pretrained")
+
+
+def idle_prior_settings(settings: PriorSettings) -> dict[str, str]:
+    """Settings of a prior that would change nothing beside the others, and what they need."""
+    idle = {}
+    if settings.learned_prior:
+        idle["prior_std"] = f"has no effect on --prior {settings.prior}"
+    else:
+        idle["prior_epsilon"] = "needs --prior swag or --prior laplace"
+    if settings.prior == "normal":
+        idle["prior_path"] = "needs --prior swag, laplace or pretrained"
+    if settings.prior_scale != "auto":
+        idle["prior_scale_steps"] = "needs --prior-scale auto"
+    return idle
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    base_dir: BaseDir = "."
+    out: Annotated[
+        str | None,
+        "folder for the run (default: checkpoints/samplers/<sampler>_sampler/run_<time>)",
+    ] = None
+    chains: Annotated[Count, "independent chains (or fits), one after the other"] = 1
+    gradient_accumulation: Annotated[Count, "micro-batches that each batch is split into"] = 1
+    gradient_checkpointing: Checkpointing = False
+    log_every: Annotated[Count, "steps between lines of metrics.jsonl"] = 10
+    checkpoint_every: Annotated[Count, "steps between saved states (resume is exact at any)"] = 200
+    wandb: Annotated[bool, "log to Weights & Biases too (WANDB_AVAILABLE; --no-wandb)"] = False
+
+
+@dataclass(frozen=True)
+class ScoringSettings:
+    """How a run's draws are scored."""
+
+    eval_splits: Annotated[
+        tuple[Splits, ...] | None,
+        "splits to score (default: val; of labelled data test, where there is one)",
+    ] = None
+    eval_num_posterior_samples: Annotated[Count | None, "draws to use (default: all)"] = None
+    eval_max_samples: Annotated[Count | None, "windows to score of each split (default: all)"] = (
+        None
+    )
+    eval_num_text_samples: Annotated[
+        Steps, "texts to continue from each split, for BLEU, ROUGE and diversity (0: none)"
+    ] = 0
+    eval_batch_size: Annotated[Count, "windows per forward pass when scoring"] = 64
+    eval_precision: Annotated[
+        Literal["fp32", "bf16"],
+        "of the network's arithmetic when scoring; bf16 is used only where the processor has it",
+    ] = "fp32"
+    ood_corpus: Annotated[
+        str | None, "a far text (a name or path): how well uncertainty tells it from the split"
+    ] = None
+    ood_data: Annotated[
+        str | None,
+        "the same for classifiers: another labelled set (a name or path, its labels are not used),"
+        " or a table of texts",
+    ] = None
+
+
+@dataclass(frozen=True)
+class EvalSettings(ScoringSettings):
+    eval: Annotated[bool, "score the splits after the run"] = False

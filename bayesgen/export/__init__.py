@@ -1,0 +1,1 @@
+"""A posterior as a model of transformers."""

@@ -1,0 +1,437 @@
+"""A posterior as a model of transformers: a mixture that generates, classifies, saves and loads.
+
+Importing this module registers its classes with transformers' Auto classes, as transformers'
+documentation asks of models that it does not ship:
+
+    import bayesgen.export.pretrained
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder)
+
+`logits` are the mixture's log-probabilities, logsumexp_s log p(y | x, θ_s) − log S, so that
+temperature, top-k, top-p and beams act on the mixture.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    GenerationMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import CausalLMOutputWithPast, SequenceClassifierOutput
+from transformers.utils import can_return_tuple
+
+from bayesgen.errors import UserError
+from bayesgen.export.card import facts, model_card
+from bayesgen.export.ensemble_cache import EnsembleCache
+from bayesgen.export.gpt2 import as_gpt2
+from bayesgen.likelihoods import IGNORED
+from bayesgen.models import FunctionalModel
+from bayesgen.models.lora import add_adapters
+from bayesgen.parameters import Layout
+from bayesgen.posterior import Posterior
+from bayesgen.predictive.mixture import mixture
+
+
+class BayesianConfig(PreTrainedConfig):  # type: ignore[misc]
+    """What a saved posterior is made of, as plain data.
+
+    Args:
+        text_config: the network's own configuration, or the dictionary of it.
+        parameters: layout of a draw (`bayesgen.parameters.Layout.to_json`).
+        num_draws: S.
+        adapters: PEFT's configuration of the adapters in the network; empty where it has none.
+        run: where the draws come from (`bayesgen.export.card.facts`).
+    """
+
+    sub_configs: ClassVar[dict[str, Any]] = {"text_config": AutoConfig}
+
+    def __init__(
+        self,
+        text_config: Any = None,
+        parameters: Iterable[Mapping[str, Any]] = (),
+        num_draws: int = 1,
+        adapters: Mapping[str, Any] | None = None,
+        run: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if isinstance(text_config, Mapping):
+            text_config = AutoConfig.for_model(**text_config)
+        self.text_config = text_config
+        self.parameters = list(parameters)
+        self.num_draws = num_draws
+        self.adapters = dict(adapters or {})
+        self.run = dict(run or {})
+        super().__init__(**kwargs)
+
+
+class BayesianCausalLMConfig(BayesianConfig):
+    model_type = "bayesian-causal-lm"
+
+    def __init__(self, **kwargs: Any) -> None:  # transformers makes one where a class has none
+        super().__init__(**kwargs)
+
+
+class BayesianForSequenceClassificationConfig(BayesianConfig):
+    model_type = "bayesian-sequence-classification"
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """Entropies of a mixture in nats, each of the same shape.
+
+    Attributes:
+        total: H[p̄].
+        aleatoric: mean over the draws of H[p_s].
+        epistemic: total − aleatoric, the mutual information of label and weights.
+    """
+
+    total: Tensor
+    aleatoric: Tensor
+    epistemic: Tensor
+
+
+@dataclass(frozen=True)
+class TokenUncertainty(Uncertainty):
+    """The same for every token of a text but the first, [B, T − 1].
+
+    NaN where a token or the one before it is padding.
+
+    Attributes:
+        log_prob: log p(token | tokens before it) under the mixture, nats.
+    """
+
+    log_prob: Tensor
+
+
+class BayesianModel(PreTrainedModel):  # type: ignore[misc]
+    """A network of transformers with S draws of (a part of) its parameters.
+
+    Attributes:
+        network: it has the weights that the draws' chains started from; what no draw covers is read
+            from here.
+        draws: [S, P], float32 unless the model was loaded in another dtype.
+        layout: names, shapes and offsets of a draw.
+    """
+
+    config_class: Any = BayesianConfig
+    auto_class: ClassVar[Any]
+    """Makes the network from its configuration."""
+
+    # what attention is computed with is the network's own affair
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+
+    def __init__(self, config: BayesianConfig) -> None:
+        super().__init__(config)
+        self.layout = Layout.from_json(config.parameters)
+        self.network = self.auto_class.from_config(config.text_config)
+        if config.adapters:
+            from peft import PeftConfig
+
+            add_adapters(self.network, PeftConfig.from_peft_type(**config.adapters))
+        self.register_buffer("draws", torch.zeros(config.num_draws, self.layout.size))
+        self.post_init()
+
+    @classmethod
+    def from_posterior(
+        cls,
+        model: FunctionalModel,
+        posterior: Posterior,
+        run_record: Mapping[str, Any] | None = None,
+        evaluation: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """The posterior with copies of the model's network and of all draws, in memory.
+
+        Args:
+            model: a Hugging Face model, or a nanoGPT, which becomes the GPT-2 that is the same
+                function.
+            run_record: content of the run's `run.json`, for the model card.
+            evaluation: content of one of its evaluation files, for the same.
+
+        Raises:
+            UserError: this kind of model cannot become one of transformers.
+        """
+        if model.layout != posterior.layout:
+            raise ValueError("the posterior's parameters are not the model's")
+        if model.info.family == "nanogpt":
+            model, posterior = as_gpt2(model, posterior)
+        module: Any = model.module
+        cls.check(module)
+        config = cls.config_class(
+            text_config=copy.deepcopy(module.config),
+            parameters=model.layout.to_json(),
+            num_draws=len(posterior),
+            adapters=_adapters(module),
+            run=facts(run_record, evaluation) if run_record else {},
+            id2label=module.config.id2label,
+            label2id=module.config.label2id,
+        )
+        with torch.device("meta"):
+            made: Self = cls(config)
+        if made.network.state_dict().keys() != module.state_dict().keys():
+            raise UserError(
+                f"this {type(module).__name__} has modules that its configuration does not know and"
+                " could not be loaded again; export the architecture that transformers makes"
+            )
+        made.network = copy.deepcopy(module)
+        config.text_config = made.network.config
+        made.draws = torch.empty(len(posterior), posterior.layout.size, device=model.device)
+        for row, theta in zip(made.draws, posterior, strict=True):
+            row.copy_(theta)
+        if made.can_generate():
+            made.generation_config = copy.deepcopy(module.generation_config)
+        made.eval()
+        return made
+
+    @classmethod
+    def check(cls, module: Any) -> None:
+        """Refuse a network that this class cannot hold.
+
+        Raises:
+            UserError: the way out.
+        """
+        if not _made_by(cls.auto_class, module):
+            raise UserError(
+                f"a {type(module).__name__} is no model of {cls.auto_class.__name__}: causal"
+                " language models and sequence classifiers can be exported"
+            )
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """Write configuration, weights and draws, and a model card where there is none yet."""
+        super().save_pretrained(save_directory, **kwargs)
+        card = Path(save_directory) / "README.md"
+        if not card.exists():
+            card.write_text(str(model_card(self.config, type(self).__name__)), encoding="utf-8")
+
+    def _each(self, caches: Iterable[Any] | None = None, **inputs: Any) -> Iterator[Tensor]:
+        """log-probabilities under each draw in turn: [B, T, V] or [B, C], float32."""
+        refused = [k for k in ("output_attentions", "output_hidden_states") if inputs.get(k)]
+        if refused:
+            raise ValueError(f"{refused[0]}: a mixture has none of its own; ask model.network")
+        given = {name: value for name, value in inputs.items() if value is not None}
+        for theta, cache in zip(self.draws, caches or [None] * len(self.draws), strict=True):
+            own = {} if cache is None else {"past_key_values": cache, "use_cache": True}
+            # on views of the row: nothing is copied, and tied weights stay tied
+            weights = self.layout.views(theta)
+            output = functional_call(self.network, weights, (), {**given, **own})
+            yield output.logits.float().log_softmax(-1)
+
+
+class BayesianCausalLM(BayesianModel, GenerationMixin):  # type: ignore[misc]
+    """A posterior over the weights of a causal language model."""
+
+    config_class = BayesianCausalLMConfig
+    auto_class = AutoModelForCausalLM
+
+    @classmethod
+    def check(cls, module: Any) -> None:
+        super().check(module)
+        if module._is_stateful:
+            raise UserError(
+                f"a {type(module).__name__} keeps something else than keys and values between"
+                " tokens and cannot be exported; 'bayesgen generate' reads it"
+            )
+
+    def _prepare_cache_for_generation(
+        self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any
+    ) -> None:
+        """Where `generate` makes its cache; one that is there already is left as it is."""
+        if generation_config.use_cache is not False:
+            model_kwargs.setdefault("past_key_values", self._new_cache())
+        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args)
+
+    def _new_cache(self) -> EnsembleCache:
+        return EnsembleCache(len(self.draws), self.config.text_config)
+
+    @can_return_tuple  # type: ignore[untyped-decorator]
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: EnsembleCache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool = False,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """The mixture's log-probabilities [B, T, V] of the token after each one, float32.
+
+        Args:
+            past_key_values: what every draw has read, from an earlier output.
+            labels: [B, T], shifted here; `loss` is then the mixture's mean NLL, −100 left out.
+            use_cache: keep what is read.
+            logits_to_keep: how many positions from the end, or which; 0 for all.
+        """
+        if past_key_values is None and use_cache:
+            past_key_values = self._new_cache()
+        if not isinstance(past_key_values, EnsembleCache | None):
+            raise ValueError("past_key_values: every draw needs a cache of its own, EnsembleCache")
+        accepted = inspect.signature(self.network.forward).parameters
+        optional = {"position_ids": position_ids, "logits_to_keep": logits_to_keep}
+        each = self._each(
+            past_key_values and past_key_values.draws,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            inputs_embeds=inputs_embeds,
+            **{"use_cache": False, **kwargs},
+            **{name: value for name, value in optional.items() if name in accepted},
+        )
+        if "logits_to_keep" not in accepted:
+            kept = (
+                slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            )
+            each = (log_probs[:, kept] for log_probs in each)
+        logits = mixture(each, len(self.draws))
+        loss = None
+        if labels is not None:
+            targets = labels[:, 1:].flatten().to(logits.device)
+            loss = F.nll_loss(logits[:, :-1].flatten(0, 1), targets, ignore_index=IGNORED)
+        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
+
+    @torch.no_grad()
+    def uncertainty(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None
+    ) -> TokenUncertainty:
+        """How probable each token of `input_ids` [B, T] was, and how sure the posterior."""
+        positions = None
+        if attention_mask is not None:
+            positions = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+        accepted = inspect.signature(self.network.forward).parameters
+        each = self._each(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            use_cache=False,
+            **({"position_ids": positions} if "position_ids" in accepted else {}),
+        )
+        log_probs, entropies = _decomposed((p[:, :-1] for p in each), len(self.draws))
+        log_prob = log_probs.gather(-1, input_ids[:, 1:, None]).squeeze(-1)
+        found = TokenUncertainty(**vars(entropies), log_prob=log_prob)
+        if attention_mask is None:
+            return found
+        padding = (attention_mask[:, 1:] * attention_mask[:, :-1]) == 0
+        return TokenUncertainty(
+            **{name: value.masked_fill(padding, torch.nan) for name, value in vars(found).items()}
+        )
+
+
+class BayesianForSequenceClassification(BayesianModel):
+    """A posterior over the weights of a classifier of texts."""
+
+    config_class = BayesianForSequenceClassificationConfig
+    auto_class = AutoModelForSequenceClassification
+
+    @classmethod
+    def check(cls, module: Any) -> None:
+        super().check(module)
+        if module.config.num_labels < 2:
+            raise UserError("a regression has no mixture of classes; export a classifier")
+
+    @can_return_tuple  # type: ignore[untyped-decorator]
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        **kwargs: Any,
+    ) -> SequenceClassifierOutput:
+        """The mixture's log-probabilities [B, C], float32; with `labels` [B] its mean NLL."""
+        each = self._each(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+        logits = mixture(each, len(self.draws))
+        loss = None
+        if labels is not None:
+            loss = F.nll_loss(logits, labels.to(logits.device), ignore_index=IGNORED)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+    @torch.no_grad()
+    def uncertainty(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **inputs: Tensor
+    ) -> Uncertainty:
+        """How sure the posterior is of the class of each of `input_ids` [B, T]: [B]."""
+        each = self._each(input_ids=input_ids, attention_mask=attention_mask, **inputs)
+        return _decomposed(each, len(self.draws))[1]
+
+
+def bayesian_class(module: nn.Module) -> type[BayesianModel]:
+    """The class that holds a posterior over the weights of `module`.
+
+    A nanoGPT is a causal language model; so is what neither class can hold, which then says so.
+    """
+    classifier = _made_by(AutoModelForSequenceClassification, module)
+    return BayesianForSequenceClassification if classifier else BayesianCausalLM
+
+
+def _made_by(auto_class: Any, module: nn.Module) -> bool:
+    """Whether `auto_class` makes such a network from its configuration."""
+    made = auto_class._model_mapping.get(type(getattr(module, "config", None)), ())
+    return type(module) in (made if isinstance(made, tuple) else (made,))
+
+
+def _decomposed(log_probs: Iterable[Tensor], count: int) -> tuple[Tensor, Uncertainty]:
+    """The mixture of `count` log-probabilities [..., V], which come one at a time, and its
+    entropies [...]."""
+    entropies: list[Tensor] = []
+
+    def noted() -> Iterator[Tensor]:
+        for term in log_probs:
+            entropies.append(torch.special.entr(term.exp()).sum(-1))
+            yield term
+
+    mixed = mixture(noted(), count)
+    total = torch.special.entr(mixed.exp()).sum(-1)
+    aleatoric = torch.stack(entropies).mean(0)
+    return mixed, Uncertainty(total, aleatoric, (total - aleatoric).clamp(min=0))
+
+
+def _adapters(module: nn.Module) -> dict[str, Any]:
+    """PEFT's configuration of the adapters in `module` as plain data; empty where it has none."""
+    found = getattr(module, "peft_config", {})
+    if not found:
+        return {}
+    if set(found) != {"default"}:
+        raise UserError("a network with several adapters cannot be exported; merge all but one")
+    # sets, such as the targets, become lists
+    plain: dict[str, Any] = json.loads(json.dumps(found["default"].to_dict(), default=sorted))
+    return plain
+
+
+AutoConfig.register(BayesianCausalLMConfig.model_type, BayesianCausalLMConfig)
+AutoModelForCausalLM.register(BayesianCausalLMConfig, BayesianCausalLM)
+AutoConfig.register(
+    BayesianForSequenceClassificationConfig.model_type, BayesianForSequenceClassificationConfig
+)
+AutoModelForSequenceClassification.register(
+    BayesianForSequenceClassificationConfig, BayesianForSequenceClassification
+)

@@ -1,0 +1,74 @@
+"""EKF: a diagonal Gaussian, updated by the extended Kalman filter as the data pass by.
+
+    Σ⁻¹ ← (Σ + τ²)⁻¹ + (lr/T) Σ_i g_i²,   μ ← μ + (lr/T) Σ Σ_i g_i
+
+over the B rows i of a batch, g_i the gradient of the row's log-likelihood at μ; it starts from the
+prior, N(μ₀, T σ²). Ollivier 2018, https://arxiv.org/abs/1703.00209, algorithm 1, with the diagonal
+of the empirical Fisher. Transform: `posteriors.ekf.diag_fisher`, whose lr multiplies a *mean* over
+the batch. lr = 1 is Bayes' rule for one pass over the data; E passes would count the data E times,
+so each update is divided by E.
+
+The unit of the Fisher information is the window (language models) or example: a window's gradient
+is the sum over its tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from bayesgen.config import EKFSettings
+from bayesgen.errors import UserError
+from bayesgen.inference.log_posterior import LogPosterior
+from bayesgen.inference.sampler import Sampler, diagonal_prior, own, rows_within
+from bayesgen.inference.schedules import Plan
+from bayesgen.inference.transforms import posteriors
+from bayesgen.models.functional import Batch
+from bayesgen.parameters import chunks
+from bayesgen.priors import DiagonalGaussian
+
+
+def build(log_posterior: LogPosterior, settings: EKFSettings, plan: Plan) -> Sampler:
+    prior = diagonal_prior(log_posterior, "ekf")
+    if settings.temperature == 0:
+        raise UserError("--sampler ekf divides by --temperature: it must be above 0")
+    passes = max(1.0, plan.passes)
+    inverse_temperature = settings.learning_rate / (settings.temperature * passes)
+
+    cut = rows_within(settings, log_posterior.model.layout.size)
+
+    def update(state: Any, batch: Batch, inplace: bool = False) -> tuple[Any, torch.Tensor]:
+        total = torch.zeros((), device=prior.mean.device)
+        for index, piece in enumerate(cut(batch)):
+            rows = len(piece["labels"])
+            state, _ = posteriors.ekf.diag_fisher.update(
+                state,
+                piece,
+                log_posterior.per_sequence,
+                lr=inverse_temperature * rows,
+                # the random walk is between batches, not between the pieces of one
+                transition_sd=settings.transition_std if index == 0 else 0.0,
+                per_sample=True,
+                inplace=inplace,
+            )
+            total = total - state.log_likelihood * rows
+        nll = total / log_posterior.likelihood.count(batch["labels"])
+        return state, torch.stack([nll, torch.zeros_like(nll), torch.zeros_like(nll)])
+
+    def init(params: Any = None) -> Any:
+        sd = (settings.temperature * prior.variance).sqrt()
+        return own(posteriors.ekf.diag_fisher.init(_tree(prior.mean), _tree(sd)))
+
+    return Sampler(
+        posteriors.types.Transform(init, update),
+        init,
+        theta=lambda state: torch.cat(state.params),
+        gaussian=lambda state: DiagonalGaussian(
+            torch.cat(state.params), torch.cat(state.sd_diag) ** 2
+        ),
+    )
+
+
+def _tree(vector: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return tuple(piece.clone() for piece in chunks(vector))

@@ -1,0 +1,213 @@
+"""The per-datum log posterior, and the two ways to its gradient.
+
+    ℓ(θ; batch) = mean_i log p(y_i | x_i, θ) + (1/N) log p(θ)
+
+with N observations in the data set and a sampler at temperature T/N: the scale that `posteriors`
+recommends (https://normal-computing.github.io/posteriors/log_posteriors).
+
+`LogPosterior` is the *ordinary* way and drives the loop: one `torch.autograd.Function` whose
+forward runs plain forward and backward passes. Inside it everything that functorch forbids is
+allowed (autocast, gradient accumulation, gradient checkpointing, collectives), and `posteriors`
+calls it under `torch.func.grad_and_value` unchanged. `LogPosterior.functional` is the same number
+as a pure function, for vmap. (Neither way has second derivatives: the ordinary one computes one
+gradient, and fused attention on the CPU has no double backward.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from bayesgen.inference.affine import Affine, Chunks, Step
+from bayesgen.likelihoods import Likelihood
+from bayesgen.models.functional import Batch, FunctionalModel
+from bayesgen.priors import Prior
+
+Precision = Literal["fp32", "bf16"]
+
+
+class LogPosterior:
+    """ℓ of φ and a batch, for `posteriors`.
+
+    Calling it returns `(ℓ, terms)` with `terms` = [NLL, log p(θ)/N, clipped]. The first two are per
+    observation, in nats: they are logged apart, because the normaliser of a prior over millions of
+    weights drowns a loss. The third is 1 where the gradient was too long and was cut, else 0.
+
+    Args:
+        model: gives the network and the layout of θ; a private copy of the network is taken.
+        prior: log p(θ).
+        num_observations: N, counted from the data set (not the batch).
+        likelihood: log p(labels | outputs); the model's own by default.
+        affine: θ of φ; the identity from the loaded weights by default.
+        max_norm: length of ∇_φ ℓ beyond which the ordinary way scales it down to that length. One
+            step off a cliff of the loss can throw a chain out of its mode for good (Pascanu et al.
+            2013, https://arxiv.org/abs/1211.5063); ℓ itself is never changed.
+        precision: `bf16` runs the network under autocast; θ, the likelihood and the prior stay
+            float32.
+        accumulation: micro-batches that a batch is split into; the result is the same mean.
+        checkpointing: whether the ordinary way computes activations again in its backward pass
+            (see `bayesgen.models.checkpointing`).
+    """
+
+    def __init__(
+        self,
+        model: FunctionalModel,
+        prior: Prior,
+        num_observations: int,
+        *,
+        likelihood: Likelihood | None = None,
+        affine: Affine | None = None,
+        max_norm: float = math.inf,
+        precision: Precision = "fp32",
+        accumulation: int = 1,
+        checkpointing: bool = False,
+    ) -> None:
+        self.model = model
+        self.prior = prior
+        self.num_observations = num_observations
+        self.likelihood = likelihood or model.likelihood
+        self.affine = affine or Affine(model.theta)
+        self.max_norm = max_norm
+        self.precision = precision
+        self.accumulation = accumulation
+        self.checkpointing = checkpointing
+        self.flat = model.bind(checkpointing=checkpointing)
+
+    def __call__(
+        self, phi: Chunks, batch: Batch, step: Step | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """ℓ at φ, or where `step` leads from there."""
+        evaluate = partial(self._value_and_grad, step=step)
+        value, terms, *_ = _Ordinary.apply(evaluate, batch, *phi)  # type: ignore[no-untyped-call]
+        return value, terms
+
+    def functional(self, phi: Chunks, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The same number in float32 as a pure function of φ, for vmap over draws."""
+        theta = self.affine.theta(phi)
+        labels = batch["labels"]
+        log_likelihood = self.likelihood.total(self.model(theta, batch), labels)
+        mean = log_likelihood / self.likelihood.count(labels)
+        log_prior = self.prior.log_prob(theta) / self.num_observations
+        return mean + log_prior, torch.stack([-mean, log_prior, torch.zeros_like(mean)])
+
+    def per_sequence(self, phi: Chunks, batch: Batch) -> tuple[Tensor, Tensor]:
+        """log p(batch row | θ) for each row: `([B], [])`, in nats; no prior.
+
+        Under `torch.func.jacrev` the Jacobian [B, P] costs one forward and backward pass per row
+        and the memory of the Jacobian itself; without a transform it is one forward pass.
+        """
+        if phi[0].requires_grad:  # inside a functorch transform
+            values, *_ = _Ordinary.apply(self._rows_and_jacobian, batch, *phi)  # type: ignore[no-untyped-call]
+        else:
+            self.affine.load(phi, self.flat.theta)
+            with torch.no_grad():
+                values = self.likelihood.per_sequence(self._logits(batch), batch["labels"])
+        return values, values.new_empty(0)
+
+    def log_likelihood_grad(self, theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Mean log-likelihood of `batch` at `theta` [P], and its gradient [P]."""
+        self.flat.theta.copy_(theta)
+        return self._accumulate(batch)
+
+    def _logits(self, batch: Batch) -> Tensor:
+        with torch.autocast(
+            self.flat.theta.device.type,
+            torch.bfloat16,
+            enabled=self.precision == "bf16",
+            # a weight that a block rounded without a graph must not be found again with one
+            cache_enabled=not self.checkpointing,
+        ):
+            return self.model.call(self.flat.module, batch)
+
+    def _accumulate(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The mean log-likelihood and its gradient [P], from micro-batches."""
+        observations = self.likelihood.count(batch["labels"])
+        mean = torch.zeros((), device=self.flat.theta.device)
+        with torch.enable_grad():
+            for micro in split(batch, self.accumulation):
+                share = self.likelihood.total(self._logits(micro), micro["labels"]) / observations
+                share.backward()
+                mean += share.detach()
+        return mean, self.flat.gradient()
+
+    def _value_and_grad(
+        self, phi: Sequence[Tensor], batch: Batch, step: Step | None = None
+    ) -> tuple[Tensor, ...]:
+        self.affine.load(phi, self.flat.theta, step)
+        mean, gradient = self._accumulate(batch)
+        weight = 1.0 / self.num_observations
+        log_prior = weight * self.prior.accumulate(self.flat.theta, gradient, weight)
+        pieces = self.affine.pull_back_(gradient)
+        clipped = clip_(pieces, self.max_norm)
+        return (mean + log_prior, torch.stack([-mean, log_prior, clipped]), *pieces)
+
+    def _rows_and_jacobian(self, phi: Sequence[Tensor], batch: Batch) -> tuple[Tensor, ...]:
+        self.affine.load(phi, self.flat.theta)
+        values, rows = [], []
+        for row in split(batch, len(batch["labels"])):
+            with torch.enable_grad():
+                value = self.likelihood.total(self._logits(row), row["labels"])
+                value.backward()
+            values.append(value.detach())
+            gradient = self.flat.gradient()
+            self.affine.pull_back_(gradient)
+            rows.append(gradient)
+        stacked, jacobian = torch.stack(values), torch.stack(rows)
+        return (stacked, stacked.new_empty(0), *jacobian.split([len(p) for p in phi], dim=1))
+
+
+class _Ordinary(torch.autograd.Function):
+    """A function of φ that computes its own derivative in the forward pass.
+
+    `evaluate(phi, batch)` returns `(value, terms, *derivatives)`: `value` is a scalar or [B], each
+    derivative has the shape of `value` followed by that of its chunk.
+    """
+
+    @staticmethod
+    def forward(evaluate: Any, batch: Batch, *phi: Tensor) -> tuple[Tensor, ...]:
+        return evaluate(phi, batch)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _, terms, *derivatives = output
+        ctx.mark_non_differentiable(terms, *derivatives)
+        ctx.save_for_backward(*derivatives)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        if cotangent.dim() == 0:
+            # ℓ itself is differentiated: no pass over memory (where looking makes no one wait)
+            if cotangent.device.type == "cpu" and bool(cotangent == 1):
+                return (None, None, *ctx.saved_tensors)
+            return (None, None, *(cotangent * d for d in ctx.saved_tensors))
+        return (None, None, *(cotangent @ d for d in ctx.saved_tensors))
+
+
+def clip_(pieces: Chunks, max_norm: float) -> Tensor:
+    """Scale a vector, given in pieces, in place to length `max_norm` where it is longer.
+
+    Returns 1 where it was, else 0.
+    """
+    if max_norm == math.inf:
+        return pieces[0].new_zeros(())
+    norm = sum((torch.dot(p, p) for p in pieces), start=pieces[0].new_zeros(())).sqrt()
+    clipped = norm > max_norm
+    # a look at a number costs nothing on the CPU, and a pass over memory elsewhere little
+    if norm.device.type != "cpu" or bool(clipped):
+        shorter = torch.where(clipped, max_norm / norm, 1.0)
+        for piece in pieces:
+            piece.mul_(shorter)
+    return clipped.to(norm.dtype)
+
+
+def split(batch: Batch, pieces: int) -> list[dict[str, Tensor]]:
+    """`batch` cut along its rows into `pieces` parts (fewer where there are fewer rows)."""
+    if pieces <= 1:
+        return [dict(batch)]
+    parts = {name: tensor.tensor_split(min(pieces, len(tensor))) for name, tensor in batch.items()}
+    return [dict(zip(parts, rows, strict=True)) for rows in zip(*parts.values(), strict=True)]

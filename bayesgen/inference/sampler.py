@@ -1,0 +1,262 @@
+"""What every sampler is made of.
+
+A sampler file holds, in this order: the update equation and its paper in the docstring, and
+`build(log_posterior, settings, plan) -> Sampler`. The algorithm itself is a transform of
+`posteriors`; a file adapts scales (T/N, stationary momenta, priors) and says what a draw is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import optree
+import torch
+from torch import Tensor
+
+from bayesgen.config import MomentumSettings, PerExampleSettings
+from bayesgen.errors import UserError
+from bayesgen.inference.affine import Chunks
+from bayesgen.inference.log_posterior import LogPosterior, split
+from bayesgen.inference.schedules import Plan, lookup
+from bayesgen.inference.transforms import posteriors
+from bayesgen.models.functional import Batch
+from bayesgen.priors import DiagonalGaussian, Fitted
+
+State = Any
+"""A `posteriors` state: a tensorclass whose fields are trees of tensors."""
+
+
+@dataclass(frozen=True)
+class Langevin:
+    """The numbers of a Langevin chain that decide whether it works, in the coordinates φ.
+
+    Attributes:
+        drift: how far one step moves per unit of gradient.
+        noise: sd of one step's noise.
+        friction_steps: steps until the velocity is forgotten; None without momenta.
+        diffusion: sd of the displacement after n steps of free diffusion, per √n.
+    """
+
+    drift: float
+    noise: float
+    friction_steps: float | None
+    diffusion: float
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What becomes the file of a prior: `priors.learned` says what its numbers mean.
+
+    Attributes:
+        method: by the name that --prior knows.
+        mean, variance: μ and v [P].
+        deviations: Q [K, P].
+        collected: how many weights they are of; None where they are not of a path.
+    """
+
+    method: str
+    mean: Tensor
+    variance: Tensor
+    deviations: Tensor
+    collected: int | None = None
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A `posteriors` transform and how to read its state.
+
+    Attributes:
+        transform: init and update.
+        init: the first state; draws momenta from the global generator.
+        theta: θ [P] of a state: a new tensor (the transforms rebind memory in place). The position
+            of a chain, the mean of a Gaussian.
+        gaussian: the fitted Gaussian of a state; None for chains and MAP.
+        learned: what a state says as the prior of a later task; None where no file is made of it.
+        langevin: scales at a step size and temperature T/N; None where there is no such thing.
+        inplace: whether the transform updates its state in place.
+    """
+
+    transform: posteriors.types.Transform
+    init: Callable[[], State]
+    theta: Callable[[State], Tensor]
+    gaussian: Callable[[State], Fitted] | None = None
+    learned: Callable[[State], Learned] | None = None
+    langevin: Callable[[float, float], Langevin] | None = None
+    inplace: bool = True
+
+    def update(self, state: State, batch: Batch) -> tuple[State, Tensor]:
+        """One step: the new state, and the terms [NLL, log p(θ)/N, clipped] of the batch where the
+        gradient was taken: where the step began, or where it moved to."""
+        state, terms = self.transform.update(state, batch, inplace=self.inplace)
+        return state, terms
+
+
+def own(state: State) -> State:
+    """`state` with its own copies of the scalars that `posteriors` shares between all states.
+
+    Step counters are class-level default tensors there and are changed in place: without this the
+    second chain of a process would start at the last step of the first.
+    """
+    return type(state)(
+        **{
+            name: value.clone() if isinstance(value, Tensor) else value
+            for name, value in _fields(state).items()
+        }
+    )
+
+
+def leaves(state: State) -> list[Tensor]:
+    """The tensors of a state, in a fixed order: what a checkpoint stores."""
+    tree: Any = _fields(state)
+    return [torch.as_tensor(leaf) for leaf in optree.tree_leaves(tree)]
+
+
+def restore(state: State, values: Iterable[Tensor]) -> State:
+    """A state of the same structure as `state` that holds `values` (copied, same devices)."""
+    tree: Any = _fields(state)
+    old: list[Tensor]
+    old, spec = optree.tree_flatten(tree)
+    new = [v.to(o.device, copy=True) for o, v in zip(old, values, strict=True)]
+    return type(state)(**optree.tree_unflatten(spec, new))
+
+
+def _fields(state: State) -> dict[str, Any]:
+    return {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
+
+
+def stationary_momenta(log_posterior: LogPosterior, sd: float, plan: Plan) -> Any:
+    """Momenta ~ N(0, sd²·T/N), their law under the target; `posteriors` would start at N(0, 1).
+
+    T is that of the plan's first step. At T/N = 1e-6 unit momenta are a thousand times too hot and
+    throw θ off its mode in the first step.
+    """
+    temperature = float(plan.temperature[0])
+    scale = sd * (temperature / log_posterior.num_observations) ** 0.5
+    return tuple(scale * torch.randn_like(piece) for piece in log_posterior.affine.start())
+
+
+def diagonal_prior(log_posterior: LogPosterior, sampler: str) -> DiagonalGaussian:
+    """The prior as a diagonal Gaussian, on the model's device.
+
+    Raises:
+        UserError: it is not one.
+    """
+    gaussian = log_posterior.prior.diagonal()
+    if gaussian is None:
+        raise UserError(
+            f"--sampler {sampler} needs a prior with independent Gaussian weights;"
+            " use --prior normal, pretrained or laplace"
+        )
+    device = log_posterior.model.device
+    return DiagonalGaussian(gaussian.mean.to(device), gaussian.variance.to(device))
+
+
+def rows_within(settings: PerExampleSettings, size: int) -> Callable[[Batch], list[Batch]]:
+    """Cut batches so that per-example gradients of `size` parameters fit `jacobian_memory`.
+
+    An update holds the Jacobian [B, P] about four times over: the rows while they are collected,
+    their stack, the cotangent product under vmap, and the squares.
+    """
+    rows = int(settings.jacobian_memory * 2**20 / (4 * 4 * size))
+    if rows < 1:
+        raise UserError(
+            f"--jacobian-memory {settings.jacobian_memory} MiB cannot hold one example's gradient;"
+            f" raise it to at least {-(-16 * size // 2**20)} or choose fewer --parameters"
+        )
+
+    def cut(batch: Batch) -> list[Batch]:
+        return list(split(batch, -(-len(batch["labels"]) // rows)))
+
+    return cut
+
+
+def position_sampler(transform: posteriors.types.Transform, target: LogPosterior) -> Sampler:
+    """A chain whose state is a position: it starts at the loaded weights."""
+    affine = target.affine
+    return Sampler(
+        transform,
+        init=lambda: own(transform.init(affine.start())),
+        theta=lambda state: affine.theta(state.params),
+        langevin=overdamped,
+    )
+
+
+def momentum_sampler(
+    module: Any,
+    target: LogPosterior,
+    settings: MomentumSettings,
+    plan: Plan,
+    *init_with: float,
+    look_ahead: bool = False,
+) -> Sampler:
+    """A chain with momenta: it starts at the loaded weights, its momenta at their stationary law.
+
+    Args:
+        module: the algorithm in `posteriors.sgmcmc`.
+        init_with: what its `init` takes after parameters and momenta.
+        look_ahead: take the gradient where the step moves to, θ + lr σ⁻² m, for an algorithm of
+            `posteriors` that takes it where the step begins.
+    """
+    affine = target.affine
+    largest = float(plan.learning_rate.max()) * settings.friction / settings.momentum_std**2
+    if look_ahead and largest >= 2:
+        raise UserError(
+            f"--friction: at lr·α/σ² = {largest:.3g} the momenta turn around and grow in every"
+            " step; keep it below 2 by a lower --friction or --learning-rate"
+        )
+    learning_rate = lookup(plan.learning_rate)
+    temperature = lookup(plan.temperature / target.num_observations)
+
+    def init(_: Any = None) -> State:
+        momenta = stationary_momenta(target, settings.momentum_std, plan)
+        return own(module.init(affine.start(), momenta, *init_with))
+
+    def update(state: State, batch: Batch, inplace: bool = False) -> tuple[State, Tensor]:
+        def ahead(phi: Chunks, batch: Batch) -> tuple[Tensor, Tensor]:
+            length = float(learning_rate(state.step)) / settings.momentum_std**2
+            return target(phi, batch, (state.momenta, length))
+
+        return module.update(  # type: ignore[no-any-return]
+            state,
+            batch,
+            ahead if look_ahead else target,
+            lr=learning_rate,
+            alpha=settings.friction,
+            sigma=settings.momentum_std,
+            temperature=temperature,
+            inplace=inplace,
+        )
+
+    return Sampler(
+        posteriors.types.Transform(init, update),
+        init,
+        theta=lambda state: affine.theta(state.params),
+        langevin=underdamped(settings.friction, settings.momentum_std),
+    )
+
+
+def overdamped(learning_rate: float, temperature: float) -> Langevin:
+    """Scales of dφ = ∇ℓ dt + √(2T/N) dW at dt = lr; `temperature` is T/N."""
+    noise = (2 * learning_rate * temperature) ** 0.5
+    return Langevin(learning_rate, noise, None, noise)
+
+
+def underdamped(friction: float, sd: float) -> Callable[[float, float], Langevin]:
+    """Scales of Langevin dynamics with momenta: friction α, momenta of variance sd²·T/N."""
+
+    def at(learning_rate: float, temperature: float) -> Langevin:
+        gamma = friction / sd**2
+        steps = float("inf") if gamma * learning_rate == 0 else 1 / (gamma * learning_rate)
+        drift = learning_rate**2 / sd**2 * min(max(steps, 1.0), 1e9)
+        noise = (2 * learning_rate * friction * temperature) ** 0.5
+        diffusion = (2 * learning_rate * temperature / friction) ** 0.5 if friction else 0.0
+        return Langevin(drift, noise * learning_rate / sd**2, steps, diffusion)
+
+    return at
+
+
+SamplerBuilder = Callable[[LogPosterior, Any, Any], Sampler]
+Registry = Mapping[str, SamplerBuilder]

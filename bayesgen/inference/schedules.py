@@ -1,0 +1,209 @@
+"""What happens at each step of a run, laid out before it starts.
+
+A plan holds, for every step, the step size, the temperature and whether the state after that step
+is collected as a draw. Everything that can go wrong with a schedule can be seen in it, so it is
+refused at the start and not found out at the end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bayesgen.config import ChainSettings, SWAGSettings
+from bayesgen.errors import UserError
+
+MAX_STEPS = 100_000_000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run, step by step.
+
+    Attributes:
+        learning_rate: [steps], float64.
+        temperature: [steps], float64, in the user's units (T, not T/N).
+        collect: [steps], bool: the state *after* the step is a draw.
+        passes: over the data set that the steps amount to; 1 for a chain, which counts none.
+    """
+
+    learning_rate: Tensor
+    temperature: Tensor
+    collect: Tensor
+    passes: float = 1.0
+
+    @property
+    def steps(self) -> int:
+        return len(self.collect)
+
+    @property
+    def num_draws(self) -> int:
+        return int(self.collect.sum())
+
+    def held(self, limit: float) -> Plan:
+        """The same plan with no step size above `limit`; its shape stays."""
+        peak = float(self.learning_rate.max())
+        return replace(self, learning_rate=self.learning_rate * min(1.0, limit / max(peak, 1e-300)))
+
+    def shortened(self, steps: int, draws: int = 5) -> Plan:
+        """The same plan in `steps` steps, or fewer where it has fewer, with at most `draws` draws
+        that are spread over those that it had."""
+        steps = min(steps, self.steps)
+        places = torch.linspace(0, self.steps - 1, steps, dtype=torch.float64).round().long()
+        # the last place before each collected step moves to it: to its temperature, too
+        collected = self.collect.nonzero()[:, 0]
+        kept = torch.searchsorted(places, collected, right=True) - 1
+        places = places.scatter_reduce(0, kept, collected, "amax")
+        kept = kept.unique()
+        chosen = torch.linspace(0, len(kept) - 1, min(draws, len(kept))).round().long()
+        collect = torch.zeros(steps, dtype=torch.bool)
+        collect[kept[chosen]] = True
+        return Plan(
+            self.learning_rate[places],
+            self.temperature[places],
+            collect,
+            self.passes * steps / self.steps,
+        )
+
+
+def lookup(values: Tensor) -> Callable[[Any], Tensor]:
+    """A schedule in the form that `posteriors` calls: step -> scalar tensor.
+
+    Beyond the last step it stays at the last value.
+    """
+
+    def at(step: Any) -> Tensor:
+        return values[min(int(step), len(values) - 1)]
+
+    return at
+
+
+def chain_plan(settings: ChainSettings) -> Plan:
+    """The plan of a chain: warm-up, then sampling with a draw every `thinning` steps.
+
+    The step size rises along a line to lr over `ramp_fraction` of the warm-up. A finished
+    checkpoint lies where the loss is sharper than a full step could bear; a slow rise lets the
+    chain drift to where it is flat enough (training at the edge of stability, Cohen et al. 2021,
+    https://arxiv.org/abs/2103.00065). From there it follows `schedule` to the end of the run:
+
+    - `constant`: lr.
+    - `cosine`, `linear`: lr to the end of the warm-up, then down to lr·final_fraction while
+      sampling. Warm-up travels as far as it can; the shrinking steps take the heat of the
+      minibatches' noise out of the draws.
+    - `cyclical`: cosine restarts (Zhang et al. 2020, https://arxiv.org/abs/1902.03932, eq. 1). The
+      first part of each cycle, `cycle_exploration`, explores without noise, and so does the whole
+      warm-up; draws are collected in the rest of a cycle, where the step size is small and the
+      noise is on.
+
+    Raises:
+        UserError: no step of the plan would ever be collected.
+    """
+    steps = _bounded(settings.warmup_steps + settings.sampling_steps)
+    step = torch.arange(steps, dtype=torch.float64)
+    temperature = torch.full((steps,), settings.temperature, dtype=torch.float64)
+    eligible = step >= settings.warmup_steps
+    last = settings.final_fraction
+    ramp = round(settings.ramp_fraction * settings.warmup_steps)
+    done = ((step - settings.warmup_steps) / max(settings.sampling_steps - 1, 1)).clamp(min=0)
+    cycle = torch.zeros(steps, dtype=torch.long)
+    if settings.schedule == "constant":
+        shape = torch.ones_like(step)
+    elif settings.schedule == "linear":
+        shape = 1 + (last - 1) * done
+    elif settings.schedule == "cosine":
+        shape = last + (1 - last) * 0.5 * (1 + torch.cos(math.pi * done))
+    else:
+        length = math.ceil(steps / settings.cycles)
+        position = (step % length) / length
+        shape = last + (1 - last) * 0.5 * (1 + torch.cos(math.pi * position))
+        sampling = position >= settings.cycle_exploration
+        eligible &= sampling
+        temperature = torch.where(eligible, temperature, 0.0)
+        cycle = (step // length).long()
+    if ramp:
+        shape = shape * ((step + 1) / ramp).clamp(max=1)
+    if settings.temperature_ramp_steps:
+        temperature = temperature * ((step + 1) / settings.temperature_ramp_steps).clamp(max=1)
+    # the thinning-th eligible step of a cycle, the 2·thinning-th, ...: never the first, unmixed one
+    collect = torch.zeros_like(eligible)
+    for number in range(int(cycle[-1]) + 1):
+        mine = eligible & (cycle == number)
+        collect |= mine & (mine.cumsum(0) % settings.thinning == 0)
+    if not collect.any():
+        raise UserError(
+            f"no step of this schedule would collect a draw: {int(eligible.sum())} of"
+            f" {settings.sampling_steps} sampling steps are eligible and --thinning is"
+            f" {settings.thinning}; lower --thinning, --warmup-steps or --cycle-exploration,"
+            " or raise --sampling-steps"
+        )
+    return Plan(settings.learning_rate * shape, temperature, collect)
+
+
+def swag_plan(settings: SWAGSettings) -> Plan:
+    """The plan of SWAG: warm-up, then weights are collected every `thinning` steps.
+
+    The step size rises over `ramp_fraction` of the warm-up and stays; with `cyclical` it falls
+    along a line to lr·final_fraction between two collections (Izmailov et al. 2018,
+    https://arxiv.org/abs/1803.05407, section 3.1).
+
+    Raises:
+        UserError: fewer models would be collected than the covariance needs.
+    """
+    steps = _bounded(settings.warmup_steps + settings.sampling_steps)
+    step = torch.arange(steps, dtype=torch.float64)
+    since = step - settings.warmup_steps
+    shape = torch.ones_like(step)
+    if settings.schedule == "cyclical":
+        position = (since % settings.thinning) / max(settings.thinning - 1, 1)
+        falling = 1 + (settings.final_fraction - 1) * position
+        shape = torch.where(since >= 0, falling, shape)
+    ramp = round(settings.ramp_fraction * settings.warmup_steps)
+    if ramp:
+        shape = shape * ((step + 1) / ramp).clamp(max=1)
+    collect = (since >= 0) & ((since + 1) % settings.thinning == 0)
+    found = int(collect.sum())
+    least = max(2, settings.rank) if settings.covariance == "low-rank" else 2
+    if found < least:
+        raise UserError(
+            f"--rank {settings.rank}: only {found} models would be collected, and {least} are"
+            " needed; lower --rank or --thinning, or raise --sampling-steps"
+        )
+    temperature = torch.ones(steps, dtype=torch.float64)
+    return Plan(settings.learning_rate * shape, temperature, collect)
+
+
+def _bounded(steps: int) -> int:
+    """A plan lies in memory, 17 bytes a step."""
+    if steps > MAX_STEPS:
+        raise UserError(f"a run of {steps:,} steps is too long: at most {MAX_STEPS:,}")
+    return steps
+
+
+def pass_plan(
+    epochs: float,
+    steps_per_epoch: int,
+    learning_rate: float,
+    temperature: float,
+    *,
+    final_fraction: float = 1.0,
+) -> Plan:
+    """The plan of a method that passes over the data: the state after the last step is its result.
+
+    The step size falls along a cosine to `final_fraction` of itself; 1 keeps it constant.
+    """
+    steps = _bounded(max(1, round(epochs * steps_per_epoch)))
+    step = torch.arange(steps, dtype=torch.float64)
+    cosine = 0.5 * (1 + torch.cos(math.pi * step / max(steps - 1, 1)))
+    collect = torch.zeros(steps, dtype=torch.bool)
+    collect[-1] = True
+    return Plan(
+        learning_rate * (final_fraction + (1 - final_fraction) * cosine),
+        torch.full((steps,), temperature, dtype=torch.float64),
+        collect,
+        steps / steps_per_epoch,
+    )

@@ -1,0 +1,27 @@
+"""SGHMC: stochastic gradient Hamiltonian Monte Carlo.
+
+    θ ← θ + lr σ⁻² m
+    m ← m + lr ∇ℓ(θ) − lr σ⁻² α m + N(0, 2 lr α T/N)
+
+Chen, Fox and Guestrin 2014, https://arxiv.org/abs/1402.4102, algorithm 2. A step size ε and
+friction α given for the summed log posterior are lr = ε √N and α/√N here.
+
+Transform: `posteriors.sgmcmc.sghmc`, given a log density that looks ahead. On its own it takes the
+gradient at the old θ: explicit Euler, which gains energy, so that a direction of curvature h is
+stable only while lr/α < 1/h, whatever the friction, half of what SGLD bears. At the new θ, as in
+the paper, the steps are symplectic but for friction and noise, and stable while lr² h / σ² <
+4 − 2 lr α / σ². Their stationary variance is too large by 1 / (1 − lr² h / (4 − 2 lr α)) at σ = 1:
+small only where lr² h is. BAOA has no such error in a quadratic well.
+"""
+
+from __future__ import annotations
+
+from bayesgen.config import SGHMCSettings
+from bayesgen.inference.log_posterior import LogPosterior
+from bayesgen.inference.sampler import Sampler, momentum_sampler
+from bayesgen.inference.schedules import Plan
+from bayesgen.inference.transforms import posteriors
+
+
+def build(log_posterior: LogPosterior, settings: SGHMCSettings, plan: Plan) -> Sampler:
+    return momentum_sampler(posteriors.sgmcmc.sghmc, log_posterior, settings, plan, look_ahead=True)

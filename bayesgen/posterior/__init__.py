@@ -1,5 +1,0 @@
-"""Posteriors: draws on disk."""
-
-from bayesgen.posterior.draws import Posterior
-
-__all__ = ["Posterior"]

@@ -1,0 +1,1 @@
+"""What the Python API and the command line share: from settings to a run and its files."""

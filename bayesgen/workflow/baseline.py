@@ -1,0 +1,202 @@
+"""The deterministic baseline: nanoGPT's training recipe, step for step, for any architecture.
+
+AdamW with decay on matrices only, linear warm-up and a cosine to lr/10, gradient clipping, windows
+at random offsets. Karpathy, https://github.com/karpathy/nanoGPT, `train.py` and
+`config/train_shakespeare_char.py`.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from bayesgen import likelihoods
+from bayesgen.config import BaselineSettings
+from bayesgen.data.corpora import Corpus
+from bayesgen.data.windows import RandomWindows
+from bayesgen.errors import UserError
+from bayesgen.models.architectures import Network, new_network
+from bayesgen.models.nanogpt import is_checkpoint
+
+
+@dataclass(frozen=True)
+class BaselineReport:
+    """What training left behind.
+
+    Attributes:
+        path: the checkpoint, a file or a folder: the best by validation loss, or the last where
+            `stop_at` asked for a warm start.
+        best_step, best_val_loss: nats per token, estimated on `eval_iters` batches.
+        curve: (step, train loss, validation loss) of every evaluation.
+    """
+
+    path: Path
+    best_step: int
+    best_val_loss: float
+    curve: list[tuple[int, float, float]]
+
+
+def learning_rate(settings: BaselineSettings, step: int) -> float:
+    """nanoGPT's schedule: linear warm-up, then a cosine from lr to lr/10 at `max_iters`."""
+    lowest = settings.learning_rate / 10
+    if step < settings.warmup_iters:
+        return settings.learning_rate * (step + 1) / (settings.warmup_iters + 1)
+    done = (step - settings.warmup_iters) / max(1, settings.max_iters - settings.warmup_iters)
+    return lowest + 0.5 * (1 + math.cos(math.pi * min(done, 1.0))) * (
+        settings.learning_rate - lowest
+    )
+
+
+def adamw(module: nn.Module, settings: BaselineSettings) -> torch.optim.AdamW:
+    """nanoGPT's optimizer: weight decay on parameters with two or more dimensions."""
+    parameters = list(module.parameters())
+    return torch.optim.AdamW(
+        [
+            {
+                "params": [p for p in parameters if p.dim() >= 2],
+                "weight_decay": settings.weight_decay,
+            },
+            {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+        ],
+        lr=settings.learning_rate,
+        betas=(0.9, settings.beta2),
+        fused=True,
+    )
+
+
+def checkpoint_path(settings: BaselineSettings, base: Path) -> Path:
+    """Where the checkpoint goes, a file for nanogpt and else a folder: the steps it has had are in
+    its name.
+
+    Raises:
+        UserError: the place that the settings name is of the other kind.
+    """
+    file = settings.architecture == "nanogpt"
+    if settings.out is not None:
+        path = Path(settings.out)
+        if path.is_dir() if file else path.is_file() or is_checkpoint(path):
+            kind = "file, such as model.pt" if file else "folder, without the ending of a file"
+            raise UserError(
+                f"--out: a {settings.architecture} is written to a {kind}, not '{path}'"
+            )
+        return path
+    steps = _short(settings.max_iters)
+    if settings.stop_at is not None:
+        steps = f"{_short(settings.stop_at)}_of_{steps}"
+    kind = "model" if file else settings.architecture
+    if settings.tokenizer == "gpt2":
+        kind += "_bpe"
+    name = f"baseline_{kind}_{steps}"
+    return base / "checkpoints" / "baseline" / "models" / (f"{name}.pt" if file else name)
+
+
+def train_baseline(
+    settings: BaselineSettings, corpus: Corpus, path: Path, device: torch.device
+) -> BaselineReport:
+    """Train a network on `corpus` and write the checkpoint to `path`.
+
+    Without `stop_at` the checkpoint is the best by validation loss. With it, training stops after
+    that many steps of the schedule and the checkpoint is the last state, moments included: a warm
+    start for a sampler.
+
+    Raises:
+        UserError: `stop_at` lies outside the schedule, the network cannot be made as asked (see
+            `new_network`), or the loss is not finite.
+    """
+    stop = settings.stop_at if settings.stop_at is not None else settings.max_iters
+    if not 0 < stop <= settings.max_iters:
+        raise UserError(
+            f"--stop-at must lie within the schedule of {settings.max_iters} steps, not {stop}"
+        )
+    torch.manual_seed(settings.seed)
+    network = new_network(settings, corpus.tokenizer)
+    model = network.module.to(device).train()
+    optimizer = adamw(model, settings)
+    batches = RandomWindows(
+        corpus.train, settings.block_size, settings.batch_size, settings.seed, split="train"
+    )
+    curve: list[tuple[int, float, float]] = []
+    best_step, best_loss = 0, math.inf
+
+    def evaluate(step: int) -> None:
+        nonlocal best_step, best_loss
+        train_loss, val_loss = (
+            estimate(network, settings, tokens, device) for tokens in (corpus.train, corpus.val)
+        )
+        curve.append((step, train_loss, val_loss))
+        bar.set_postfix(train=f"{train_loss:.4f}", val=f"{val_loss:.4f}", refresh=False)
+        if step > 0 and (val_loss < best_loss or settings.stop_at is not None):
+            best_step, best_loss = step, val_loss
+            record = {
+                "iter_num": step,
+                "best_val_loss": val_loss,
+                "config": _record(settings, corpus),
+            }
+            network.write(path, optimizer.state_dict(), record)
+
+    bar = tqdm(
+        total=stop,
+        desc="baseline",
+        dynamic_ncols=True,
+        mininterval=0.5 if sys.stderr.isatty() else 30,
+    )
+    with bar:
+        for step in range(stop):
+            if step % settings.eval_interval == 0 and settings.stop_at is None:
+                evaluate(step)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(settings, step)
+            batch = {k: v.to(device) for k, v in batches.batch(step).items()}
+            loss = _loss(network, batch, settings.precision)
+            if not torch.isfinite(loss):
+                raise UserError(f"the loss is not finite at step {step}: lower --learning-rate")
+            loss.backward()
+            if settings.grad_clip > 0:
+                nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            bar.update()
+        evaluate(stop)
+    return BaselineReport(path, best_step, best_loss, curve)
+
+
+@torch.no_grad()
+def estimate(
+    network: Network, settings: BaselineSettings, tokens: Any, device: torch.device
+) -> float:
+    """Mean loss on `eval_iters` batches, the same ones each time."""
+    network.module.eval()
+    batches = RandomWindows(
+        tokens, settings.block_size, settings.batch_size, settings.seed + 1, split="evaluation"
+    )
+    losses = [
+        _loss(network, {k: v.to(device) for k, v in batches.batch(i).items()}, settings.precision)
+        for i in range(settings.eval_iters)
+    ]
+    network.module.train()
+    return float(torch.stack(losses).mean())
+
+
+def _loss(network: Network, batch: Mapping[str, Tensor], precision: str) -> Tensor:
+    device = batch["input_ids"].device.type
+    with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+        logits = network.logits(batch["input_ids"])
+    return -likelihoods.total(logits, batch["labels"]) / likelihoods.count(batch["labels"])
+
+
+def _record(settings: BaselineSettings, corpus: Corpus) -> dict[str, Any]:
+    """Plain data for the checkpoint's `config`; `dataset` is where nanoGPT's sample.py looks for
+    the meta.pkl."""
+    return {**vars(settings), "dataset": corpus.name, "data": dict(corpus.fingerprint)}
+
+
+def _short(steps: int) -> str:
+    return f"{steps // 1000}k" if steps % 1000 == 0 else str(steps)

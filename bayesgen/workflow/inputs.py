@@ -1,0 +1,219 @@
+"""What a run is made of: a model, and data in the model's own tokens."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from bayesgen.config import LABELS, DataSettings, ScoringSettings
+from bayesgen.data.corpora import Corpus, load_corpus
+from bayesgen.data.embedded import Embedded
+from bayesgen.data.examples import Examples
+from bayesgen.data.masked import PERMUTED, MaskedWindows, Masking
+from bayesgen.data.tables import some
+from bayesgen.data.unlabelled import load_unlabelled
+from bayesgen.data.windows import Batches, Rows, Windows, subset
+from bayesgen.errors import UserError
+from bayesgen.models import FunctionalModel
+from bayesgen.workflow.job import example_batches, masked_batches, training_batches
+from bayesgen.workflow.loading import num_outputs, read_labelled
+from bayesgen.workflow.scoring import Material, read_examples, read_material
+
+DEFAULT_BLOCK = 1024
+"""Tokens per window where the model has no limit of its own, or a longer one; of an example where
+it has none."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A model and its data.
+
+    Attributes:
+        data: name and fingerprint: what a run's `run.json` says of the data.
+        block_size: tokens of a window or example, at most.
+        batches: the training data of chain c.
+        material: what is to be scored, by these settings; with a whole text of its own, or None.
+    """
+
+    model: FunctionalModel
+    data: dict[str, Any]
+    block_size: int
+    batches: Callable[[int], Batches]
+    material: Callable[[ScoringSettings, str | None], Material]
+
+
+def read_inputs(
+    model: FunctionalModel, settings: DataSettings, block_size: int | None = None
+) -> Inputs:
+    """The data of `settings`, of the kind that the model's task needs.
+
+    Args:
+        block_size: of a run that is read again; by default that of the settings or the model.
+
+    Raises:
+        UserError: the data are missing, damaged or of another kind, or no tokenizer is there.
+    """
+    if model.tokenizer is None:
+        raise UserError(
+            f"--model: '{model.info.name}' has no tokenizer; give its meta.pkl with --meta-path"
+            " (nanoGPT), or save the tokenizer into the folder (Hugging Face)"
+        )
+    block_size = block_size or settings.block_size or _longest(model)
+    if model.block_size is not None and block_size > model.block_size:
+        raise UserError(
+            f"--block-size {block_size} exceeds the model's longest context, {model.block_size}"
+        )
+    if model.info.task in LABELS:
+        return _labelled(model, settings, block_size)
+    read = _text if model.info.task == "causal-lm" else _masked
+    corpus = load_corpus(settings.corpus, tokenizer=model.tokenizer, data_dir=_data_dir(settings))
+    return read(model, corpus, settings, block_size)
+
+
+def _longest(model: FunctionalModel) -> int:
+    """The default length of a window, or the limit of an example: that of the fine-tune, which lies
+    in its tokenizer."""
+    if model.info.task not in LABELS:
+        longest = min(model.block_size or DEFAULT_BLOCK, DEFAULT_BLOCK)
+        return longest - longest % 2 if model.info.task == PERMUTED else longest
+    limits = [model.block_size, getattr(model.tokenizer, "max_length", None)]
+    return min((n for n in limits if n is not None), default=DEFAULT_BLOCK)
+
+
+def _text(
+    model: FunctionalModel, corpus: Corpus, settings: DataSettings, block_size: int
+) -> Inputs:
+    def tiled(tokens: Any, split: str) -> Windows:
+        return Windows.tiled(tokens, block_size, split=split)
+
+    def train() -> Windows:
+        if settings.train_samples is None:
+            return tiled(corpus.train, "train")
+        return subset(corpus.train, block_size, settings.train_samples, settings.seed)
+
+    return Inputs(
+        model,
+        {"name": corpus.name, **corpus.fingerprint},
+        block_size,
+        cache(partial(training_batches, settings, corpus.train, block_size)),
+        partial(read_material, model, corpus, train, tiled, _data_dir(settings)),
+    )
+
+
+def _masked(
+    model: FunctionalModel, corpus: Corpus, settings: DataSettings, block_size: int
+) -> Inputs:
+    tokenizer: Any = model.tokenizer
+    masking = Masking.of(tokenizer.tokenizer, model.info.task)
+
+    def tiled(tokens: Any, split: str) -> MaskedWindows:
+        return MaskedWindows.tiled(tokens, block_size, masking, split=split)
+
+    @cache
+    def train() -> MaskedWindows:
+        windows = tiled(corpus.train, "train")
+        if settings.train_samples is None:
+            return windows
+        return windows.subset(settings.train_samples, settings.seed)
+
+    return Inputs(
+        model,
+        {"name": corpus.name, **corpus.fingerprint},
+        block_size,
+        cache(lambda chain: masked_batches(settings, train(), chain)),
+        partial(read_material, model, corpus, train, tiled, _data_dir(settings)),
+    )
+
+
+def _labelled(model: FunctionalModel, settings: DataSettings, block_size: int) -> Inputs:
+    if settings.data is None:
+        raise UserError(
+            f"--data: a {model.info.task} needs labelled data: ag_news, sst2, imdb, stsb, or the"
+            " path of a file or folder"
+        )
+    corpus = read_labelled(settings, model.info.task)
+    outputs = num_outputs(model.info)
+    if corpus.classes is not None and len(corpus.classes) != outputs:
+        raise UserError(
+            f"--data {settings.data}: {len(corpus.classes)} classes, but the model has {outputs};"
+            " fine-tune it on these data first (scripts/finetune.py)"
+        )
+    _warn_of_names(model, corpus.classes)
+    pairs = model.info.task == "sentence-similarity"
+    if pairs and model.info.config.get("score_range") is None:
+        raise UserError(
+            f"--model: '{model.info.name}' does not know the range of the scores; fine-tune it on"
+            f" these data first (scripts/finetune.py --task {model.info.task})"
+        )
+    tokenizer: Any = model.tokenizer
+    train = corpus.train
+    if settings.train_samples is not None:
+        train = train.subset(settings.train_samples, settings.seed)  # before what costs time
+    examples = {
+        name: Examples(part, tokenizer.tokenizer, block_size, apart=pairs)
+        for name, part in {"train": train, "val": corpus.val, "test": corpus.test}.items()
+        if part is not None
+    }
+    splits = _embedded(model, examples, _data_dir(settings))
+    return Inputs(
+        model,
+        {"name": corpus.name, **corpus.fingerprint, "rows": examples["train"].describe()},
+        block_size,
+        cache(partial(example_batches, settings, splits["train"])),
+        partial(
+            read_examples,
+            corpus.name,
+            corpus.fingerprint,
+            splits,
+            partial(_far_rows, model, examples["train"], _data_dir(settings)),
+        ),
+    )
+
+
+def _warn_of_names(model: FunctionalModel, classes: tuple[str, ...] | None) -> None:
+    """Say so where the model calls its classes by other names than the data."""
+    named = model.info.config.get("id2label") or {}
+    own = tuple(str(name) for _, name in sorted(named.items(), key=lambda item: int(item[0])))
+    if classes is None or own == classes or own == tuple(f"LABEL_{i}" for i in range(len(own))):
+        return
+    print(
+        f"warning: the classes of '{model.info.name}' are {some(own)}, those of the data"
+        f" {some(classes)}: they are taken for each other in this order",
+        file=sys.stderr,
+    )
+
+
+def _far_rows(
+    model: FunctionalModel, near: Examples, data_dir: Path | None, name: str
+) -> tuple[Rows, dict[str, Any]]:
+    """The rows of `--ood-data`, encoded as the run's own, and what they are."""
+    pairs = near.data.second is not None
+    split, texts = load_unlabelled(name, pairs=pairs, data_dir=data_dir, flag="--ood-data")
+    rows = Examples(texts, near.tokenizer, near.max_length)
+    described = {
+        "name": texts.name.removesuffix(f"/{split}"),
+        "split": split,
+        "rows": len(rows),
+        "sha256": texts.fingerprint,
+    }
+    return _embedded(model, {split: rows}, data_dir)[split], described
+
+
+def _embedded(
+    model: FunctionalModel, splits: Mapping[str, Examples], data_dir: Path | None
+) -> Mapping[str, Examples | Embedded]:
+    """`splits`, as embeddings where the encoder that makes these is not Bayesian."""
+    from bayesgen.models.frozen import embedded, frozen_encoder
+
+    frozen = frozen_encoder(model.module, model.layout)
+    if frozen is None:
+        return splits
+    return {name: embedded(part, frozen, data_dir) for name, part in splits.items()}
+
+
+def _data_dir(settings: DataSettings) -> Path | None:
+    return Path(settings.data_dir) if settings.data_dir else None

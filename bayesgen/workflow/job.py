@@ -1,0 +1,207 @@
+"""One job: everything that a chain needs, made from the settings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bayesgen.config import (
+    ChainSettings,
+    DataSettings,
+    GaussianSettings,
+    PerExampleSettings,
+    TrainSettings,
+)
+from bayesgen.data.masked import MaskedBatches, MaskedWindows
+from bayesgen.data.windows import Batches, RandomWindows, Rows, ShuffledWindows, Windows, subset
+from bayesgen.errors import UserError
+from bayesgen.inference.affine import Affine
+from bayesgen.inference.log_posterior import LogPosterior
+from bayesgen.inference.preconditioning import (
+    Scales,
+    measure,
+    measured_moments,
+    needs_pass,
+    stable_rate,
+)
+from bayesgen.inference.registry import Plan, Sampler, build_sampler, make_plan
+from bayesgen.models import FunctionalModel
+from bayesgen.models.checkpointing import refuse_idle
+from bayesgen.parameters import ADAPTER
+from bayesgen.priors import Prior, Weights, build_prior
+
+
+@dataclass(frozen=True)
+class Job:
+    """A sampler with its model, data and plan.
+
+    Attributes:
+        batches: the data of chain c.
+        log_posterior: ℓ in the coordinates that the sampler moves.
+        scales: what was measured before the start; of a chain only.
+        moments: v̂ [P] of that measurement, where there was a pass.
+    """
+
+    name: str
+    settings: TrainSettings
+    model: FunctionalModel
+    prior: Prior
+    batches: Callable[[int], Batches]
+    log_posterior: LogPosterior
+    plan: Plan
+    sampler: Sampler
+    scales: Scales | None
+    moments: Tensor | None
+
+    @property
+    def num_observations(self) -> int:
+        return self.log_posterior.num_observations
+
+    @property
+    def num_draws(self) -> int:
+        """Draws of all chains together."""
+        return num_draws(self.settings, self.plan)
+
+    @property
+    def gradient_evaluations(self) -> int:
+        """Batches whose gradient all chains take, those of the preconditioner, which they share,
+        among them."""
+        settings, steps = self.settings, self.plan.steps * self.settings.chains
+        if isinstance(settings, ChainSettings) and needs_pass(settings):
+            steps += settings.preconditioner_batches
+        return steps
+
+
+def training_batches(
+    settings: DataSettings, tokens: np.ndarray, block_size: int, chain: int = 0
+) -> Batches:
+    """The data of one chain, in its own order.
+
+    Chains and optimisers draw windows at random offsets, as nanoGPT does; methods that pass over
+    the data once take its non-overlapping windows, each target once. `train_samples` fixes the
+    data set to that many windows, the same for every chain.
+    """
+    order = _order(settings, chain)
+    if settings.train_samples is not None:
+        windows = subset(tokens, block_size, settings.train_samples, settings.seed)
+        return ShuffledWindows(windows, settings.batch_size, order)
+    if isinstance(settings, PerExampleSettings):
+        windows = Windows.tiled(tokens, block_size, split="train")
+        return ShuffledWindows(windows, settings.batch_size, order)
+    return RandomWindows(tokens, block_size, settings.batch_size, order)
+
+
+def example_batches(settings: DataSettings, rows: Rows, chain: int = 0) -> Batches:
+    """The same for labelled examples: every row once per pass."""
+    return ShuffledWindows(rows, settings.batch_size, _order(settings, chain))
+
+
+def masked_batches(settings: DataSettings, windows: MaskedWindows, chain: int = 0) -> Batches:
+    """The same for masked tokens: every window once per pass, with new masks each time."""
+    return MaskedBatches(windows, settings.batch_size, _order(settings, chain))
+
+
+def _order(settings: DataSettings, chain: int) -> int:
+    """Seed of one chain's batches."""
+    return int(np.random.SeedSequence([settings.seed, chain]).generate_state(1)[0])
+
+
+def make_job(
+    name: str,
+    settings: TrainSettings,
+    model: FunctionalModel,
+    batches: Callable[[int], Batches],
+    scales: Scales | None = None,
+    steps: int | None = None,
+    moments: Tensor | None = None,
+) -> Job:
+    """Prior, preconditioner, plan and sampler for `model` on `batches`.
+
+    Args:
+        scales: of a run that is continued; None measures them.
+        steps: of a plan that is shortened to so many; None keeps all.
+        moments: v̂ [P] of a job on the same data; None measures it where it is needed.
+
+    Raises:
+        UserError: the settings do not go together with `model` or `batches`.
+    """
+    if settings.gradient_checkpointing:
+        refuse_idle(model.module, model.layout.names)
+    first = batches(0)
+    plan = make_plan(settings, first.steps_per_epoch)
+    if steps is not None:
+        plan = plan.shortened(steps)
+    plan = replace(plan, passes=first.passes(plan.steps))
+    prior = build_prior(settings, weights_of(model))
+
+    def log_posterior(affine: Affine | None = None, max_norm: float = math.inf) -> LogPosterior:
+        return LogPosterior(
+            model,
+            prior,
+            first.num_observations,
+            affine=affine,
+            max_norm=max_norm,
+            precision=settings.precision,
+            accumulation=settings.gradient_accumulation,
+            checkpointing=settings.gradient_checkpointing,
+        )
+
+    target = log_posterior()
+    if isinstance(settings, ChainSettings):
+        if scales is None:
+            if moments is None:
+                moments = measured_moments(settings, model, target, first)
+            scales = measure(settings, model, target, first, moments)
+        norm = scales.gradient_norm
+        max_norm = math.inf if norm is None else settings.gradient_clip * norm
+        target = log_posterior(Affine(model.theta, scales.d), max_norm)
+        stiff = prior.precision()
+        if stiff is not None:
+            plan = plan.held(stable_rate(settings, scales.d, stiff, first.num_observations))
+    sampler = build_sampler(name, target, settings, plan)
+    return Job(name, settings, model, prior, batches, target, plan, sampler, scales, moments)
+
+
+def num_draws(settings: TrainSettings, plan: Plan) -> int:
+    """Draws that all chains of `plan` leave together."""
+    each = settings.num_draws if isinstance(settings, GaussianSettings) else plan.num_draws
+    return each * settings.chains
+
+
+def weights_of(model: FunctionalModel) -> Weights:
+    """What a prior has to know of `model`."""
+    new = {name for name in model.new if ADAPTER not in name}
+    return Weights(model.loaded, model.layout, new, new | model.outside, model.base)
+
+
+def chain_seed(seed: int, chain: int) -> int:
+    """Seed of the global generators for one chain."""
+    return int(np.random.SeedSequence([seed, chain, 1]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` is CUDA, then MPS, then the CPU.
+
+    Raises:
+        UserError: there is no such device, or not on this machine.
+    """
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        return torch.device(next(kind for kind, present in there.items() if present))
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or not there.get(device.type, False):
+        usable = ", ".join(kind for kind, present in there.items() if present)
+        raise UserError(f"--device: '{name}' is not on this machine; use auto or {usable}")
+    return device

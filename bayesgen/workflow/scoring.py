@@ -1,0 +1,294 @@
+"""Scoring the draws of a run: what `--eval` does, and `bayesgen evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bayesgen.config import ScoringSettings
+from bayesgen.data.corpora import Corpus, FarText, load_far_text
+from bayesgen.data.windows import Rows, Windows
+from bayesgen.errors import UserError
+from bayesgen.evaluation import SplitReport, evaluate_split, passes_key, run_passes
+from bayesgen.evaluation.cache import Passes, TokenCache
+from bayesgen.evaluation.passes import Split, evenly_spaced
+from bayesgen.evaluation.regression import LabelReport, evaluate_labels
+from bayesgen.evaluation.shift import detect_shift
+from bayesgen.evaluation.texts import sample_texts
+from bayesgen.likelihoods import Gaussian
+from bayesgen.models import FunctionalModel
+from bayesgen.posterior import Posterior
+from bayesgen.predictive import Predictive
+from bayesgen.predictive.mixture import scoring_precision
+from bayesgen.runs import Run
+
+CACHE = "token_scores"
+HELD_IN = 512
+"""Rows that a temperature is fitted on at least, where there are so many."""
+R = TypeVar("R", bound=Rows)
+
+
+@dataclass(frozen=True)
+class Material:
+    """What is scored, read before anything is computed.
+
+    Attributes:
+        scored: split -> its windows or examples.
+        held_in: data that a temperature is fitted on: training text, or validation rows.
+        far: windows of the far text or rows of the far data, if there are any.
+        texts: what the evaluation file says of the texts.
+    """
+
+    scored: Mapping[str, Rows]
+    held_in: Rows
+    far: Rows | None
+    texts: dict[str, Any]
+
+
+def read_material(
+    model: FunctionalModel,
+    corpus: Corpus,
+    train: Callable[[], Rows],
+    tiled: Callable[[NDArray[Any], str], Rows],
+    folder: Path | None,
+    settings: ScoringSettings,
+    text: str | None = None,
+) -> Material:
+    """The windows that `settings` ask for.
+
+    Args:
+        train: makes windows of the data that the run fitted.
+        tiled: tokens, and the name of their split for errors -> windows of them side by side.
+        folder: cache and search place for texts.
+        text: a corpus that is scored whole, as the split `text`.
+
+    Raises:
+        UserError: a text is missing or cannot be scored, or has too few windows.
+    """
+    assert model.tokenizer is not None
+    if settings.ood_data is not None:
+        raise UserError(
+            "--ood-data is for classifiers, and this run is of a language model; give --ood-corpus"
+        )
+    if settings.eval_num_text_samples and model.info.task != "causal-lm":
+        raise UserError(
+            f"--eval-num-text-samples: a {model.info.task} model continues no text; leave it out"
+        )
+    held_in = train()
+    scored = _chosen({"train": held_in, "val": tiled(corpus.val, "val")}, settings)
+    texts: dict[str, Any] = {"corpus": {"name": corpus.name, **corpus.fingerprint}}
+    if text is not None:
+        whole = load_far_text(text, model.tokenizer, folder, "--text")
+        if whole.kept < 1:
+            raise UserError(
+                f"--text {text}: {1 - whole.kept:.2%} of its characters are not in the model's"
+                " vocabulary; take a text without them, or give it as --ood-corpus, which leaves"
+                " them out"
+            )
+        scored["text"] = tiled(whole.tokens, "--text")
+        texts["text"] = _described(whole)
+    far = None
+    if settings.ood_corpus is not None:
+        elsewhere = load_far_text(settings.ood_corpus, model.tokenizer, folder, "--ood-corpus")
+        far = tiled(elsewhere.tokens, "--ood-corpus")
+        texts["ood_corpus"] = _described(elsewhere)
+        _require_two("--ood-corpus", "windows of each text", scored, far, settings)
+    for name, windows in scored.items():
+        if isinstance(windows, Windows):
+            _require_whole(name, windows, settings.eval_num_text_samples)
+    return Material(scored, held_in, far, texts)
+
+
+def read_examples(
+    name: str,
+    fingerprint: Mapping[str, Any],
+    splits: Mapping[str, Rows],
+    far_rows: Callable[[str], tuple[Rows, dict[str, Any]]],
+    settings: ScoringSettings,
+    text: str | None = None,
+) -> Material:
+    """The labelled examples that `settings` ask for.
+
+    Args:
+        far_rows: reads `--ood-data`: its rows, and what the evaluation file says of them.
+
+    Raises:
+        UserError: they ask for a split that is not there, or for what only texts have.
+    """
+    idle = {"--text": text, "--ood-corpus": settings.ood_corpus,
+            "--eval-num-text-samples": settings.eval_num_text_samples}  # fmt: skip
+    for flag, value in idle.items():
+        if value:
+            way_out = "; give --ood-data" if flag == "--ood-corpus" else ""
+            raise UserError(
+                f"{flag} is for language models, and this run has labelled data{way_out}"
+            )
+    texts: dict[str, Any] = {"corpus": {"name": name, **fingerprint}}
+    scored = _chosen(splits, settings)
+    far = None
+    if settings.ood_data is not None:
+        if splits["train"].num_classes is None:
+            raise UserError(
+                "--ood-data is for classifiers, and the labels of this run are real numbers; leave"
+                " it out"
+            )
+        far, texts["ood_data"] = far_rows(settings.ood_data)
+        _require_two("--ood-data", "rows of each set", scored, far, settings)
+    # a classifier that fits its training rows looks calibrated there: the temperature is fitted on
+    # rows that it has not seen (Guo et al. 2017)
+    return Material(scored, splits["val"], far, texts)
+
+
+def _require_whole(name: str, windows: Windows, texts: int) -> None:
+    """Refuse to continue more `texts` than there are windows without padding."""
+    whole = int((windows.starts + windows.block_size < len(windows.tokens)).sum())
+    if texts > whole:
+        raise UserError(
+            f"--eval-num-text-samples {texts}: {name} has only {whole} whole windows of"
+            f" {windows.block_size} tokens"
+        )
+
+
+def _require_two(
+    flag: str, what: str, scored: Mapping[str, Rows], far: Rows, settings: ScoringSettings
+) -> None:
+    """Refuse to compare what is too few for an interval."""
+    few = [name for name, rows in {**scored, flag: far}.items() if len(rows) < 2]
+    if few or settings.eval_max_samples == 1:
+        which = few[0] if few else "--eval-max-samples 1"
+        raise UserError(f"{flag} needs two {what}: not so {which}")
+
+
+def _chosen(splits: Mapping[str, R], settings: ScoringSettings) -> dict[str, R]:
+    """The splits that are asked for; by default test, or val where there is none."""
+    wanted = settings.eval_splits or ("test" if "test" in splits else "val",)
+    absent = [name for name in wanted if name not in splits]
+    if absent:
+        raise UserError(
+            f"--eval-splits {absent[0]}: the data have no such split ({', '.join(splits)})"
+        )
+    return {str(name): splits[name] for name in wanted}
+
+
+def has_scores(model: FunctionalModel) -> bool:
+    """Whether the labels of `model` are real numbers, not classes or tokens."""
+    return isinstance(model.likelihood, Gaussian)
+
+
+def check_draws(settings: ScoringSettings, there: int) -> None:
+    """Refuse to score more draws than there are, or will be."""
+    wanted = settings.eval_num_posterior_samples
+    if wanted is not None and wanted > there:
+        raise UserError(f"--eval-num-posterior-samples {wanted}: there are only {there} draws")
+
+
+def score_run(
+    run: Run, model: FunctionalModel, settings: ScoringSettings, material: Material
+) -> dict[str, Any]:
+    """Score the run's draws; writes and returns the content of the evaluation file.
+
+    Raises:
+        UserError: more draws were asked for than there are.
+    """
+    every = Posterior.load(run.path)
+    check_draws(settings, len(every))
+    posterior = every.thin(settings.eval_num_posterior_samples)
+    predictive = Predictive(model, posterior, scoring_precision(settings.eval_precision, model))
+    cache = TokenCache(run.path / CACHE)
+    with cache.locked():
+        return _score(run, predictive, settings, material, cache)
+
+
+def _held_in(material: Material, settings: ScoringSettings) -> Rows:
+    """What a temperature is fitted on: no more than is scored, but enough for one number."""
+    most = settings.eval_max_samples and max(settings.eval_max_samples, HELD_IN)
+    return material.held_in.take(evenly_spaced(len(material.held_in), most).numpy())
+
+
+def _score(
+    run: Run,
+    predictive: Predictive,
+    settings: ScoringSettings,
+    material: Material,
+    cache: TokenCache,
+) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "held_in": _held_in(material, settings),
+        "batch_size": settings.eval_batch_size,
+        "max_windows": settings.eval_max_samples,
+        "cache": cache,
+    }
+    far, far_key = None, ""
+    if material.far is not None:
+        far = run_passes(predictive, material.far, progress="scoring the far text", **options)
+        far_key = passes_key(cache, predictive, far[1], options["held_in"])
+    evaluate: Callable[..., SplitReport | LabelReport] = (
+        evaluate_labels if has_scores(predictive.model) else evaluate_split
+    )
+    reports: dict[str, Any] = {}
+    texts: dict[str, Any] = {}
+    window_nll: dict[str, Tensor] = {}
+    for name, windows in material.scored.items():
+        report = evaluate(predictive, windows, progress=f"scoring {name}", **options)
+        reports[name] = report.to_json()
+        window_nll |= {f"{name}.{who}": nll for who, nll in report.window_nll.items()}
+        window_nll[f"{name}.tokens"] = report.window_tokens
+        window_nll[f"{name}.rows"] = evenly_spaced(len(windows), settings.eval_max_samples)
+        if far is not None:
+            near = run_passes(predictive, windows, **options)
+            reports[name]["ood"] = cache.plain(
+                f"{report.key}.far-{far_key}",
+                partial(_shift, near, far),
+            )
+        if settings.eval_num_text_samples and isinstance(windows, Windows):
+            made = cache.plain(
+                f"{report.key}.texts-{settings.eval_num_text_samples}",
+                partial(
+                    _texts, predictive, windows, settings.eval_num_text_samples,
+                    f"continuing texts of {name}",
+                ),
+            )  # fmt: skip
+            texts[name] = made["texts"]
+            reports[name] |= made["scores"]
+    content = {
+        "run": str(run.path),
+        **material.texts,
+        "precision": predictive.forward.precision,
+        "splits": reports,
+    }
+    file = _free_name(run)
+    if texts:
+        run.write_json(f"{file}_texts.json", texts)
+    run.write_tensors(f"{file}.safetensors", window_nll)
+    run.write_json(f"{file}.json", content)
+    return content
+
+
+def _shift(near: tuple[Passes, Split], far: tuple[Passes, Split]) -> dict[str, Any]:
+    return detect_shift(near, far).to_json()
+
+
+def _texts(predictive: Predictive, windows: Windows, count: int, progress: str) -> dict[str, Any]:
+    samples = sample_texts(predictive, windows, count, progress=progress)
+    return {"texts": samples.to_json(), "scores": samples.scores()}
+
+
+def _free_name(run: Run) -> str:
+    """Name of a new evaluation: the time, and a number where there is one of that second."""
+    name = stamped = f"bayesian_eval_{datetime.now():%Y%m%d-%H%M%S}"
+    number = 1
+    while (run.path / f"{name}.json").exists():
+        number += 1
+        name = f"{stamped}_{number}"
+    return name
+
+
+def _described(text: FarText) -> dict[str, Any]:
+    return {"name": text.name, "sha256": text.sha256, "characters_kept": text.kept}
