@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import re
 import signal
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,9 +13,31 @@ from pathlib import Path
 class UserError(Exception):
     """Something that the user can put right.
 
-    The message is one line: what is wrong (naming the flag or the file) and the way out. Command
-    lines print it without a traceback and exit with status 2.
+    The message is one line: what is wrong (naming the setting or the file) and the way out. A
+    setting stands in backticks, `batch_size` or `batch_size=4`; the command line makes a flag of
+    it, prints the line without a traceback and exits with status 2.
     """
+
+
+class BayesgenWarning(UserWarning):
+    """Something that the user should know, in one line of the same form."""
+
+
+def warn(message: str) -> None:
+    """Issue a `BayesgenWarning`."""
+    warnings.warn(message, BayesgenWarning, stacklevel=3)
+
+
+def as_flags(message: str) -> str:
+    """`message` with every setting that it names as a flag: `batch_size=4` is --batch-size 4."""
+
+    def flag(found: re.Match[str]) -> str:
+        name, value = found[1].replace("_", "-"), found[2]
+        if value in {"True", "False"}:
+            return f"--{'' if value == 'True' else 'no-'}{name}"
+        return f"--{name}" if value is None else f"--{name} {value}"
+
+    return re.sub(r"`([a-z][a-z0-9_]*)(?:=([^`]*))?`", flag, message)
 
 
 class Interrupted(Exception):
@@ -22,7 +46,7 @@ class Interrupted(Exception):
     def __init__(self, signum: int, path: Path, step: int) -> None:
         super().__init__(
             f"stopped by {signal.Signals(signum).name} after step {step}; continue with"
-            f" --resume '{path}'"
+            f" `resume='{path}'`"
         )
         self.signum = signum
 

@@ -119,10 +119,10 @@ def select(module: nn.Module, subset: Subset = "all") -> list[str]:
         chosen = set()
         for part in (part.strip() for part in subset.split(",")):
             if not part:
-                raise UserError(f"--parameters '{subset}': nothing stands between two commas")
+                raise UserError(f"`parameters='{subset}'`: nothing stands between two commas")
             chosen |= _part(module, list(named), part)
     if not chosen:
-        raise UserError("--parameters selects nothing: at least one parameter must be Bayesian")
+        raise UserError("`parameters` selects nothing: at least one parameter must be Bayesian")
     return [name for name in named if name in chosen]
 
 
@@ -162,7 +162,7 @@ def _part(module: nn.Module, names: list[str], part: str) -> set[str]:
         hint = f"; the nearest name is '{nearest[0]}'" if nearest else ""
     if not found:
         raise UserError(
-            f"--parameters: '{part}' matches no parameter{hint}"
+            f"`parameters`: '{part}' matches no parameter{hint}"
             " (all, last-layer, head, layers=-2:, lora, or shell patterns over the names)"
         )
     return found
@@ -195,7 +195,7 @@ def _layers(module: nn.Module, index: str) -> tuple[set[str], str]:
         blocks = [f"{name}.{i}." for name, stack in known.items() for i in range(len(stack))[where]]
     except (TypeError, ValueError):
         raise UserError(
-            f"--parameters: 'layers={index}' is no index or slice; such as layers=-2: or layers=0"
+            f"`parameters`: 'layers={index}' is no index or slice; such as layers=-2: or layers=0"
         ) from None
     found = {
         name

@@ -48,11 +48,11 @@ class Posterior:
         Raises:
             UserError: no run there, no draws yet, or a damaged file.
         """
-        run = Run.open(run_dir, flag="run")
+        run = Run.open(run_dir, setting="run")
         info = run.record()
         paths = run.draw_paths()
         if not paths:
-            raise UserError(f"'{run_dir}' has no draws yet; continue it with --resume '{run_dir}'")
+            raise UserError(f"'{run_dir}' has no draws yet; continue it with `resume='{run_dir}'`")
         return cls(Layout.from_json(info["parameters"]), paths, info)
 
     @classmethod

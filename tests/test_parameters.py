@@ -178,13 +178,13 @@ def test_a_pattern_without_match_is_an_error_that_names_the_nearest(
 
 @pytest.mark.parametrize("module", [nn.Tanh(), Tied()])
 def test_selecting_nothing_is_an_error(module: nn.Module) -> None:
-    with pytest.raises(UserError, match="--parameters selects nothing"):
+    with pytest.raises(UserError, match="`parameters` selects nothing"):
         select(module, lambda name, parameter: False)
 
 
 @pytest.mark.parametrize("subset", ["all", "last-layer"])
 def test_a_module_without_parameters_is_an_error(subset: str) -> None:
-    with pytest.raises(UserError, match="--parameters"):
+    with pytest.raises(UserError, match="`parameters`"):
         select(nn.Tanh(), subset)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 from bayesgen.cli.options import Parser, add_flags, parse
 from bayesgen.config import LABELS, DataSettings, EvaluateSettings, check_ranges
 from bayesgen.config.provenance import combine
-from bayesgen.errors import UserError
+from bayesgen.errors import UserError, warn
 
 if TYPE_CHECKING:
     from bayesgen.models import FunctionalModel
@@ -87,25 +86,21 @@ def main(argv: list[str]) -> int:
         )
     for name, (run, *_) in zip(names, prepared, strict=True):
         if not run.finished:
-            print(
-                f"warning: the run '{name}' is not finished: its draws so far are scored; continue"
-                f" it with --resume '{name}'",
-                file=sys.stderr,
+            warn(
+                f"the run '{name}' is not finished: its draws so far are scored; continue"
+                f" it with --resume '{name}'"
             )
     contents = {
         name: score_run(run, model, settings, material)
         for name, (run, model, material) in zip(names, prepared, strict=True)
     }
     if len({content["corpus"]["sha256"] for content in contents.values()}) > 1:
-        print(
-            "warning: the runs are of different corpora: compare within each only", file=sys.stderr
-        )
+        warn("the runs are of different corpora: compare within each only")
     tasks = {model.info.task for _, model, _ in prepared}
     if len(tasks) > 1 and not tasks <= LABELS.keys():
-        print(
-            f"warning: the runs are of different tasks ({', '.join(sorted(tasks))}), which have no"
-            " tokens in common: compare within each only",
-            file=sys.stderr,
+        warn(
+            f"the runs are of different tasks ({', '.join(sorted(tasks))}), which have no"
+            " tokens in common: compare within each only"
         )
     labels = _labels(names)
     shown = {labels[name]: content for name, content in contents.items()}

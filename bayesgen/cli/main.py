@@ -7,9 +7,12 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
-from bayesgen.errors import Interrupted, UserError, nearest
+from bayesgen.errors import BayesgenWarning, Interrupted, UserError, as_flags, nearest
 from bayesgen.workflow.memory import ran_out
 
 COMMANDS = {
@@ -55,14 +58,15 @@ def guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")  # an ASCII terminal shows ? for θ
         load_environment()
-        code = command(argv)
+        with warnings_in_one_line():
+            code = command(argv)
         sys.stdout.flush()
         return code
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {as_flags(str(error))}", file=sys.stderr)
         return 2
     except Interrupted as stop:
-        print(stop, file=sys.stderr)
+        print(as_flags(str(stop)), file=sys.stderr)
         return 128 + stop.signum
     except KeyboardInterrupt:
         print("interrupted: nothing half-written is left; give the command again", file=sys.stderr)
@@ -79,6 +83,23 @@ def guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
         where = f" '{error.filename}'" if error.filename else ""
         print(f"error:{where} {error.strerror or error}", file=sys.stderr)
         return 2
+
+
+@contextmanager
+def warnings_in_one_line() -> Iterator[None]:
+    """Show what bayesgen warns of as a line that names flags."""
+    plain = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, BayesgenWarning):
+            print(f"warning: {as_flags(str(message))}", file=sys.stderr)
+        else:
+            plain(message, category, *where, **more)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", BayesgenWarning)
+        warnings.showwarning = show
+        yield
 
 
 def load_environment() -> None:

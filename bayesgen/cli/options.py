@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from bayesgen.config import Setting, described
-from bayesgen.errors import UserError, nearest
+from bayesgen.errors import UserError, as_flags, nearest
 
 
 class Parser(argparse.ArgumentParser):
@@ -40,7 +40,8 @@ def add_flags(
     for name, setting in described(cls).items():
         default = (base or {}).get(name, setting.default)
         shown = "" if default in (None, False) else f" (default: {_show(default)})"
-        options: dict[str, Any] = {"help": setting.help.replace("%", "%%") + shown, "dest": name}
+        text = as_flags(setting.help).replace("%", "%%") + shown
+        options: dict[str, Any] = {"help": text, "dest": name}
         if setting.kind is bool:
             options["action"] = argparse.BooleanOptionalAction
         elif get_origin(setting.kind) is Literal:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING
 
 from bayesgen.cli.options import Parser, add_flags, flag, parse
@@ -15,7 +14,7 @@ from bayesgen.config import (
     idle_prior_settings,
 )
 from bayesgen.config.provenance import combine
-from bayesgen.errors import UserError
+from bayesgen.errors import UserError, warn
 
 if TYPE_CHECKING:
     from bayesgen.evaluation.prior_predictive import PriorPredictive
@@ -132,9 +131,8 @@ def _show(found: PriorPredictive) -> None:
             f" {found.entropy - found.aleatoric:.4f} epistemic nats"
         )
     if found.uniform is not None and not found.nll <= found.uniform:
-        print(
-            f"warning: the mixture is worse ({found.nll:.3f}) than knowing nothing"
+        warn(
+            f"the mixture is worse ({found.nll:.3f}) than knowing nothing"
             f" ({found.uniform:.3f}): these weights are sure of what they cannot know; lower"
-            " --prior-scale (or --prior-std), or --head-prior-std",
-            file=sys.stderr,
+            " --prior-scale (or --prior-std), or --head-prior-std"
         )

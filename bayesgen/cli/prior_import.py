@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bayesgen.cli.options import Parser, add_flags, flag, parse
 from bayesgen.config import PriorImportSettings, check_ranges
 from bayesgen.config.provenance import combine
-from bayesgen.errors import UserError
+from bayesgen.errors import UserError, warn
 
 if TYPE_CHECKING:
     from bayesgen.models import FunctionalModel
@@ -210,7 +210,7 @@ def _judge_rows(rows: str | None, prior: LearnedPrior) -> None:
             f" code of the published priors) or not (undivided); {told}"
         )
     if likely != rows:
-        print(f"warning: --rows {rows}: {told}", file=sys.stderr)
+        warn(f"--rows {rows}: {told}")
 
 
 def _tell_distance(prior: LearnedPrior, model: FunctionalModel) -> None:
@@ -223,8 +223,7 @@ def _tell_distance(prior: LearnedPrior, model: FunctionalModel) -> None:
     distance = float((prior.mean - weights).norm()) / length if length else math.inf
     print(f"the mean lies {100 * distance:.2g} % of the length of --model's weights from them")
     if distance > FAR:
-        print(
-            "warning: --model: its weights are not near the prior's mean; is it the model that the"
-            " prior was learned from?",
-            file=sys.stderr,
+        warn(
+            "--model: its weights are not near the prior's mean; is it the model that the"
+            " prior was learned from?"
         )

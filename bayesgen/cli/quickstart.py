@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from bayesgen.cli.options import Parser, add_flags, parse
 from bayesgen.config import BaselineSettings, Count, Seed, SGHMCSettings, Steps, check_ranges
 from bayesgen.config.provenance import Chosen, combine
+from bayesgen.errors import as_flags
 
 if TYPE_CHECKING:
     from bayesgen.runs import Run
@@ -119,7 +120,8 @@ def _posterior(settings: QuickstartSettings, checkpoint: Path, out: Path) -> Run
         ),
         {},
     )
-    return train("sghmc", chosen, run if (out / "run.json").is_file() else None)
+    resumed = run if (out / "run.json").is_file() else None
+    return train("sghmc", chosen, resumed, as_flags)
 
 
 def _paragraph(settings: QuickstartSettings, checkpoint: Path, run: Run) -> None:

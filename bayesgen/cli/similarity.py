@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bayesgen.cli.options import Parser, add_flags, parse
 from bayesgen.config import SimilaritySettings, check_ranges
 from bayesgen.config.provenance import combine
-from bayesgen.errors import UserError
+from bayesgen.errors import UserError, warn
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -155,10 +154,7 @@ def _compare(source: Source, pairs: Pairs, settings: SimilaritySettings) -> Comp
 
     model, posterior = source.model, source.posterior.thin(settings.num_draws)
     if len(posterior) > 1 and frozen_encoder(model.module, model.layout) is not None:
-        print(
-            f"warning: no draw of '{source.name}' moves the encoder: every embedding is the same",
-            file=sys.stderr,
-        )
+        warn(f"no draw of '{source.name}' moves the encoder: every embedding is the same")
     texts = list(dict.fromkeys(text for pair in pairs for text in pair))
     place = {text: i for i, text in enumerate(texts)}
     places = [(place[first], place[second]) for first, second in pairs]
@@ -204,7 +200,7 @@ def _batches(source: Source, texts: list[str]) -> list[Batch]:
             ) from error
         cut += sum(len(ids) > longest for ids in whole)
     if cut:
-        print(f"warning: {cut} of {len(texts)} texts were cut to {longest} tokens", file=sys.stderr)
+        warn(f"{cut} of {len(texts)} texts were cut to {longest} tokens")
     return batches
 
 

@@ -21,7 +21,7 @@ from bayesgen.config import (
     without_effect,
 )
 from bayesgen.config.provenance import Chosen, combine, read_config
-from bayesgen.errors import UserError, nearest
+from bayesgen.errors import UserError, as_flags, nearest
 from bayesgen.workflow.memory import memory_guard
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def main(argv: list[str], door: Door = TRAIN) -> int:
     from bayesgen.workflow.session import show_results, train
 
     with memory_guard(_less_memory(command.chosen.settings)):
-        show_results(train(command.sampler, command.chosen, command.run))
+        show_results(train(command.sampler, command.chosen, command.run, as_flags))
     return 0
 
 

@@ -76,7 +76,7 @@ def _unwrap(hint: Any) -> tuple[Any, tuple[Any, ...]]:
 
 
 def check_ranges(settings: Any) -> None:
-    """Refuse numbers out of their range and words that are no choice, naming the flag.
+    """Refuse numbers out of their range and words that are no choice, naming the setting.
 
     Raises:
         UserError: a value cannot be used.
@@ -88,9 +88,7 @@ def check_ranges(settings: Any) -> None:
         if setting.kind in {int, float} and value is not None:
             refusal = setting.range.refusal(value)
             if refusal:
-                raise UserError(f"--{name.replace('_', '-')} {refusal}")
+                raise UserError(f"`{name}` {refusal}")
         choices = get_args(setting.kind) if get_origin(setting.kind) is Literal else ()
         if choices and value is not None and value not in choices:
-            raise UserError(
-                f"--{name.replace('_', '-')} must be one of {', '.join(choices)}, not {value!r}"
-            )
+            raise UserError(f"`{name}` must be one of {', '.join(choices)}, not {value!r}")

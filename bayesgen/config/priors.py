@@ -31,7 +31,7 @@ class PriorImportSettings:
     ] = None
     order: Annotated[
         Literal["module", "torchvision"] | None,
-        "order of the parameters in the files, where the model is a ResNet and no --model-file"
+        "order of the parameters in the files, where the model is a ResNet and no `model_file`"
         " tells it",
     ] = None
     swag_state: Annotated[

@@ -76,7 +76,7 @@ def read_config(path: str | None) -> tuple[dict[str, dict[str, Any]], str]:
     file = Path(path or "config.py")
     if not file.is_file():
         if path is not None:
-            raise UserError(f"--config: no file at '{path}'")
+            raise UserError(f"`config`: no file at '{path}'")
         return {}, ""
     try:
         content = runpy.run_path(str(file))

@@ -42,7 +42,7 @@ class TrainSettings(ModelSettings, DataSettings, PriorSettings, LoopSettings, Ev
     temperature: Temperature = 1.0
     init_from: Annotated[
         str | None,
-        "finished run on the same model whose mean weights are the start, such as one of --sampler"
+        "finished run on the same model whose mean weights are the start, such as one of `sampler`"
         " map; the prior stays around the loaded weights (default: these)",
     ] = None
 
@@ -219,32 +219,32 @@ def without_effect(sampler: str, settings: TrainSettings) -> dict[str, str]:
             idle.update(dict.fromkeys(names, why))
 
     adapters = "lora" in settings.parameters.split(",")
-    needs(adapters, "needs --parameters lora", "lora_r", "lora_alpha", "lora_targets")
+    needs(adapters, "needs `parameters=lora`", "lora_r", "lora_alpha", "lora_targets")
     text = settings.task not in LABELS
     labelled = ("data", "text_column", "label_column", "pair_column", "validation")
-    needs(not text, f"needs --task {', '.join(LABELS)}", *labelled)
-    needs(text, f"has no effect on {settings.task}, which takes --data", "corpus")
+    needs(not text, f"needs `task={', '.join(LABELS)}`", *labelled)
+    needs(text, f"has no effect on {settings.task}, which takes `data`", "corpus")
     idle |= idle_prior_settings(settings)
     # short runs are scored, too
     also = {"eval_batch_size", "eval_precision"} if settings.prior_scale == "auto" else set()
     evaluation = [name for name in described(EvalSettings) if name not in {"eval", *also}]
-    needs(settings.eval, "needs --eval", *evaluation)
+    needs(settings.eval, "needs `eval`", *evaluation)
     if isinstance(settings, ChainSettings):
         cyclical, constant = settings.schedule == "cyclical", settings.schedule == "constant"
-        needs(cyclical, "needs --schedule cyclical", "cycles", "cycle_exploration")
+        needs(cyclical, "needs `schedule=cyclical`", "cycles", "cycle_exploration")
         needs(not constant, "has no effect on a constant schedule", "final_fraction")
         measured = settings.preconditioner == "gradients"
         damped = settings.preconditioner in {"gradients", "adam"}
         measured |= settings.gradient_clip > 0
-        why = "needs --preconditioner gradients or --gradient-clip"
+        why = "needs `preconditioner=gradients` or `gradient_clip`"
         needs(measured, why, "preconditioner_batches")
-        needs(damped, "needs --preconditioner gradients or adam", "preconditioner_damping")
+        needs(damped, "needs `preconditioner=gradients` or adam", "preconditioner_damping")
     if isinstance(settings, SWAGSettings):
         cyclical, low_rank = settings.schedule == "cyclical", settings.covariance == "low-rank"
-        needs(cyclical, "needs --schedule cyclical", "final_fraction")
-        needs(settings.optimizer == "sgd", "needs --optimizer sgd", "momentum")
-        needs(low_rank, "needs --covariance low-rank", "rank")
-        needs(settings.validation_every > 0, "needs --validation-every", "validation_samples")
+        needs(cyclical, "needs `schedule=cyclical`", "final_fraction")
+        needs(settings.optimizer == "sgd", "needs `optimizer=sgd`", "momentum")
+        needs(low_rank, "needs `covariance=low-rank`", "rank")
+        needs(settings.validation_every > 0, "needs `validation_every`", "validation_samples")
     why = f"has no effect on {sampler}"
     needs(sampler != "laplace", why, "learning_rate", "chains")
     needs(sampler not in {"map", "swag"}, why, "temperature")
@@ -254,7 +254,7 @@ def without_effect(sampler: str, settings: TrainSettings) -> dict[str, str]:
 
 
 def validate(settings: TrainSettings) -> None:
-    """Refuse what cannot work, naming the flag.
+    """Refuse what cannot work, naming the setting.
 
     Raises:
         UserError: see the messages.
@@ -262,4 +262,4 @@ def validate(settings: TrainSettings) -> None:
     check_ranges(settings)
     check_prior_settings(settings)
     if isinstance(settings, EKFSettings) and settings.init_from is not None:
-        raise UserError("--init-from: the EKF starts at the prior's mean; leave it out")
+        raise UserError("`init_from`: the EKF starts at the prior's mean; leave it out")

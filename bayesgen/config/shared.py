@@ -39,14 +39,14 @@ RampFraction = Annotated[
     Fraction, "part of the warm-up in which the step size rises from 0 to its peak"
 ]
 FinalFraction = Annotated[Fraction, "step size at the end, as a fraction of the first"]
-PriorStd = Annotated[Width, "σ; with --prior-relative the factor s in σᵢ = s·|θᵢ|"]
+PriorStd = Annotated[Width, "σ; with `prior_relative` the factor s in σᵢ = s·|θᵢ|"]
 PriorName = Annotated[
     Literal["normal", "pretrained", "swag", "laplace"],
     "N(0, σ²), N(loaded weights, σ²), or one learned from pretraining by SWAG or Laplace",
 ]
 LEARNED_PRIORS: Mapping[str, str] = {
     "swag": "scripts/learn_prior.py",
-    "laplace": "a run with --sampler laplace",
+    "laplace": "a run with `sampler=laplace`",
 }
 """Those of them that are read from a file, and what writes it."""
 DataDir = Annotated[str | None, "cache and search place for corpora; embeddings are kept there too"]
@@ -60,18 +60,18 @@ Checkpointing = Annotated[
 LabelledData = Annotated[
     str | None, "labelled data: ag_news, sst2, imdb, stsb, or the path of a file or folder"
 ]
-TextColumn = Annotated[str | None, "of --data (default: found by its name)"]
+TextColumn = Annotated[str | None, "of `data` (default: found by its name)"]
 LabelColumn = Annotated[str | None, "the same, of the labels"]
 PairColumn = Annotated[str | None, "the same, of the second text of a pair"]
 Validation = Annotated[
     Positive,
-    "training rows to hold back, a number or below 1 a share, where --data has no rows for"
+    "training rows to hold back, a number or below 1 a share, where `data` has no rows for"
     " validation; the same rows for every seed",
 ]
 Corpus = Annotated[
     str,
     "python-docs, shakespeare, a UTF-8 text file, a nanoGPT data folder, or the texts alone of"
-    " what --data takes (ag_news, ..., a .tsv, .csv or .jsonl file)",
+    " what `data` takes (ag_news, ..., a .tsv, .csv or .jsonl file)",
 ]
 
 
@@ -82,13 +82,13 @@ class ModelSettings:
         "nanoGPT checkpoint (.pt), or folder or name of a Hugging Face model"
         " (default: checkpoints/baseline/models/baseline_model_2k.pt)",
     ] = None
-    meta_path: Annotated[str | None, "meta.pkl of --model, where it does not lie beside it"] = None
+    meta_path: Annotated[str | None, "meta.pkl of `model`, where it does not lie beside it"] = None
     parameters: Annotated[
         str,
         "which parameters are Bayesian: all, last-layer, head, layers=-2:, lora, shell patterns"
         " over their names, or several of these with commas between",
     ] = "all"
-    lora_r: Annotated[Count, "rank of the adapters that --parameters lora adds"] = 8
+    lora_r: Annotated[Count, "rank of the adapters that `parameters=lora` adds"] = 8
     lora_alpha: Annotated[Positive, "α: the adapters are multiplied by α/r"] = 16.0
     lora_targets: Annotated[
         str | None,
@@ -149,8 +149,8 @@ class PriorSettings:
     prior_scale_steps: Annotated[Count, "steps of the short run for each λ of the grid"] = 100
     prior_path: Annotated[
         str | None,
-        "learned prior of --prior swag or laplace (a file, or the folder of the run that learned"
-        " it); with --prior pretrained its mean is the centre",
+        "learned prior of `prior=swag` or laplace (a file, or the folder of the run that learned"
+        " it); with `prior=pretrained` its mean is the centre",
     ] = None
     prior_epsilon: Annotated[
         Positive, "ε, variance that a learned prior gives every weight beside what was learned"
@@ -158,7 +158,7 @@ class PriorSettings:
     head_prior_std: Annotated[
         Width | None,
         "σ of N(0, σ²) on a head that is new, and of parameters that a learned prior does not know"
-        " (default: the other weights' prior; 0.5 with --prior swag or laplace)",
+        " (default: the other weights' prior; 0.5 with `prior=swag` or laplace)",
     ] = None
 
     @property
@@ -168,31 +168,31 @@ class PriorSettings:
 
 
 def check_prior_settings(settings: PriorSettings) -> None:
-    """Refuse a prior that cannot be made, naming the flag.
+    """Refuse a prior that cannot be made, naming the setting.
 
     Raises:
         UserError: see the messages.
     """
     if settings.learned_prior and settings.prior_path is None:
         raise UserError(
-            f"--prior {settings.prior} needs the learned prior's file: --prior-path FILE"
+            f"`prior={settings.prior}` needs the learned prior's file: `prior_path=FILE`"
             f" ({LEARNED_PRIORS[settings.prior]} writes one)"
         )
     if settings.prior_relative and settings.prior != "pretrained":
-        raise UserError("--prior-relative needs --prior pretrained")
+        raise UserError("`prior_relative` needs `prior=pretrained`")
 
 
 def idle_prior_settings(settings: PriorSettings) -> dict[str, str]:
     """Settings of a prior that would change nothing beside the others, and what they need."""
     idle = {}
     if settings.learned_prior:
-        idle["prior_std"] = f"has no effect on --prior {settings.prior}"
+        idle["prior_std"] = f"has no effect on `prior={settings.prior}`"
     else:
-        idle["prior_epsilon"] = "needs --prior swag or --prior laplace"
+        idle["prior_epsilon"] = "needs `prior=swag` or `prior=laplace`"
     if settings.prior == "normal":
-        idle["prior_path"] = "needs --prior swag, laplace or pretrained"
+        idle["prior_path"] = "needs `prior=swag`, laplace or pretrained"
     if settings.prior_scale != "auto":
-        idle["prior_scale_steps"] = "needs --prior-scale auto"
+        idle["prior_scale_steps"] = "needs `prior_scale=auto`"
     return idle
 
 
@@ -208,7 +208,7 @@ class LoopSettings:
     gradient_checkpointing: Checkpointing = False
     log_every: Annotated[Count, "steps between lines of metrics.jsonl"] = 10
     checkpoint_every: Annotated[Count, "steps between saved states (resume is exact at any)"] = 200
-    wandb: Annotated[bool, "log to Weights & Biases too (WANDB_AVAILABLE; --no-wandb)"] = False
+    wandb: Annotated[bool, "log to Weights & Biases too (WANDB_AVAILABLE; `wandb=False`)"] = False
 
 
 @dataclass(frozen=True)

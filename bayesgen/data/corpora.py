@@ -85,7 +85,7 @@ def load_corpus(
     """
     path = Path(name_or_path).expanduser()
     if holds_tables(name_or_path) and not (path / "train.bin").is_file():
-        named, train, val = running_text(name_or_path, data_dir, "--corpus")
+        named, train, val = running_text(name_or_path, data_dir, "`corpus`")
         return _text_corpus(named, train, val, tokenizer, tokenizer_kind)
     if name_or_path not in NAMES and path.is_dir():
         return _folder_corpus(path, tokenizer)
@@ -98,7 +98,7 @@ def corpus_text(
     name_or_path: str,
     data_dir: Path | None = None,
     download: Opener = open_url,
-    flag: str = "--corpus",
+    setting: str = "`corpus`",
 ) -> tuple[str, str]:
     """Name and whole text of a built-in corpus or a UTF-8 file; of labelled data, the texts of a
     single split (see `load_unlabelled`). Raises as `load_corpus`."""
@@ -107,7 +107,7 @@ def corpus_text(
     if name_or_path == "shakespeare":
         return name_or_path, _read_text(shakespeare_path(data_dir, download))
     if holds_tables(name_or_path):
-        found = load_unlabelled(name_or_path, pairs=False, data_dir=data_dir, flag=flag)
+        found = load_unlabelled(name_or_path, pairs=False, data_dir=data_dir, setting=setting)
         return found.texts.name, lines(found.texts)
     path = Path(name_or_path).expanduser()
     if path.exists():
@@ -116,7 +116,8 @@ def corpus_text(
     near = difflib.get_close_matches(name_or_path.lower(), known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else "pass one of these names or an existing path"
     raise UserError(
-        f"{flag} {name_or_path}: neither a path nor a built-in corpus ({', '.join(known)}); {hint}"
+        f"{setting} {name_or_path}: neither a path nor a built-in corpus ({', '.join(known)});"
+        f" {hint}"
     )
 
 
@@ -136,22 +137,22 @@ class FarText:
 
 
 def load_far_text(
-    name_or_path: str, tokenizer: Tokenizer, data_dir: Path | None = None, flag: str = "--corpus"
+    name_or_path: str, tokenizer: Tokenizer, data_dir: Path | None = None, setting: str = "`corpus`"
 ) -> FarText:
     """The whole text of a corpus, restricted to the characters that `tokenizer` knows.
 
     Raises UserError for a text that is missing or damaged, or of which nothing is left.
     """
-    name, text = corpus_text(name_or_path, data_dir, flag=flag)
+    name, text = corpus_text(name_or_path, data_dir, setting=setting)
     known = text
     if isinstance(tokenizer, CharTokenizer):
         others = dict.fromkeys(set(map(ord, text)) - set(map(ord, tokenizer.characters)))
         known = text.translate(others)
     if not known:
-        raise UserError(f"{flag} {name}: the tokenizer knows none of its characters")
+        raise UserError(f"{setting} {name}: the tokenizer knows none of its characters")
     sha256 = hashlib.sha256(text.encode("utf-8")).hexdigest()
     return FarText(
-        name, _encode(tokenizer, known, f"{flag} {name}"), len(known) / len(text), sha256
+        name, _encode(tokenizer, known, f"{setting} {name}"), len(known) / len(text), sha256
     )
 
 
@@ -164,7 +165,7 @@ def python_docs_text() -> str:
         from pydoc_data.topics import topics
     except ImportError as error:
         raise UserError(
-            "--corpus python-docs: this Python has no pydoc_data; take --corpus shakespeare or "
+            "`corpus=python-docs`: this Python has no pydoc_data; take `corpus=shakespeare` or "
             "a path"
         ) from error
     text = "\n\n".join(topics[topic].strip() for topic in sorted(topics)) + "\n"
@@ -194,7 +195,7 @@ def shakespeare_path(data_dir: Path | None = None, download: Opener = open_url) 
 
 def _download(url: str, path: Path, sha256: str, opener: Opener) -> None:
     """Fetch `url` to `path`, which appears whole and checked, or not at all."""
-    ways_out = f"set TINYSHAKESPEARE_PATH to the file, put it at {path}, or pass --corpus PATH"
+    ways_out = f"set TINYSHAKESPEARE_PATH to the file, put it at {path}, or pass `corpus=PATH`"
     partial: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -212,7 +213,7 @@ def _download(url: str, path: Path, sha256: str, opener: Opener) -> None:
     except (OSError, http.client.HTTPException) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            f"--corpus shakespeare: could not download to {path.parent} ({reason}): {ways_out}"
+            f"`corpus=shakespeare`: could not download to {path.parent} ({reason}): {ways_out}"
         ) from error
     finally:
         if partial is not None:
@@ -255,8 +256,8 @@ def _text_corpus(
 ) -> Corpus:
     text = train_text + val_text
     tokenizer = make_tokenizer(kind, text) if tokenizer is None else tokenizer
-    train = _encode(tokenizer, train_text, f"--corpus {name}, train split")
-    val = _encode(tokenizer, val_text, f"--corpus {name}, val split")
+    train = _encode(tokenizer, train_text, f"`corpus={name}`, train split")
+    val = _encode(tokenizer, val_text, f"`corpus={name}`, val split")
     sha256 = hashlib.sha256(text.encode("utf-8")).hexdigest()
     return Corpus(name, tokenizer, train, val, _fingerprint(sha256, train, val, tokenizer))
 

@@ -175,7 +175,7 @@ class _Table:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
-                f"--data-dir: '{self.folder}' cannot be made ({error.strerror}), and embeddings are"
+                f"`data_dir`: '{self.folder}' cannot be made ({error.strerror}), and embeddings are"
                 " kept there; name a folder that can be written"
             ) from error
 

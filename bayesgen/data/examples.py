@@ -46,7 +46,7 @@ class Examples:
         if apart and data.second is None:
             raise UserError(
                 f"{data.name}: single texts, and a similarity is one of two; take pairs, or name"
-                " the column of the second text with --pair-column"
+                " the column of the second text with `pair_column`"
             )
         _require_room(data, tokenizer, max_length, apart)
         self.data = data
@@ -179,12 +179,12 @@ def _require_room(data: Labelled, tokenizer: Any, max_length: int, apart: bool) 
     least = tokenizer.num_special_tokens_to_add(pair=pair) + 1 + pair
     if max_length < least:
         raise UserError(
-            f"--max-length {max_length} (in sampling --block-size): special tokens and one of each"
+            f"`max_length={max_length}` (in sampling `block_size`): special tokens and one of each"
             f" text make {least}; choose at least {least}"
         )
     if tokenizer.pad_token_id is None:
         raise UserError(
-            f"--model: the tokenizer of '{tokenizer.name_or_path}' has no padding token; set its"
+            f"`model`: the tokenizer of '{tokenizer.name_or_path}' has no padding token; set its"
             " pad_token and the model's pad_token_id, and save both into the model's folder"
         )
 

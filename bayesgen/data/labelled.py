@@ -76,7 +76,7 @@ class Labelled:
         """
         if not 1 <= num <= len(self):
             raise UserError(
-                f"--train-samples {num}: {self.name} has {len(self):,} examples; choose a number"
+                f"`train_samples={num}`: {self.name} has {len(self):,} examples; choose a number"
                 f" from 1 to {len(self)}"
             )
         return self.take(np.sort(shuffled(len(self), seed, "train-samples")[:num]))
@@ -152,7 +152,7 @@ def load_labelled(
         UserError: something is missing, damaged or does not fit the task.
     """
     if task not in LABELS:
-        raise UserError(f"--task {task}: labelled texts are for {', '.join(LABELS)}")
+        raise UserError(f"`task={task}`: labelled texts are for {', '.join(LABELS)}")
     wanted = Wanted(text_column, pair_column, label_column)
     name, tables = read_tables(name_or_path, data_dir, headed=any(wanted))
     for split, table in tables.items():
@@ -169,8 +169,8 @@ def load_labelled(
         train, splits["val"] = split_rows(train, validation, seed)
     elif validation != VALIDATION:
         raise UserError(
-            f"--validation {validation:g}: {name_or_path} has rows of its own for validation;"
-            " leave the flag out"
+            f"`validation={validation:g}`: {name_or_path} has rows of its own for validation;"
+            " leave the setting out"
         )
     _require_classes(train)
     return LabelledCorpus(name, task, train, splits["val"], splits.get("test"))
@@ -232,7 +232,7 @@ def split_rows(data: Labelled, validation: float, seed: int) -> tuple[Labelled, 
         number = min(max(1, round(len(data) * validation)), len(data) - 1)
     if not (1 <= number < len(data) and number == int(number)):
         raise UserError(
-            f"--validation {validation:g}: {data.name} has {len(data):,} rows; choose a share below"
+            f"`validation={validation:g}`: {data.name} has {len(data):,} rows; choose a share below"
             f" 1 or a number from 1 to {len(data) - 1}"
         )
     order = shuffled(len(data), seed, "validation")
@@ -246,7 +246,7 @@ def shuffled(rows: int, seed: int, purpose: str) -> NDArray[np.int64]:
     Raises UserError for a negative seed.
     """
     if seed < 0:
-        raise UserError(f"--seed {seed}: choose a number that is not negative")
+        raise UserError(f"`seed={seed}`: choose a number that is not negative")
     stream = np.random.SeedSequence(seed, spawn_key=tuple(purpose.encode()))
     return np.random.default_rng(stream).permutation(rows)
 
@@ -300,7 +300,7 @@ def _scores(rows: _Rows) -> NDArray[np.float32]:
     for i, (value, score) in enumerate(zip(rows.labels, numbers, strict=True)):
         if score is None:
             raise UserError(
-                f"{rows.at(i)}: '{short(value)}' is a label and no score; take --task"
+                f"{rows.at(i)}: '{short(value)}' is a label and no score; take `task`"
                 f" {tasks_with('class')}"
             )
         if not abs(score) <= _LARGEST:
@@ -317,7 +317,7 @@ def _find_classes(rows: _Rows) -> tuple[str, ...]:
     for i, found in enumerate(numbers):
         if not isinstance(found, int):
             raise UserError(
-                f"{rows.at(i)}: {rows.labels[i]} is a score and no label; take --task"
+                f"{rows.at(i)}: {rows.labels[i]} is a score and no label; take `task`"
                 f" {tasks_with('score')}"
             )
     return tuple(sorted(names, key=int))

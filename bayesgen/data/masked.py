@@ -73,7 +73,7 @@ class Masking:
         for what, there in (("mask", tokenizer.mask_token), ("padding", tokenizer.pad_token)):
             if there is None:
                 raise UserError(
-                    f"--task {task}: the tokenizer of '{tokenizer.name_or_path}' has no {what}"
+                    f"`task={task}`: the tokenizer of '{tokenizer.name_or_path}' has no {what}"
                     " token; take a model that was trained on masked tokens, or save the tokenizer"
                     " with one"
                 )
@@ -100,11 +100,11 @@ class Masking:
         around = len(self.prefix) + len(self.suffix)
         if block_size <= around:
             raise UserError(
-                f"--block-size {block_size}: the special tokens alone are {around}; choose more"
+                f"`block_size={block_size}`: the special tokens alone are {around}; choose more"
             )
         if self.permuted and block_size % 2:
             raise UserError(
-                f"--block-size {block_size}: {PERMUTED} permutes the halves of a window; choose an"
+                f"`block_size={block_size}`: {PERMUTED} permutes the halves of a window; choose an"
                 f" even number, such as {block_size + 1}"
             )
         return block_size - around
@@ -183,7 +183,7 @@ class MaskedWindows:
             raise UserError(
                 f"the {split} split has {len(tokens)} tokens, too few for one window of"
                 f" {block_size} with {block_size - room} special ones: take a longer text or a"
-                " smaller --block-size"
+                " smaller `block_size`"
             )
         end = len(tokens) - len(tokens) % room if masking.permuted else len(tokens)
         starts = np.arange(0, end, room)
@@ -254,7 +254,7 @@ class MaskedWindows:
         """
         if not 1 <= num <= len(self):
             raise UserError(
-                f"--train-samples {num}: the train split has {len(self)} windows of"
+                f"`train_samples={num}`: the train split has {len(self)} windows of"
                 f" {self.block_size} tokens; choose a number from 1 to {len(self)}"
             )
         return self.take(np.sort(shuffled(len(self), seed, "train-samples")[:num]))

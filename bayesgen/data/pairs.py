@@ -22,11 +22,11 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
         UserError: the file is missing or damaged, or holds no pairs.
     """
     if not path.is_file():
-        raise UserError(f"--pairs-file: no file at '{path}' ({', '.join(KINDS)}, or with .gz)")
+        raise UserError(f"`pairs_file`: no file at '{path}' ({', '.join(KINDS)}, or with .gz)")
     _, tables = read_tables(str(path.absolute()), None, headed=False)
     table = tables["train"]
     if not table.rows:
-        raise UserError(f"--pairs-file: '{path}' has no rows; add some")
+        raise UserError(f"`pairs_file`: '{path}' has no rows; add some")
     first, second = _columns(table)
     pairs = [(row[first], row[second]) for row in table.rows]
     for i, pair in enumerate(pairs):
@@ -42,13 +42,13 @@ def _columns(table: Table) -> tuple[int, int]:
     width = len(table.rows[0])
     if width == 2 and LABELS & set(names):
         raise UserError(
-            f"--pairs-file: '{table.source}' has one column of texts ({some(table.header or ())});"
+            f"`pairs_file`: '{table.source}' has one column of texts ({some(table.header or ())});"
             f" name two of them {FIRST} and {SECOND}"
         )
     if width != 2:
         found = f" ({some(table.header)})" if table.header else ""
         raise UserError(
-            f"--pairs-file: '{table.source}' has {width} columns{found}; name two of them {FIRST}"
+            f"`pairs_file`: '{table.source}' has {width} columns{found}; name two of them {FIRST}"
             f" and {SECOND}, or leave two"
         )
     return 0, 1

@@ -107,7 +107,7 @@ class Table:
 
 
 def read_tables(
-    name_or_path: str, data_dir: Path | None, headed: bool, flag: str = "--data"
+    name_or_path: str, data_dir: Path | None, headed: bool, setting: str = "`data`"
 ) -> tuple[str, dict[str, Table]]:
     """The name of the data, and the table of each split, that of training first.
 
@@ -115,15 +115,16 @@ def read_tables(
         data_dir: holds folders of built-in sets.
         headed: whether the first line of a .tsv or .csv is a header even where it looks like none;
             built-in sets keep their form.
-        flag: that named the data, for errors.
+        setting: that named the data, for errors.
     """
     path = Path(name_or_path).expanduser()
     if name_or_path in _FORMATS:
         kind = _FORMATS[name_or_path]
-        folder = _built_in_folder(name_or_path, kind, data_dir, flag)
+        folder = _built_in_folder(name_or_path, kind, data_dir, setting)
         stems = {"train": "train", "test": kind.test}
         files = {
-            split: _built_in_file(name_or_path, folder, stem, flag) for split, stem in stems.items()
+            split: _built_in_file(name_or_path, folder, stem, setting)
+            for split, stem in stems.items()
         }
         return name_or_path, {s: _read_table(f, headed, kind) for s, f in files.items()}
     if path.is_dir():
@@ -136,7 +137,7 @@ def read_tables(
     near = difflib.get_close_matches(name_or_path.lower(), NAMES, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else "pass one of these names or an existing path"
     raise UserError(
-        f"{flag} {name_or_path}: neither a path nor built-in data ({', '.join(NAMES)}); {hint}"
+        f"{setting} {name_or_path}: neither a path nor built-in data ({', '.join(NAMES)}); {hint}"
     )
 
 
@@ -150,7 +151,7 @@ def holds_tables(name_or_path: str) -> bool:
     return any((path / file).is_file() for file in (*files, *_DATASETS))
 
 
-def _built_in_folder(name: str, kind: _Format, data_dir: Path | None, flag: str) -> Path:
+def _built_in_folder(name: str, kind: _Format, data_dir: Path | None, setting: str) -> Path:
     if data_dir is not None and (data_dir / name).is_dir():
         return data_dir / name
     variable = f"{name.upper()}_PATH"
@@ -164,17 +165,17 @@ def _built_in_folder(name: str, kind: _Format, data_dir: Path | None, flag: str)
     folder = Path.home() / ".cache" / "bayesgen" / name
     if not folder.is_dir():
         raise UserError(
-            f"{flag} {name}: not found; put train.tsv and {kind.test}.tsv (or .tsv.gz) into"
+            f"{setting} {name}: not found; put train.tsv and {kind.test}.tsv (or .tsv.gz) into"
             f" {folder if data_dir is None else data_dir / name}, or set {variable} to their folder"
         )
     return folder
 
 
-def _built_in_file(name: str, folder: Path, stem: str, flag: str) -> Path:
+def _built_in_file(name: str, folder: Path, stem: str, setting: str) -> Path:
     for file in (folder / f"{stem}.tsv", folder / f"{stem}.tsv.gz"):
         if file.is_file():
             return file
-    raise UserError(f"{flag} {name}: no {stem}.tsv or {stem}.tsv.gz in {folder}; put it there")
+    raise UserError(f"{setting} {name}: no {stem}.tsv or {stem}.tsv.gz in {folder}; put it there")
 
 
 def _folder_files(folder: Path) -> dict[str, Path]:
@@ -337,25 +338,27 @@ def find_columns(table: Table, scores: bool, wanted: Wanted, train: Places | Non
         return train
     plain = [_plain(column) for column in header]
 
-    def find(chosen: str | None, known: Sequence[str], flag: str) -> int | None:
+    def find(chosen: str | None, known: Sequence[str], setting: str) -> int | None:
         if chosen is not None:
             if chosen in header:
                 return header.index(chosen)
             raise UserError(
-                f"{flag} {chosen}: no such column in {table.source} (there are: {some(header)})"
+                f"{setting} {chosen}: no such column in {table.source} (there are: {some(header)})"
             )
         return next((plain.index(name) for name in known if name in plain), None)
 
-    text = find(wanted.text, _TEXTS, "--text-column")
-    pair = find(wanted.pair, _PAIRS if wanted.text is None else (), "--pair-column")
-    label = find(wanted.label, _SCORES if scores else _CLASSES, "--label-column")
+    text = find(wanted.text, _TEXTS, "`text_column`")
+    pair = find(wanted.pair, _PAIRS if wanted.text is None else (), "`pair_column`")
+    label = find(wanted.label, _SCORES if scores else _CLASSES, "`label_column`")
     if text is None or label is None:
-        what, flag = ("text", "--text-column") if text is None else ("label", "--label-column")
-        raise UserError(f"{table.source}: no {what} column among {some(header)}; name it by {flag}")
+        what, setting = ("text", "`text_column`") if text is None else ("label", "`label_column`")
+        raise UserError(
+            f"{table.source}: no {what} column among {some(header)}; name it by {setting}"
+        )
     if len({text, pair, label}) < 3:
         raise UserError(
-            f"{table.source}: text, pair and label must be three columns; correct --text-column,"
-            " --pair-column or --label-column"
+            f"{table.source}: text, pair and label must be three columns; correct `text_column`,"
+            " `pair_column` or `label_column`"
         )
     return text, pair, label
 
@@ -365,11 +368,11 @@ def has_pairs(table: Table) -> bool:
     return not {_plain(column) for column in table.header or ()}.isdisjoint(_PAIRS)
 
 
-def find_texts(table: Table, pairs: bool, flag: str) -> tuple[int, int | None]:
+def find_texts(table: Table, pairs: bool, setting: str) -> tuple[int, int | None]:
     """Where the texts are in a table whose labels do not matter, and of `pairs` the second ones.
 
     Args:
-        flag: that named the data, for errors.
+        setting: that named the data, for errors.
     """
     plain = [_plain(column) for column in table.header or ()]
     first, second = (
@@ -386,7 +389,7 @@ def find_texts(table: Table, pairs: bool, flag: str) -> tuple[int, int | None]:
         what = "pairs of texts, as the run's data are" if pairs else "column of texts"
         found = some(table.header) if table.header else f"{width} columns without a header"
         raise UserError(
-            f"{flag}: no {what}, in {table.source} ({found}); call it {needed} in a first line"
+            f"{setting}: no {what}, in {table.source} ({found}); call it {needed} in a first line"
         )
     return first, second if pairs else None
 
@@ -414,7 +417,7 @@ def _guess_columns(table: Table, scores: bool) -> Places:
     if not scores and len(labels) > 1 and labels.count(labels[0]) == 1:
         raise UserError(
             f"{table.at(0)}: label '{short(labels[0])}' occurs nowhere else; name the columns by"
-            " --text-column and --label-column if this is a header, else put one on top"
+            " `text_column` and `label_column` if this is a header, else put one on top"
         )
     return 1 - label, None, label
 

@@ -148,7 +148,7 @@ def make_tokenizer(kind: str, text: str) -> Tokenizer:
         return CharTokenizer.from_text(text)
     if kind == "gpt2":
         return TiktokenTokenizer()
-    raise UserError(f"--tokenizer {kind}: no such tokenizer, choose one of {', '.join(KINDS)}")
+    raise UserError(f"`tokenizer={kind}`: no such tokenizer, choose one of {', '.join(KINDS)}")
 
 
 def tokenizer_from_dict(d: Mapping[str, Any]) -> Tokenizer:
@@ -223,7 +223,7 @@ def load_encoding(name: str) -> Any:
         return tiktoken.get_encoding(name)
     except ImportError as error:
         raise UserError(
-            "the gpt2 tokenizer needs tiktoken: pip install tiktoken, or take --tokenizer char"
+            "the gpt2 tokenizer needs tiktoken: pip install tiktoken, or take `tokenizer=char`"
         ) from error
     # The network's errors are OSErrors; a damaged file in the cache is a ValueError.
     except (OSError, ValueError) as error:

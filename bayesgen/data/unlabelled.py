@@ -23,7 +23,7 @@ class Unlabelled(NamedTuple):
 
 
 def load_unlabelled(
-    name_or_path: str, *, pairs: bool, data_dir: Path | None, flag: str
+    name_or_path: str, *, pairs: bool, data_dir: Path | None, setting: str
 ) -> Unlabelled:
     """Texts from what `load_labelled` takes, or from a table of texts alone.
 
@@ -32,17 +32,17 @@ def load_unlabelled(
 
     Args:
         pairs: whether a row is a pair of texts; else a second text is left out.
-        flag: what errors name.
+        setting: what errors name.
 
     Raises:
         UserError: the file is missing or damaged, or there are no texts in it.
     """
-    name, tables = read_tables(name_or_path, data_dir, headed=False, flag=flag)
+    name, tables = read_tables(name_or_path, data_dir, headed=False, setting=setting)
     split = next(split for split in SPLITS if split in tables)
-    return Unlabelled(split, _texts(name, split, tables[split], pairs, flag))
+    return Unlabelled(split, _texts(name, split, tables[split], pairs, setting))
 
 
-def running_text(name_or_path: str, data_dir: Path | None, flag: str) -> tuple[str, str, str]:
+def running_text(name_or_path: str, data_dir: Path | None, setting: str) -> tuple[str, str, str]:
     """Name, and the texts for training and for validation, one per line; labels are not read.
 
     The second texts of pairs stand on lines of their own. Where there are no rows for validation,
@@ -50,14 +50,14 @@ def running_text(name_or_path: str, data_dir: Path | None, flag: str) -> tuple[s
     A test split is left alone.
 
     Args:
-        name_or_path, flag: as in `load_unlabelled`.
+        name_or_path, setting: as in `load_unlabelled`.
 
     Raises:
         UserError: the file is missing or damaged, or there are no texts in it.
     """
-    name, tables = read_tables(name_or_path, data_dir, headed=False, flag=flag)
+    name, tables = read_tables(name_or_path, data_dir, headed=False, setting=setting)
     found = {
-        split: _texts(name, split, table, has_pairs(table), flag)
+        split: _texts(name, split, table, has_pairs(table), setting)
         for split, table in tables.items()
         if split != "test"
     }
@@ -74,10 +74,10 @@ def lines(texts: Labelled) -> str:
     return "".join(f"{line}\n" for line in joined if line.strip())
 
 
-def _texts(name: str, split: str, table: Table, pairs: bool, flag: str) -> Labelled:
+def _texts(name: str, split: str, table: Table, pairs: bool, setting: str) -> Labelled:
     if not table.rows:
         raise UserError(f"{table.source}: the {split} split has no rows; add some")
-    first, second = find_texts(table, pairs, flag)
+    first, second = find_texts(table, pairs, setting)
     labels = np.zeros(len(table.rows), dtype=np.int64)
     seconds = None if second is None else table.texts(second)
     return Labelled(f"{name}/{split}", table.texts(first), seconds, labels, None)

@@ -230,7 +230,7 @@ def subset(
     available = (len(tokens) - 1) // block_size
     if not 1 <= num_windows <= available:
         raise UserError(
-            f"--train-samples {num_windows}: the {split} split has {available} windows of "
+            f"`train_samples={num_windows}`: the {split} split has {available} windows of "
             f"{block_size} tokens; choose a number from 1 to {available}"
         )
     drawn = _permutation(available, _generator(seed, _SUBSET, 0))[:num_windows]
@@ -263,7 +263,7 @@ def stream(seed: int, purpose: int, *step: int) -> int:
     Raises UserError for a negative seed, ValueError for a negative step.
     """
     if seed < 0:
-        raise UserError(f"--seed {seed}: choose a number that is not negative")
+        raise UserError(f"`seed={seed}`: choose a number that is not negative")
     if min(step) < 0:
         raise ValueError(f"step must not be negative, not {min(step)}")
     return int(np.random.SeedSequence(seed, spawn_key=(purpose, *step)).generate_state(1)[0])
@@ -284,4 +284,4 @@ def _require_block(tokens: NDArray[Any], block_size: int, split: str) -> None:
 
 def _require_batch(batch_size: int) -> None:
     if batch_size < 1:
-        raise UserError(f"--batch-size {batch_size}: choose at least 1")
+        raise UserError(f"`batch_size={batch_size}`: choose at least 1")

@@ -35,7 +35,7 @@ def as_gpt2(model: FunctionalModel, posterior: Posterior) -> tuple[FunctionalMod
     if hasattr(model.module, "peft_config"):
         raise UserError(
             "adapters in a nanoGPT cannot be exported; sample them on a Hugging Face model, or"
-            " choose other --parameters"
+            " choose other `parameters`"
         )
     source = dict(model.module.named_parameters())
     with torch.random.fork_rng(devices=[]), torch.no_grad():

@@ -32,7 +32,7 @@ from bayesgen.priors import DiagonalGaussian
 def build(log_posterior: LogPosterior, settings: EKFSettings, plan: Plan) -> Sampler:
     prior = diagonal_prior(log_posterior, "ekf")
     if settings.temperature == 0:
-        raise UserError("--sampler ekf divides by --temperature: it must be above 0")
+        raise UserError("`sampler=ekf` divides by `temperature`: it must be above 0")
     passes = max(1.0, plan.passes)
     inverse_temperature = settings.learning_rate / (settings.temperature * passes)
 

@@ -117,8 +117,8 @@ def measure(
     norm = float(pulled.sum(dtype=widest(pulled.device)).sqrt())
     if not 0 < norm < math.inf:
         raise UserError(
-            "--gradient-clip: the gradients at the start are all zero or not finite; use"
-            " --gradient-clip 0"
+            "`gradient_clip`: the gradients at the start are all zero or not finite; use"
+            " `gradient_clip=0`"
         )
     return Scales(d, norm)
 
@@ -157,8 +157,8 @@ def _scale(
     elif source == "adam":
         if model.info.family != "nanogpt":
             raise UserError(
-                "--preconditioner adam: only a nanoGPT checkpoint holds AdamW's moments; use"
-                " --preconditioner gradients"
+                "`preconditioner=adam`: only a nanoGPT checkpoint holds AdamW's moments; use"
+                " `preconditioner=gradients`"
             )
         moments = adam_second_moments(Path(model.info.name), model.layout).to(model.device)
     else:
@@ -193,8 +193,8 @@ def from_second_moments(
     mean = moments.mean()
     if not 0 < mean < float("inf"):
         raise UserError(
-            "--preconditioner: the gradients at the start are all zero or not finite; use"
-            " --preconditioner none"
+            "`preconditioner`: the gradients at the start are all zero or not finite; use"
+            " `preconditioner=none`"
         )
     # a parameter that never gets a gradient must not get an infinite step
     relative = (moments / mean).clamp(min=1e-12) + damping
@@ -214,12 +214,12 @@ def from_variances(path: Path, model: FunctionalModel) -> Tensor:
         variance = tensors["variance"].float()
     except (OSError, SafetensorError, KeyError) as error:
         raise UserError(
-            f"--preconditioner: '{path}' is neither gradients, adam, none nor a safetensors file"
+            f"`preconditioner`: '{path}' is neither gradients, adam, none nor a safetensors file"
             f" with a tensor 'variance' ({error})"
         ) from error
     if variance.shape != (model.layout.size,) or not ((variance > 0) & variance.isfinite()).all():
         raise UserError(
-            f"--preconditioner: 'variance' in '{path}' must be {model.layout.size} positive numbers"
+            f"`preconditioner`: 'variance' in '{path}' must be {model.layout.size} positive numbers"
         )
     return normalised(variance).to(model.device)
 

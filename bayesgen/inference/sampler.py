@@ -147,8 +147,8 @@ def diagonal_prior(log_posterior: LogPosterior, sampler: str) -> DiagonalGaussia
     gaussian = log_posterior.prior.diagonal()
     if gaussian is None:
         raise UserError(
-            f"--sampler {sampler} needs a prior with independent Gaussian weights;"
-            " use --prior normal, pretrained or laplace"
+            f"`sampler={sampler}` needs a prior with independent Gaussian weights;"
+            " use `prior=normal`, pretrained or laplace"
         )
     device = log_posterior.model.device
     return DiagonalGaussian(gaussian.mean.to(device), gaussian.variance.to(device))
@@ -163,8 +163,8 @@ def rows_within(settings: PerExampleSettings, size: int) -> Callable[[Batch], li
     rows = int(settings.jacobian_memory * 2**20 / (4 * 4 * size))
     if rows < 1:
         raise UserError(
-            f"--jacobian-memory {settings.jacobian_memory} MiB cannot hold one example's gradient;"
-            f" raise it to at least {-(-16 * size // 2**20)} or choose fewer --parameters"
+            f"`jacobian_memory={settings.jacobian_memory}` MiB cannot hold one example's gradient;"
+            f" raise it to at least {-(-16 * size // 2**20)} or choose fewer `parameters`"
         )
 
     def cut(batch: Batch) -> list[Batch]:
@@ -204,8 +204,8 @@ def momentum_sampler(
     largest = float(plan.learning_rate.max()) * settings.friction / settings.momentum_std**2
     if look_ahead and largest >= 2:
         raise UserError(
-            f"--friction: at lr·α/σ² = {largest:.3g} the momenta turn around and grow in every"
-            " step; keep it below 2 by a lower --friction or --learning-rate"
+            f"`friction`: at lr·α/σ² = {largest:.3g} the momenta turn around and grow in every"
+            " step; keep it below 2 by a lower `friction` or `learning_rate`"
         )
     learning_rate = lookup(plan.learning_rate)
     temperature = lookup(plan.temperature / target.num_observations)

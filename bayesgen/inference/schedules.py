@@ -137,9 +137,9 @@ def chain_plan(settings: ChainSettings) -> Plan:
     if not collect.any():
         raise UserError(
             f"no step of this schedule would collect a draw: {int(eligible.sum())} of"
-            f" {settings.sampling_steps} sampling steps are eligible and --thinning is"
-            f" {settings.thinning}; lower --thinning, --warmup-steps or --cycle-exploration,"
-            " or raise --sampling-steps"
+            f" {settings.sampling_steps} sampling steps are eligible and `thinning` is"
+            f" {settings.thinning}; lower `thinning`, `warmup_steps` or `cycle_exploration`,"
+            " or raise `sampling_steps`"
         )
     return Plan(settings.learning_rate * shape, temperature, collect)
 
@@ -170,8 +170,8 @@ def swag_plan(settings: SWAGSettings) -> Plan:
     least = max(2, settings.rank) if settings.covariance == "low-rank" else 2
     if found < least:
         raise UserError(
-            f"--rank {settings.rank}: only {found} models would be collected, and {least} are"
-            " needed; lower --rank or --thinning, or raise --sampling-steps"
+            f"`rank={settings.rank}`: only {found} models would be collected, and {least} are"
+            " needed; lower `rank` or `thinning`, or raise `sampling_steps`"
         )
     temperature = torch.ones(steps, dtype=torch.float64)
     return Plan(settings.learning_rate * shape, temperature, collect)

@@ -20,8 +20,8 @@ from bayesgen.inference.transforms import posteriors
 def build(log_posterior: LogPosterior, settings: SGLRWSettings, plan: Plan) -> Sampler:
     if not (plan.temperature > 0).all():
         raise UserError(
-            "--sampler sglrw moves by its noise alone: the temperature must be above 0 at every"
-            " step (no cyclical schedule, --temperature above 0)"
+            "`sampler` sglrw moves by its noise alone: the temperature must be above 0 at every"
+            " step (no cyclical schedule, `temperature` above 0)"
         )
     transform = posteriors.sgmcmc.sglrw.build(
         log_posterior,

@@ -45,16 +45,16 @@ def load_model(
             the way out.
     """
     if task not in TASKS:
-        raise UserError(f"--task: unknown task '{task}' ({', '.join(TASKS)})")
+        raise UserError(f"`task`: unknown task '{task}' ({', '.join(TASKS)})")
     if num_labels is not None:
         _refuse_num_labels(num_labels, task)
     if head is not None and task != "sentence-classification":
-        raise UserError(f"--head-hidden-size, --head-dropout: a {task} has none; leave them out")
+        raise UserError(f"`head_hidden_size`, `head_dropout`: a {task} has none; leave them out")
     adapters = (lora or Lora()) if names_adapters(parameters) else None
     path = Path(name)
     if nanogpt.is_checkpoint(path) or path.is_file():
         if task != "causal-lm":
-            raise UserError(f"--task {task}: '{name}' is a nanoGPT checkpoint, a causal-lm")
+            raise UserError(f"`task={task}`: '{name}' is a nanoGPT checkpoint, a causal-lm")
         model = _nanogpt(path, parameters, adapters, meta_path, outline)
     else:
         from bayesgen.models import huggingface
@@ -74,11 +74,11 @@ def load_model(
 def _refuse_num_labels(num_labels: int, task: str) -> None:
     """Refuse a number of labels that cannot be had."""
     if TASKS[task].language:
-        raise UserError(f"--num-labels: a {task} has no classes; leave it out")
+        raise UserError(f"`num_labels`: a {task} has no classes; leave it out")
     if num_labels < 1:
-        raise UserError(f"--num-labels {num_labels}: must be at least 1")
+        raise UserError(f"`num_labels={num_labels}`: must be at least 1")
     if TASKS[task].scored and num_labels != 1:
-        raise UserError(f"--num-labels {num_labels}: a {task} has one output; leave it out")
+        raise UserError(f"`num_labels={num_labels}`: a {task} has one output; leave it out")
 
 
 def _nanogpt(

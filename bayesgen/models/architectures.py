@@ -103,7 +103,7 @@ def new_network(settings: BaselineSettings, tokenizer: Tokenizer) -> Network:
     """
     if settings.n_embd % settings.n_head:
         raise UserError(
-            f"--n-head {settings.n_head} does not divide --n-embd {settings.n_embd}: every head"
+            f"`n_head={settings.n_head}` does not divide `n_embd={settings.n_embd}`: every head"
             " takes an equal share of the width"
         )
     if settings.architecture == "nanogpt":
@@ -121,7 +121,7 @@ def new_network(settings: BaselineSettings, tokenizer: Tokenizer) -> Network:
         import transformers
     except ImportError as error:
         raise UserError(
-            f"--architecture {settings.architecture} needs transformers; pip install"
+            f"`architecture={settings.architecture}` needs transformers; pip install"
             " 'bayesgen[hf]', or take nanogpt"
         ) from error
     fast = fast_tokenizer(tokenizer)
@@ -154,7 +154,7 @@ def _llama(settings: BaselineSettings, **shared: Any) -> Any:
 
     if settings.n_embd // settings.n_head % 2:
         raise UserError(
-            f"--n-head {settings.n_head} leaves each head {settings.n_embd // settings.n_head} of"
+            f"`n_head={settings.n_head}` leaves each head {settings.n_embd // settings.n_head} of"
             f" the width {settings.n_embd}: a llama turns them in pairs and needs an even number"
         )
     return LlamaConfig(

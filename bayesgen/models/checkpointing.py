@@ -40,7 +40,7 @@ def checkpoint_blocks(module: nn.Module) -> None:
     found = stacks(module)
     if not found:
         raise UserError(
-            "--gradient-checkpointing: the model has no stack of equal blocks, whose activations"
+            "`gradient_checkpointing`: the model has no stack of equal blocks, whose activations"
             " could be computed again one by one; leave it out"
         )
     for child in module.modules():
@@ -65,7 +65,7 @@ def refuse_idle(module: nn.Module, names: Collection[str]) -> None:
     inside = [i for i, name in enumerate(named) if name.startswith(prefixes)]
     if inside and not any(name in names for name in named[: inside[-1] + 1]):
         raise UserError(
-            "--gradient-checkpointing has no effect beside these --parameters: they come after the"
+            "`gradient_checkpointing` has no effect beside these `parameters`: they come after the"
             " last block, and no block's activations are kept; leave it out"
         )
 
@@ -110,6 +110,6 @@ def _refuse_opaque(block: nn.Module, leaf: Any) -> None:
     """Refuse an object in which a tensor could be hidden: its gradient would be lost."""
     if not isinstance(leaf, PLAIN):
         raise UserError(
-            f"--gradient-checkpointing: the model's blocks ({type(block).__name__}) return a"
+            f"`gradient_checkpointing`: the model's blocks ({type(block).__name__}) return a"
             f" {type(leaf).__name__}, whose gradient would be lost; leave it out"
         )

@@ -69,7 +69,7 @@ def read_tokenizer(name: str, module: Any) -> HuggingFaceTokenizer | None:
     except Exception as error:  # of a damaged file, nearly any
         if folder.is_dir():
             raise UserError(
-                f"--model: the tokenizer in '{name}' cannot be read"
+                f"`model`: the tokenizer in '{name}' cannot be read"
                 f" ({textwrap.shorten(str(error), 120, placeholder=' ...')}); save it anew"
             ) from error
         return None  # a model without a tokenizer still scores token ids
@@ -79,7 +79,7 @@ def read_tokenizer(name: str, module: Any) -> HuggingFaceTokenizer | None:
     rows = module.get_input_embeddings().weight.shape[0]
     if tokenizer.vocab_size > rows:
         raise UserError(
-            f"--model: the tokenizer in '{name}' has {tokenizer.vocab_size} tokens but the model"
+            f"`model`: the tokenizer in '{name}' has {tokenizer.vocab_size} tokens but the model"
             f" only {rows}; put the model's own tokenizer into the folder"
         )
     return tokenizer

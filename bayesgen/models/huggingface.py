@@ -60,7 +60,7 @@ def load(
         import transformers
     except ImportError as error:
         raise UserError(
-            "--model: a Hugging Face model needs transformers; pip install 'bayesgen[hf]'"
+            "`model`: a Hugging Face model needs transformers; pip install 'bayesgen[hf]'"
         ) from error
     from bayesgen.models import sentence  # makes transformers know it
 
@@ -119,17 +119,17 @@ def _refuse_missing(name: str) -> None:
     looks_like_a_path = name.startswith((".", "/", "~")) or len(path.parts) > 2
     if looks_like_a_path and not path.is_dir():
         raise UserError(
-            f"--model: no folder at '{name}'; name a Hugging Face model's folder, its hub name, or"
+            f"`model`: no folder at '{name}'; name a Hugging Face model's folder, its hub name, or"
             " a nanoGPT checkpoint (.pt)"
         )
     if (path / "config.json").is_file() and '"bayesian-' in (path / "config.json").read_text():
         raise UserError(
-            f"--model: '{name}' is a posterior that was exported for transformers; name the run"
+            f"`model`: '{name}' is a posterior that was exported for transformers; name the run"
             " itself, or the model that it started from"
         )
     if path.is_dir() and not any((path / f).is_file() for f in ("config.json", ADAPTERS)):
         raise UserError(
-            f"--model: '{name}' holds no Hugging Face model (no config.json in the folder); name"
+            f"`model`: '{name}' holds no Hugging Face model (no config.json in the folder); name"
             " the folder that save_pretrained wrote"
         )
 
@@ -149,12 +149,12 @@ def _adapters_of(name: str) -> Any:
     if kind != "LORA" or config.use_dora:
         kind = "DoRA" if kind == "LORA" else getattr(kind, "value", kind)
         raise UserError(
-            f"--model: '{name}' holds adapters of the kind {kind}; only LoRA can be sampled:"
+            f"`model`: '{name}' holds adapters of the kind {kind}; only LoRA can be sampled:"
             " merge them into their model (PEFT's merge_and_unload)"
         )
     if not config.base_model_name_or_path:
         raise UserError(
-            f"--model: '{name}' does not say which model its adapters belong to; put its folder or"
+            f"`model`: '{name}' does not say which model its adapters belong to; put its folder or"
             f" name into {ADAPTERS} as base_model_name_or_path"
         )
     return config
@@ -196,7 +196,7 @@ def _refuse_wrong_task(name: str, task: str, config: Any) -> None:
     if not can(task):
         possible = ", ".join(other for other in TASKS if can(other))
         raise UserError(
-            f"--task {task}: '{name}' is a model of type {config.model_type}, which is made for"
+            f"`task={task}`: '{name}' is a model of type {config.model_type}, which is made for"
             f" {possible or 'none of the tasks'}"
         )
 
@@ -241,7 +241,7 @@ def _weights(
     if loading["mismatched_keys"]:
         key, stored, made = min(loading["mismatched_keys"])
         raise UserError(
-            f"--model: '{name}' holds '{key}' of shape {list(stored)}, but its config.json, the"
+            f"`model`: '{name}' holds '{key}' of shape {list(stored)}, but its config.json, the"
             f" task or the number of classes makes it {list(made)}; they must agree"
         )
     # of a tied weight the first name alone is one of a parameter
@@ -256,7 +256,7 @@ def _weights(
         lacking = new
     if lacking:
         raise UserError(
-            f"--model: '{name}' lacks weights of its own architecture, such as '{min(lacking)}';"
+            f"`model`: '{name}' lacks weights of its own architecture, such as '{min(lacking)}';"
             " name a model that was trained for this task"
         )
     return module, new
@@ -269,7 +269,7 @@ def _likelihood(task: Task, config: Any, name: str) -> Likelihood:
         return task.likelihood
     if isinstance(std, bool) or not isinstance(std, int | float) or not 0 < std < math.inf:
         raise UserError(
-            f"--model: noise_std in the config.json of '{name}' is {std!r}; it must be a positive"
+            f"`model`: noise_std in the config.json of '{name}' is {std!r}; it must be a positive"
             " number, the standard deviation of the labels around the outputs"
         )
     return likelihoods.Gaussian(float(std))
@@ -285,13 +285,13 @@ def _load_adapters(name: str, module: Any) -> None:
     except Exception as error:  # of a damaged folder, nearly any
         if "report" in str(error):  # of the shapes, which nobody is shown
             raise UserError(
-                f"--model: the adapters in '{name}' have other shapes than its {ADAPTERS} says;"
+                f"`model`: the adapters in '{name}' have other shapes than its {ADAPTERS} says;"
                 " copy both anew"
             ) from error
         raise _unloadable(name, error) from error
     if lacking:
         raise UserError(
-            f"--model: the adapters in '{name}' lack weights, such as '{min(lacking)}'; name a"
+            f"`model`: the adapters in '{name}' lack weights, such as '{min(lacking)}'; name a"
             " folder that PEFT's save_pretrained wrote for this model"
         )
 
@@ -331,9 +331,9 @@ def _block_size(config: Any, module: nn.Module) -> int | None:
 def _unloadable(name: str, error: Exception) -> UserError:
     reason = textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" ...")
     if Path(name).is_dir():
-        return UserError(f"--model: '{name}' is no loadable Hugging Face model: {reason}")
+        return UserError(f"`model`: '{name}' is no loadable Hugging Face model: {reason}")
     return UserError(
-        f"--model: there is no folder '{name}', and no such model could be loaded from the Hugging"
+        f"`model`: there is no folder '{name}', and no such model could be loaded from the Hugging"
         f" Face hub: {reason}"
     )
 

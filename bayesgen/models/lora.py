@@ -52,10 +52,10 @@ class Lora:
             from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as CHOICES
         except ImportError as error:
             raise UserError(
-                "--parameters lora: adapters need PEFT; pip install 'bayesgen[hf]'"
+                "`parameters=lora`: adapters need PEFT; pip install 'bayesgen[hf]'"
             ) from error
         if self.r < 1:
-            raise UserError(f"--lora-r {self.r}: must be at least 1")
+            raise UserError(f"`lora_r={self.r}`: must be at least 1")
         every = [id(p) for _, p in module.named_parameters(remove_duplicate=False)]
         for target in self.targets or ():
             layers = [
@@ -65,12 +65,12 @@ class Lora:
             ]
             if not layers:
                 raise UserError(
-                    f"--lora-targets: no layer of the model is called '{target}'; name ends of the"
+                    f"`lora_targets`: no layer of the model is called '{target}'; name ends of the"
                     f" names of linear layers, such as {_linear_layers(module)}"
                 )
             if any(every.count(id(getattr(layer, "weight", None))) > 1 for layer in layers):
                 raise UserError(
-                    f"--lora-targets: '{target}' shares its weight with another layer, so that its"
+                    f"`lora_targets`: '{target}' shares its weight with another layer, so that its"
                     " adapter could not be merged into it; name other layers"
                 )
         base = getattr(module, "base_model", module)  # around an encoder: that encoder
@@ -112,10 +112,10 @@ def add_adapters(
             reason = textwrap.shorten(str(error), 160, placeholder=" ...")
             if folder is not None:
                 raise UserError(
-                    f"--model: the adapters in '{folder}' do not fit their model: {reason}"
+                    f"`model`: the adapters in '{folder}' do not fit their model: {reason}"
                 ) from error
             raise UserError(
-                f"--lora-targets: {reason}; name ends of the names of linear layers, such as"
+                f"`lora_targets`: {reason}; name ends of the names of linear layers, such as"
                 f" {_linear_layers(module)}"
             ) from error
     return {n for n, p in module.named_parameters() if ADAPTER in n or id(p) in untrained}

@@ -244,7 +244,7 @@ def read_checkpoint(path: Path, meta_path: Path | None = None, outline: bool = F
     """
     if not path.is_file():
         raise UserError(
-            f"--model: no checkpoint at '{path}'; train one with 'python scripts/train_baseline.py'"
+            f"`model`: no checkpoint at '{path}'; train one with 'python scripts/train_baseline.py'"
             " or name a nanoGPT ckpt.pt"
         )
     try:
@@ -255,12 +255,12 @@ def read_checkpoint(path: Path, meta_path: Path | None = None, outline: bool = F
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"--model: '{path}' cannot be read as a checkpoint, it is damaged, truncated or holds"
+            f"`model`: '{path}' cannot be read as a checkpoint, it is damaged, truncated or holds"
             f" more than tensors and plain data; copy or train it again ({reason})"
         ) from error
     if not isinstance(raw, dict) or not {"model", "model_args"} <= raw.keys():
         raise UserError(
-            f"--model: '{path}' is not a nanoGPT checkpoint (keys 'model' and 'model_args' missing)"
+            f"`model`: '{path}' is not a nanoGPT checkpoint (keys 'model' and 'model_args' missing)"
         )
     known = {f.name for f in fields(GPTConfig)}
     try:
@@ -276,7 +276,7 @@ def read_checkpoint(path: Path, meta_path: Path | None = None, outline: bool = F
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:
         first = " ".join(str(error).split())[:200]
         raise UserError(
-            f"--model: the weights in '{path}' do not fit a nanoGPT: {first}"
+            f"`model`: the weights in '{path}' do not fit a nanoGPT: {first}"
         ) from error
     tokenizer = _tokenizer(path, meta_path, raw, config)
     if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
@@ -350,6 +350,6 @@ def adam_second_moments(path: Path, layout: Layout) -> Tensor:
         return torch.cat([moments[e.name].view(e.shape).reshape(-1) for e in layout.entries])
     except (KeyError, RuntimeError, AttributeError, TypeError) as error:
         raise UserError(
-            f"--preconditioner adam: '{path}' holds no AdamW moments of its parameters; use"
-            " --preconditioner gradients"
+            f"`preconditioner=adam`: '{path}' holds no AdamW moments of its parameters; use"
+            " `preconditioner=gradients`"
         ) from error

@@ -212,8 +212,8 @@ def configured(
         own = getattr(config, key)
         if wanted.get(key, own) != own:
             raise UserError(
-                f"--{key.replace('_', '-')} {wanted[key]}: '{name}' has a head already, with {own};"
-                " leave the flag out, or start from an encoder"
+                f"`{key}={wanted[key]}`: '{name}' has a head already, with {own};"
+                " leave the setting out, or start from an encoder"
             )
     config.head_dropout = wanted.get("head_dropout", config.head_dropout)
     return config
@@ -223,13 +223,13 @@ def _check(config: SentenceConfig, name: str) -> None:
     """Refuse settings that no model can have."""
     if config.head_activation not in ACTIVATIONS:
         raise UserError(
-            f"--model: the head of '{name}' has the activation '{config.head_activation}'; it must"
+            f"`model`: the head of '{name}' has the activation '{config.head_activation}'; it must"
             f" be one of {', '.join(ACTIVATIONS)}"
         )
     found = config.score_range
     if found is not None and not (len(found) == 2 and found[0] < found[1]):
         raise UserError(
-            f"--model: score_range in the config.json of '{name}' is {found}; it must be two"
+            f"`model`: score_range in the config.json of '{name}' is {found}; it must be two"
             " numbers, the smaller first"
         )
 

@@ -105,7 +105,7 @@ class Predictive:
         if model.layout != posterior.layout:
             raise ValueError(
                 "the posterior's parameters are not the model's: load the model with the run's own"
-                " --model and --parameters"
+                " `model` and `parameters`"
             )
         self.model = model
         self.posterior = posterior

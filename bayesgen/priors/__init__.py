@@ -95,8 +95,8 @@ def place(settings: PriorSettings, weights: Weights) -> Placed:
     prior = LearnedPrior.read(Path(settings.prior_path))
     if settings.learned_prior and prior.method not in {None, settings.prior}:
         raise UserError(
-            f"--prior {settings.prior}: the prior in '{settings.prior_path}' was learned by"
-            f" {prior.method}; say --prior {prior.method}"
+            f"`prior={settings.prior}`: the prior in '{settings.prior_path}' was learned by"
+            f" {prior.method}; say `prior={prior.method}`"
         )
     if not settings.learned_prior:  # it is for the mean alone
         prior = replace(prior, deviations=prior.deviations[:0])
@@ -109,7 +109,7 @@ def place(settings: PriorSettings, weights: Weights) -> Placed:
     )
     if placed.distance > FAR:
         raise UserError(
-            "--prior-path: the prior is of another model: its mean lies"
+            "`prior_path`: the prior is of another model: its mean lies"
             f" {placed.distance:.0%} of the length of the weights from them, and fine-tunes stay"
             " far below that; name the prior of this model"
         )

@@ -15,14 +15,14 @@ from bayesgen.parameters import Layout
 from bayesgen.priors.learned import LearnedPrior
 
 
-def read_pt(path: Path, flag: str) -> Any:
+def read_pt(path: Path, setting: str) -> Any:
     """What a file of `torch.save` holds: tensors and plain data, by `weights_only=True`.
 
     Raises:
         UserError: there is no file, it is damaged, or it holds anything else.
     """
     if not path.is_file():
-        raise UserError(f"{flag}: no file at '{path}'")
+        raise UserError(f"{setting}: no file at '{path}'")
     try:
         # mapped, where the format allows it: a prior is in memory once
         mapped = zipfile.is_zipfile(path)
@@ -31,28 +31,30 @@ def read_pt(path: Path, flag: str) -> Any:
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"{flag}: '{path}' cannot be read, it is damaged or holds more than tensors and plain"
-            f" data; copy it anew, or save its tensors alone ({reason[:200]})"
+            f"{setting}: '{path}' cannot be read, it is damaged or holds more than tensors and"
+            f" plain data; copy it anew, or save its tensors alone ({reason[:200]})"
         ) from error
 
 
-def dense(tensor: Any, flag: str, dims: int | None = None) -> Tensor:
+def dense(tensor: Any, setting: str, dims: int | None = None) -> Tensor:
     """`tensor`, if it is a dense one of float numbers, with so many dimensions.
 
     Raises:
         UserError: it is none.
     """
     if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_quantized:
-        raise UserError(f"{flag}: it holds no tensor of numbers ({type(tensor).__name__})")
+        raise UserError(f"{setting}: it holds no tensor of numbers ({type(tensor).__name__})")
     if not tensor.is_floating_point() or tensor.device.type != "cpu":
-        raise UserError(f"{flag}: it holds {tensor.dtype} on '{tensor.device}', no float numbers")
+        raise UserError(
+            f"{setting}: it holds {tensor.dtype} on '{tensor.device}', no float numbers"
+        )
     if dims is not None and tensor.dim() != dims:
         raise UserError(
-            f"{flag}: its shape is {list(tensor.shape)}; it must have {dims} dimensions"
+            f"{setting}: its shape is {list(tensor.shape)}; it must have {dims} dimensions"
         )
     # a few bytes can claim to be any number of rows
     if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
-        raise UserError(f"{flag}: its shape {list(tensor.shape)} is larger than what it holds")
+        raise UserError(f"{setting}: its shape {list(tensor.shape)} is larger than what it holds")
     return tensor.detach()
 
 

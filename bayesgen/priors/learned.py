@@ -119,7 +119,7 @@ class LearnedPrior:
         atomic_save(path, tensors, {KEY: json.dumps(finite(content), allow_nan=False)})
 
     @classmethod
-    def read(cls, path: Path, flag: str = "--prior-path") -> LearnedPrior:
+    def read(cls, path: Path, setting: str = "`prior_path`") -> LearnedPrior:
         """The prior in the file at `path`, or in the folder; nothing in it is executed.
 
         Raises:
@@ -128,7 +128,7 @@ class LearnedPrior:
         path = path / FILE if path.is_dir() else path
         if not path.is_file():
             raise UserError(
-                f"{flag}: no file at '{path}'; scripts/learn_prior.py or a run with --sampler"
+                f"{setting}: no file at '{path}'; scripts/learn_prior.py or a run with `sampler`"
                 " laplace writes one, and 'bayesgen prior import' makes one of published files"
             )
         try:
@@ -136,10 +136,10 @@ class LearnedPrior:
                 metadata = file.metadata() or {}
                 if KEY not in metadata:
                     raise UserError(
-                        f"{flag}: '{path}' holds no prior (its metadata lack '{KEY}'); published"
+                        f"{setting}: '{path}' holds no prior (its metadata lack '{KEY}'); published"
                         " files are imported by: bayesgen prior import"
                     )
-                layout, record = _described(metadata[KEY], path, flag)
+                layout, record = _described(metadata[KEY], path, setting)
                 rank = record.pop("rank", None)
                 record.pop("convention", None)
                 for name in TENSORS:
@@ -158,7 +158,7 @@ class LearnedPrior:
                 raise ValueError(fault)
         except _DAMAGE as error:
             raise UserError(
-                f"{flag}: '{path}' is damaged ({_line(error)}); copy it anew"
+                f"{setting}: '{path}' is damaged ({_line(error)}); copy it anew"
             ) from error
         return prior
 
@@ -170,10 +170,10 @@ class LearnedPrior:
         new: Collection[str] = (),
         free: Collection[str] = (),
         base: str = "",
-        flag: str = "--prior-path",
+        setting: str = "`prior_path`",
     ) -> Placed:
         """The prior in the coordinates of another model's θ, matched by name: `placed.place`."""
-        return place(self, layout, theta, new=new, free=free, base=base, flag=flag)
+        return place(self, layout, theta, new=new, free=free, base=base, setting=setting)
 
 
 def fingerprint(path: Path) -> str:
@@ -181,7 +181,7 @@ def fingerprint(path: Path) -> str:
     return file_sha256(path / FILE if path.is_dir() else path)
 
 
-def rank_in(path: Path, flag: str = "--prior-path") -> int:
+def rank_in(path: Path, setting: str = "`prior_path`") -> int:
     """K of the prior in the file or folder `path`, without reading its numbers.
 
     Raises:
@@ -189,12 +189,12 @@ def rank_in(path: Path, flag: str = "--prior-path") -> int:
     """
     path = path / FILE if path.is_dir() else path
     if not path.is_file():
-        return LearnedPrior.read(path, flag).rank  # which says what to do
+        return LearnedPrior.read(path, setting).rank  # which says what to do
     try:
         with safe_open(path, framework="pt") as file:
             return int(file.get_slice("deviations").get_shape()[0])
     except _DAMAGE as error:
-        raise UserError(f"{flag}: '{path}' is damaged ({_line(error)}); copy it anew") from error
+        raise UserError(f"{setting}: '{path}' is damaged ({_line(error)}); copy it anew") from error
 
 
 _DAMAGE = (
@@ -203,7 +203,7 @@ _DAMAGE = (
 """What a damaged or hostile file can raise while it is read."""
 
 
-def _described(text: str, path: Path, flag: str) -> tuple[Layout, dict[str, Any]]:
+def _described(text: str, path: Path, setting: str) -> tuple[Layout, dict[str, Any]]:
     """The layout and the rest of what the metadata say.
 
     Raises:
@@ -215,7 +215,7 @@ def _described(text: str, path: Path, flag: str) -> tuple[Layout, dict[str, Any]
         raise ValueError("its metadata are no record")
     if content.pop("format", None) != FORMAT:
         raise UserError(
-            f"{flag}: '{path}' has another format than this version reads ({FORMAT}); learn the"
+            f"{setting}: '{path}' has another format than this version reads ({FORMAT}); learn the"
             " prior anew, or use the version that wrote it"
         )
     rows = content.pop("parameters", None)

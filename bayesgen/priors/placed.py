@@ -82,7 +82,7 @@ class Placed:
             )
         except (ValueError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
             raise UserError(
-                f"--prior-scale {scale:g}: with ε = {epsilon:g} and σ = {head_std:g} of new"
+                f"`prior_scale={scale:g}`: with ε = {epsilon:g} and σ = {head_std:g} of new"
                 " parameters the learned variances are too small or too large for float32; choose"
                 " numbers nearer to 1"
             ) from error
@@ -96,7 +96,7 @@ def place(
     new: Collection[str] = (),
     free: Collection[str] = (),
     base: str = "",
-    flag: str = "--prior-path",
+    setting: str = "`prior_path`",
 ) -> Placed:
     """`prior` in the coordinates of another model's θ.
 
@@ -131,7 +131,7 @@ def place(
         else:
             reshaped.append((entry, found))
     name = prior.record.get("model", {}).get("name")
-    other = f"{flag}: the prior is of another model" + (f" ({name[:80]!r})" if name else "")
+    other = f"{setting}: the prior is of another model" + (f" ({name[:80]!r})" if name else "")
     if reshaped:
         here, there = reshaped[0]
         more = f", and {len(reshaped) - 1} more differ" if len(reshaped) > 1 else ""
@@ -142,7 +142,7 @@ def place(
     if lacking or not taken:
         raise UserError(
             f"{other}: it does not know {listed(lacking or missing)}; name the prior of this model,"
-            " or choose --parameters that it knows"
+            " or choose `parameters` that it knows"
         )
     layers = {_layer(name) for name in taken} - {""}
     parts = [name for name in missing if _layer(name) in layers]

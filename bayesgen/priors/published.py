@@ -51,20 +51,20 @@ def import_published(
     Raises:
         UserError: the tensors are none of float numbers, or do not fit each other or the module.
     """
-    mean, variance = dense(mean, "--mean", 1), dense(variance, "--variance", 1)
-    rows = dense(deviations, "--deviations", 2)
+    mean, variance = dense(mean, "`mean`", 1), dense(variance, "`variance`", 1)
+    rows = dense(deviations, "`deviations`", 2)
     named = dict(module.named_parameters())
     names = select(module, parameters)
     size, wanted = len(mean), sum(named[name].numel() for name in names)
     if size != wanted:
         raise UserError(
-            f"--model: the prior has {size:,} numbers, and the model {wanted:,} in the parameters"
+            f"`model`: the prior has {size:,} numbers, and the model {wanted:,} in the parameters"
             f" that were chosen: it is of another model{_hint(module, size)}"
         )
-    for flag, tensor in (("--variance", variance), ("--deviations", rows)):
+    for setting, tensor in (("`variance`", variance), ("`deviations`", rows)):
         if tensor.shape[-1] != size:
             raise UserError(
-                f"{flag}: its shape is {list(tensor.shape)}, and that of the mean [{size}]; name"
+                f"{setting}: its shape is {list(tensor.shape)}, and that of the mean [{size}]; name"
                 " files of one prior"
             )
     ordered = _in_order(named, names, order, weights)
@@ -113,14 +113,14 @@ def _in_order(
     orders = {"module": names, "torchvision": torchvision_order(names)}
     differ = orders["module"] != orders["torchvision"]
     if order is not None and not differ:
-        raise UserError(f"--order {order}: this model has one order only; leave the flag out")
+        raise UserError(f"`order={order}`: this model has one order only; leave the setting out")
     if order is not None:
         orders = {order: orders[order]}
     elif differ and weights is None:
         raise UserError(
-            "--order: a ResNet's shortcuts come before their blocks in transformers and after them"
+            "`order`: a ResNet's shortcuts come before their blocks in transformers and after them"
             " in torchvision; say which order the files have, torchvision (as those that were"
-            " published) or module, or let --model-file tell it"
+            " published) or module, or let `model_file` tell it"
         )
     if weights is None:
         return next(iter(orders.values()))
@@ -132,31 +132,33 @@ def _in_order(
     for (name, shape), (other, own) in zip(here, there, strict=False):
         if shape != own:
             raise UserError(
-                f"--model-file: '{other}' is {own} there and '{name}' {shape} in the model, which"
-                " should be the same: it is of another model, or in another --order"
+                f"`model_file`: '{other}' is {own} there and '{name}' {shape} in the model, which"
+                " should be the same: it is of another model, or in another `order`"
             )
     raise UserError(
-        f"--model-file: it has {len(there)} parameters, and the prior is of {len(here)}: it is of"
+        f"`model_file`: it has {len(there)} parameters, and the prior is of {len(here)}: it is of"
         " another model"
     )
 
 
-def weights_of(state: Any, flag: str) -> dict[str, Tensor]:
+def weights_of(state: Any, setting: str) -> dict[str, Tensor]:
     """The parameters of a state dict, in its order: a tied one once, no statistics of batch norms.
 
     Raises:
         UserError: it is none.
     """
     if not isinstance(state, Mapping) or not state:
-        raise UserError(f"{flag}: it is no state dict of a module")
+        raise UserError(f"{setting}: it is no state dict of a module")
     weights: dict[str, Tensor] = {}
     seen = set()
     for name, tensor in state.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            raise UserError(f"{flag}: it is no state dict of a module ({name!r:.80} is no tensor)")
+            raise UserError(
+                f"{setting}: it is no state dict of a module ({name!r:.80} is no tensor)"
+            )
         if name.rpartition(".")[2] in STATISTICS or not tensor.is_floating_point():
             continue
-        weight = dense(tensor, f"{flag} {name!r:.80}")
+        weight = dense(tensor, f"{setting} {name!r:.80}")
         place = (weight.data_ptr(), weight.shape)
         if place not in seen or not weight.numel():
             seen.add(place)
@@ -185,5 +187,5 @@ def _hint(module: nn.Module, size: int) -> str:
     base = base_of(module)
     inner = [p.numel() for name, p in module.named_parameters() if name.startswith(f"{base}.")]
     if base and sum(inner) == size:
-        return f", or of the model without its head: --parameters '{base}.*'"
-    return "; name the model that it was learned from, or choose its --parameters"
+        return f", or of the model without its head: `parameters='{base}.*'`"
+    return "; name the model that it was learned from, or choose its `parameters`"

@@ -19,7 +19,7 @@ from bayesgen.priors.foreign import dense, divisor, named_prior
 from bayesgen.priors.learned import LearnedPrior
 from bayesgen.priors.placed import listed
 
-FLAG = "--swag-state"
+FLAG = "`swag_state`"
 BASE = "base."
 """What the names of the network inside begin with."""
 MEAN, SQUARES, DEVIATIONS = "_mean", "_sq_mean", "_cov_mat_sqrt"
@@ -75,7 +75,7 @@ def import_swag_state(
     if lacking:
         raise UserError(
             f"{FLAG}: it does not know {listed(lacking)}, which the model has: name the model that"
-            f" it was learned from, or choose --parameters (it knows {listed(known)})"
+            f" it was learned from, or choose `parameters` (it knows {listed(known)})"
         )
     parts = [_part(state, known[name], name, named[name]) for name in chosen]
     if len({len(rows) for *_, rows in parts}) > 1:

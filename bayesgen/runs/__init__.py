@@ -107,7 +107,7 @@ class Run:
             probe.unlink()
         except OSError as error:
             raise UserError(
-                f"--out: cannot write to '{path}' ({error.strerror}); name a writable folder"
+                f"`out`: cannot write to '{path}' ({error.strerror}); name a writable folder"
             ) from error
         return cls(path)
 
@@ -120,12 +120,12 @@ class Run:
         """
         if (path / "run.json").exists():
             raise UserError(
-                f"--out: '{path}' already holds a run; continue it with --resume '{path}' or"
+                f"`out`: '{path}' already holds a run; continue it with `resume='{path}'` or"
                 " name another folder"
             )
 
     @classmethod
-    def open(cls, path: str | Path, flag: str = "--resume") -> Run:
+    def open(cls, path: str | Path, setting: str = "`resume`") -> Run:
         """A run that exists.
 
         Raises:
@@ -133,7 +133,7 @@ class Run:
         """
         run = cls(Path(path))
         if not (run.path / "run.json").is_file():
-            raise UserError(f"{flag}: no run at '{path}' (run.json missing)")
+            raise UserError(f"{setting}: no run at '{path}' (run.json missing)")
         return run
 
     def record(self) -> dict[str, Any]:
@@ -414,7 +414,7 @@ def new_run_path(base: Path, sampler: str) -> Path:
             continue
         except OSError as error:
             raise UserError(
-                f"--base-dir: cannot write to '{path}' ({error.strerror}); name a writable folder"
+                f"`base_dir`: cannot write to '{path}' ({error.strerror}); name a writable folder"
             ) from error
         return path
     raise AssertionError("unreachable")

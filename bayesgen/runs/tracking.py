@@ -64,8 +64,8 @@ def _start_wandb(run: Run, config: Mapping[str, Any]) -> Any:
         import wandb
     except ImportError as error:
         raise UserError(
-            "--wandb: the package wandb is not installed; pip install 'bayesgen[wandb]' or pass"
-            " --no-wandb"
+            "`wandb`: the package wandb is not installed; pip install 'bayesgen[wandb]' or pass"
+            " `wandb=False`"
         ) from error
     try:
         return wandb.init(
@@ -79,6 +79,6 @@ def _start_wandb(run: Run, config: Mapping[str, Any]) -> Any:
     except wandb.errors.Error as error:
         first = str(error).splitlines()[0]
         raise UserError(
-            f"--wandb: {first}; log in with 'wandb login', set WANDB_MODE=offline, or pass"
-            " --no-wandb"
+            f"`wandb`: {first}; log in with 'wandb login', set WANDB_MODE=offline, or pass"
+            " `wandb=False`"
         ) from error

@@ -85,7 +85,7 @@ def checkpoint_path(settings: BaselineSettings, base: Path) -> Path:
         if path.is_dir() if file else path.is_file() or is_checkpoint(path):
             kind = "file, such as model.pt" if file else "folder, without the ending of a file"
             raise UserError(
-                f"--out: a {settings.architecture} is written to a {kind}, not '{path}'"
+                f"`out`: a {settings.architecture} is written to a {kind}, not '{path}'"
             )
         return path
     steps = _short(settings.max_iters)
@@ -114,7 +114,7 @@ def train_baseline(
     stop = settings.stop_at if settings.stop_at is not None else settings.max_iters
     if not 0 < stop <= settings.max_iters:
         raise UserError(
-            f"--stop-at must lie within the schedule of {settings.max_iters} steps, not {stop}"
+            f"`stop_at` must lie within the schedule of {settings.max_iters} steps, not {stop}"
         )
     torch.manual_seed(settings.seed)
     network = new_network(settings, corpus.tokenizer)
@@ -157,7 +157,7 @@ def train_baseline(
             batch = {k: v.to(device) for k, v in batches.batch(step).items()}
             loss = _loss(network, batch, settings.precision)
             if not torch.isfinite(loss):
-                raise UserError(f"the loss is not finite at step {step}: lower --learning-rate")
+                raise UserError(f"the loss is not finite at step {step}: lower `learning_rate`")
             loss.backward()
             if settings.grad_clip > 0:
                 nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip)

@@ -95,8 +95,8 @@ def balanced_weights(data: Labelled) -> Tensor:
     if not counts.all():
         absent = data.classes[int(counts.argmin())]
         raise UserError(
-            f"--class-weights balanced: no training row is of class '{absent}'; take more"
-            " --train-samples, or leave the flag out"
+            f"`class_weights=balanced`: no training row is of class '{absent}'; take more"
+            " `train_samples`, or leave the setting out"
         )
     return counts.sum() / (len(counts) * counts)
 
@@ -196,7 +196,7 @@ class Flow(TrainerCallback):  # type: ignore[misc]
         losses = (logs[name] for name in ("loss", "eval_loss") if name in logs)
         if not all(map(math.isfinite, losses)):
             raise UserError(
-                f"the loss is not finite at step {state.global_step}: lower --learning-rate"
+                f"the loss is not finite at step {state.global_step}: lower `learning_rate`"
             )
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -237,13 +237,13 @@ def freeze(module: nn.Module, patterns: Sequence[str]) -> None:
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):
             raise UserError(
-                f"--freeze: '{pattern}' matches no parameter; names look like '{names[0]}' and"
+                f"`freeze`: '{pattern}' matches no parameter; names look like '{names[0]}' and"
                 f" '{names[-1]}'"
             )
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(not any(fnmatch.fnmatchcase(name, p) for p in patterns))
     if not any(parameter.requires_grad for parameter in module.parameters()):
-        raise UserError("--freeze leaves no parameter to train")
+        raise UserError("`freeze` leaves no parameter to train")
 
 
 def make_trainer(
@@ -263,13 +263,13 @@ def make_trainer(
     freeze(module, settings.freeze or ())
     if settings.gradient_checkpointing and frozen_encoder(module) is not None:
         raise UserError(
-            "--gradient-checkpointing has no effect beside --freeze: the encoder stays as it is and"
+            "`gradient_checkpointing` has no effect beside `freeze`: the encoder stays as it is and"
             " reads each text once"
         )
     if settings.gradient_checkpointing and not module.supports_gradient_checkpointing:
         raise UserError(
-            f"--gradient-checkpointing: transformers has none for a {type(module).__name__}; leave"
-            " it out, and take more --gradient-accumulation-steps or --bf16"
+            f"`gradient_checkpointing`: transformers has none for a {type(module).__name__}; leave"
+            " it out, and take more `gradient_accumulation_steps` or `bf16`"
         )
     chosen = rows(corpus.train, model, settings, settings.train_samples)
     labels = chosen.examples.data
@@ -319,12 +319,12 @@ def rows(
     """
     if not isinstance(model.tokenizer, HuggingFaceTokenizer):
         raise UserError(
-            f"--model: '{model.info.name}' has no tokenizer; save it into the folder, too"
+            f"`model`: '{model.info.name}' has no tokenizer; save it into the folder, too"
         )
     length = settings.max_length or model.block_size or DEFAULT_LENGTH
     if model.block_size is not None and length > model.block_size:
         raise UserError(
-            f"--max-length {length} exceeds the model's longest context, {model.block_size}"
+            f"`max_length={length}` exceeds the model's longest context, {model.block_size}"
         )
     apart = settings.task == "sentence-similarity"
     if samples is not None:
@@ -346,7 +346,7 @@ def _arguments(settings: FinetuneSettings, work: Path, device: torch.device) -> 
     """
     if device.index:
         raise UserError(
-            f"--device {device}: a fine-tune takes the first GPU; choose which one that is with"
+            f"`device={device}`: a fine-tune takes the first GPU; choose which one that is with"
             " CUDA_VISIBLE_DEVICES"
         )
     checkpointing = next(n for n in CHECKPOINTING if hasattr(TrainingArguments, n))
@@ -380,7 +380,7 @@ def _arguments(settings: FinetuneSettings, work: Path, device: torch.device) -> 
     except ValueError as error:
         if not settings.bf16:
             raise
-        raise UserError(f"--bf16: {device} has no bfloat16; leave it out") from error
+        raise UserError(f"`bf16`: {device} has no bfloat16; leave it out") from error
     arguments._n_gpu = min(arguments.n_gpu, 1)  # one device, as everywhere: no DataParallel
     return arguments
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
@@ -17,7 +16,7 @@ from bayesgen.data.masked import PERMUTED, MaskedWindows, Masking
 from bayesgen.data.tables import some
 from bayesgen.data.unlabelled import load_unlabelled
 from bayesgen.data.windows import Batches, Rows, Windows, subset
-from bayesgen.errors import UserError
+from bayesgen.errors import UserError, warn
 from bayesgen.models import FunctionalModel
 from bayesgen.workflow.job import example_batches, masked_batches, training_batches
 from bayesgen.workflow.loading import num_outputs, read_labelled
@@ -59,13 +58,13 @@ def read_inputs(
     """
     if model.tokenizer is None:
         raise UserError(
-            f"--model: '{model.info.name}' has no tokenizer; give its meta.pkl with --meta-path"
+            f"`model`: '{model.info.name}' has no tokenizer; give its meta.pkl with `meta_path`"
             " (nanoGPT), or save the tokenizer into the folder (Hugging Face)"
         )
     block_size = block_size or settings.block_size or _longest(model)
     if model.block_size is not None and block_size > model.block_size:
         raise UserError(
-            f"--block-size {block_size} exceeds the model's longest context, {model.block_size}"
+            f"`block_size={block_size}` exceeds the model's longest context, {model.block_size}"
         )
     if model.info.task in LABELS:
         return _labelled(model, settings, block_size)
@@ -132,22 +131,22 @@ def _masked(
 def _labelled(model: FunctionalModel, settings: DataSettings, block_size: int) -> Inputs:
     if settings.data is None:
         raise UserError(
-            f"--data: a {model.info.task} needs labelled data: ag_news, sst2, imdb, stsb, or the"
+            f"`data`: a {model.info.task} needs labelled data: ag_news, sst2, imdb, stsb, or the"
             " path of a file or folder"
         )
     corpus = read_labelled(settings, model.info.task)
     outputs = num_outputs(model.info)
     if corpus.classes is not None and len(corpus.classes) != outputs:
         raise UserError(
-            f"--data {settings.data}: {len(corpus.classes)} classes, but the model has {outputs};"
+            f"`data={settings.data}`: {len(corpus.classes)} classes, but the model has {outputs};"
             " fine-tune it on these data first (scripts/finetune.py)"
         )
     _warn_of_names(model, corpus.classes)
     pairs = model.info.task == "sentence-similarity"
     if pairs and model.info.config.get("score_range") is None:
         raise UserError(
-            f"--model: '{model.info.name}' does not know the range of the scores; fine-tune it on"
-            f" these data first (scripts/finetune.py --task {model.info.task})"
+            f"`model`: '{model.info.name}' does not know the range of the scores; fine-tune it on"
+            f" these data first (scripts/finetune.py `task={model.info.task}`)"
         )
     tokenizer: Any = model.tokenizer
     train = corpus.train
@@ -180,10 +179,9 @@ def _warn_of_names(model: FunctionalModel, classes: tuple[str, ...] | None) -> N
     own = tuple(str(name) for _, name in sorted(named.items(), key=lambda item: int(item[0])))
     if classes is None or own == classes or own == tuple(f"LABEL_{i}" for i in range(len(own))):
         return
-    print(
-        f"warning: the classes of '{model.info.name}' are {some(own)}, those of the data"
-        f" {some(classes)}: they are taken for each other in this order",
-        file=sys.stderr,
+    warn(
+        f"the classes of '{model.info.name}' are {some(own)}, those of the data"
+        f" {some(classes)}: they are taken for each other in this order"
     )
 
 
@@ -192,7 +190,7 @@ def _far_rows(
 ) -> tuple[Rows, dict[str, Any]]:
     """The rows of `--ood-data`, encoded as the run's own, and what they are."""
     pairs = near.data.second is not None
-    split, texts = load_unlabelled(name, pairs=pairs, data_dir=data_dir, flag="--ood-data")
+    split, texts = load_unlabelled(name, pairs=pairs, data_dir=data_dir, setting="`ood_data`")
     rows = Examples(texts, near.tokenizer, near.max_length)
     described = {
         "name": texts.name.removesuffix(f"/{split}"),

@@ -203,5 +203,5 @@ def resolve_device(name: str) -> torch.device:
         device = None
     if device is None or not there.get(device.type, False):
         usable = ", ".join(kind for kind, present in there.items() if present)
-        raise UserError(f"--device: '{name}' is not on this machine; use auto or {usable}")
+        raise UserError(f"`device`: '{name}' is not on this machine; use auto or {usable}")
     return device

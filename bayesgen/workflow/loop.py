@@ -230,7 +230,7 @@ def _phase(job: Job, chain: int, step: int) -> str:
 def _diverged(job: Job, run: Run, step: int, chain: int) -> str:
     snapshot = run.read_state(chain)
     kept = f"the state of step {snapshot.step} is kept in '{run.path}'" if snapshot else "no state"
-    lower = "--learning-rate"
+    lower = "`learning_rate`"
     if isinstance(job.settings, ChainSettings):
-        lower += " or --temperature, or raise --preconditioner-damping"
+        lower += " or `temperature`, or raise `preconditioner_damping`"
     return f"the loss or θ is not finite after step {step}: lower {lower} ({kept})"

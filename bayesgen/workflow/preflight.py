@@ -67,7 +67,7 @@ def opening(job: Job, beginning: Sequence[tuple[str, str]] = ()) -> Opening:
     centre = model.theta if prior is None else prior.mean.to(model.device)
     if job.name == "ekf" and not torch.equal(centre, model.theta):
         warnings.append(
-            "the EKF starts at the prior's mean, not at the loaded weights: use --prior pretrained"
+            "the EKF starts at the prior's mean, not at the loaded weights: use `prior=pretrained`"
         )
     if isinstance(job.settings, ChainSettings) and job.sampler.langevin:
         _chain_rows(job, job.settings, rows, numbers, warnings)
@@ -93,7 +93,7 @@ def _way_out(model: FunctionalModel, untrained: Sequence[str], prior: bool) -> s
         return ". Fine-tune it on these data first (scripts/finetune.py)."
     if learned:
         return " and are trained along."
-    return " and some stay there: take all of them into --parameters (head)."
+    return " and some stay there: take all of them into `parameters` (head)."
 
 
 def _chain_rows(
@@ -157,18 +157,18 @@ def _chain_rows(
         if start.friction_steps > plan.steps:
             warnings.append(
                 f"ballistic: the velocity is forgotten after {start.friction_steps:.3g} steps, the"
-                f" run has {plan.steps}; all draws lie on one line. Raise --friction or"
-                " --learning-rate."
+                f" run has {plan.steps}; all draws lie on one line. Raise `friction` or"
+                " `learning_rate`."
             )
     if move < FROZEN * weight_sd:
         warnings.append(
             f"frozen: from one draw to the next θ moves by {move / weight_sd:.1e} of its sd; the"
-            " draws will coincide. Raise --learning-rate or --thinning."
+            " draws will coincide. Raise `learning_rate` or `thinning`."
         )
-    width = "--prior-scale" if settings.learned_prior else "--prior-std"
+    width = "`prior_scale`" if settings.learned_prior else "`prior_std`"
     if thermal > HOT_NATS or wander > 3 * weight_sd:
         warnings.append(
             f"hot: at T = {settings.temperature:g} the noise alone costs up to {thermal:.2g} nats"
             f" per observation and carries a free weight by {wander / weight_sd:.1f} times the"
-            f" weights' sd in this run. Lower --temperature, --learning-rate or {width}."
+            f" weights' sd in this run. Lower `temperature`, `learning_rate` or {width}."
         )

@@ -110,16 +110,16 @@ def require(needs: Needs, device: torch.device, folder: Path) -> None:
     memory = free_memory(device)
     if memory is not None and needs.memory > memory:
         raise UserError(
-            f"--model: weights and sampler need {_size(needs.memory)} ({needs.bayesian:,} Bayesian"
+            f"`model`: weights and sampler need {_size(needs.memory)} ({needs.bayesian:,} Bayesian"
             f" of {needs.network:,} parameters), but {device} has {_size(memory)} free; make fewer"
-            " Bayesian with --parameters (last-layer, layers=-2:, lora), or take another --sampler"
+            " Bayesian with `parameters` (last-layer, layers=-2:, lora), or take another `sampler`"
         )
     disk = free_disk(folder)
     if needs.disk > disk:
         raise UserError(
-            f"--sampling-steps: {needs.draws:,} draws of {needs.bayesian:,} parameters need"
+            f"`sampling_steps`: {needs.draws:,} draws of {needs.bayesian:,} parameters need"
             f" {_size(needs.disk)}, but the disk of '{folder}' has {_size(disk)} free; take fewer"
-            " draws (a larger --thinning), fewer --parameters, or another --out"
+            " draws (a larger `thinning`), fewer `parameters`, or another `out`"
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +16,7 @@ from bayesgen.config import (
     ScoringSettings,
     TrainSettings,
 )
-from bayesgen.errors import UserError
+from bayesgen.errors import UserError, warn
 from bayesgen.inference.preconditioning import needs_pass
 from bayesgen.predictive.mixture import scoring_precision
 from bayesgen.priors.learned import fingerprint
@@ -95,13 +94,13 @@ def choose_scale(name: str, settings: TrainSettings, inputs: Inputs) -> dict[str
         rows,
         batch_size=settings.eval_batch_size,
         precision=scoring_precision(settings.eval_precision, inputs.model),
-        progress="--prior-scale auto",
+        progress="choosing λ",
         known=tuple(kept.found),
         keep=kept.keep,
     )
     if not curve.best.finite:
         raise UserError(
-            "--prior-scale auto: the short runs of all λ diverged; lower --learning-rate, or give"
+            "`prior_scale=auto`: the short runs of all λ diverged; lower `learning_rate`, or give"
             " λ as a number"
         )
     found = curve.to_json()
@@ -109,10 +108,9 @@ def choose_scale(name: str, settings: TrainSettings, inputs: Inputs) -> dict[str
         found["gradient_evaluations"] += settings.preconditioner_batches
     show(scale_table(found))
     if curve.at_the_end:
-        print(
-            f"warning: the best λ, {curve.best.scale:g}, is at an end of the grid: a better one may"
-            " lie beyond; try it as --prior-scale",
-            file=sys.stderr,
+        warn(
+            f"the best λ, {curve.best.scale:g}, is at an end of the grid: a better one may"
+            " lie beyond; try it as `prior_scale`"
         )
     return found
 

@@ -75,31 +75,31 @@ def read_material(
     assert model.tokenizer is not None
     if settings.ood_data is not None:
         raise UserError(
-            "--ood-data is for classifiers, and this run is of a language model; give --ood-corpus"
+            "`ood_data` is for classifiers, and this run is of a language model; give `ood_corpus`"
         )
     if settings.eval_num_text_samples and model.info.task != "causal-lm":
         raise UserError(
-            f"--eval-num-text-samples: a {model.info.task} model continues no text; leave it out"
+            f"`eval_num_text_samples`: a {model.info.task} model continues no text; leave it out"
         )
     held_in = train()
     scored = _chosen({"train": held_in, "val": tiled(corpus.val, "val")}, settings)
     texts: dict[str, Any] = {"corpus": {"name": corpus.name, **corpus.fingerprint}}
     if text is not None:
-        whole = load_far_text(text, model.tokenizer, folder, "--text")
+        whole = load_far_text(text, model.tokenizer, folder, "`text`")
         if whole.kept < 1:
             raise UserError(
-                f"--text {text}: {1 - whole.kept:.2%} of its characters are not in the model's"
-                " vocabulary; take a text without them, or give it as --ood-corpus, which leaves"
+                f"`text={text}`: {1 - whole.kept:.2%} of its characters are not in the model's"
+                " vocabulary; take a text without them, or give it as `ood_corpus`, which leaves"
                 " them out"
             )
-        scored["text"] = tiled(whole.tokens, "--text")
+        scored["text"] = tiled(whole.tokens, "`text`")
         texts["text"] = _described(whole)
     far = None
     if settings.ood_corpus is not None:
-        elsewhere = load_far_text(settings.ood_corpus, model.tokenizer, folder, "--ood-corpus")
-        far = tiled(elsewhere.tokens, "--ood-corpus")
+        elsewhere = load_far_text(settings.ood_corpus, model.tokenizer, folder, "`ood_corpus`")
+        far = tiled(elsewhere.tokens, "`ood_corpus`")
         texts["ood_corpus"] = _described(elsewhere)
-        _require_two("--ood-corpus", "windows of each text", scored, far, settings)
+        _require_two("`ood_corpus`", "windows of each text", scored, far, settings)
     for name, windows in scored.items():
         if isinstance(windows, Windows):
             _require_whole(name, windows, settings.eval_num_text_samples)
@@ -122,13 +122,13 @@ def read_examples(
     Raises:
         UserError: they ask for a split that is not there, or for what only texts have.
     """
-    idle = {"--text": text, "--ood-corpus": settings.ood_corpus,
-            "--eval-num-text-samples": settings.eval_num_text_samples}  # fmt: skip
-    for flag, value in idle.items():
+    idle = {"`text`": text, "`ood_corpus`": settings.ood_corpus,
+            "`eval_num_text_samples`": settings.eval_num_text_samples}  # fmt: skip
+    for setting, value in idle.items():
         if value:
-            way_out = "; give --ood-data" if flag == "--ood-corpus" else ""
+            way_out = "; give `ood_data`" if setting == "`ood_corpus`" else ""
             raise UserError(
-                f"{flag} is for language models, and this run has labelled data{way_out}"
+                f"{setting} is for language models, and this run has labelled data{way_out}"
             )
     texts: dict[str, Any] = {"corpus": {"name": name, **fingerprint}}
     scored = _chosen(splits, settings)
@@ -136,11 +136,11 @@ def read_examples(
     if settings.ood_data is not None:
         if splits["train"].num_classes is None:
             raise UserError(
-                "--ood-data is for classifiers, and the labels of this run are real numbers; leave"
+                "`ood_data` is for classifiers, and the labels of this run are real numbers; leave"
                 " it out"
             )
         far, texts["ood_data"] = far_rows(settings.ood_data)
-        _require_two("--ood-data", "rows of each set", scored, far, settings)
+        _require_two("`ood_data`", "rows of each set", scored, far, settings)
     # a classifier that fits its training rows looks calibrated there: the temperature is fitted on
     # rows that it has not seen (Guo et al. 2017)
     return Material(scored, splits["val"], far, texts)
@@ -151,19 +151,19 @@ def _require_whole(name: str, windows: Windows, texts: int) -> None:
     whole = int((windows.starts + windows.block_size < len(windows.tokens)).sum())
     if texts > whole:
         raise UserError(
-            f"--eval-num-text-samples {texts}: {name} has only {whole} whole windows of"
+            f"`eval_num_text_samples={texts}`: {name} has only {whole} whole windows of"
             f" {windows.block_size} tokens"
         )
 
 
 def _require_two(
-    flag: str, what: str, scored: Mapping[str, Rows], far: Rows, settings: ScoringSettings
+    setting: str, what: str, scored: Mapping[str, Rows], far: Rows, settings: ScoringSettings
 ) -> None:
     """Refuse to compare what is too few for an interval."""
-    few = [name for name, rows in {**scored, flag: far}.items() if len(rows) < 2]
+    few = [name for name, rows in {**scored, setting: far}.items() if len(rows) < 2]
     if few or settings.eval_max_samples == 1:
-        which = few[0] if few else "--eval-max-samples 1"
-        raise UserError(f"{flag} needs two {what}: not so {which}")
+        which = few[0] if few else "`eval_max_samples=1`"
+        raise UserError(f"{setting} needs two {what}: not so {which}")
 
 
 def _chosen(splits: Mapping[str, R], settings: ScoringSettings) -> dict[str, R]:
@@ -172,7 +172,7 @@ def _chosen(splits: Mapping[str, R], settings: ScoringSettings) -> dict[str, R]:
     absent = [name for name in wanted if name not in splits]
     if absent:
         raise UserError(
-            f"--eval-splits {absent[0]}: the data have no such split ({', '.join(splits)})"
+            f"`eval_splits={absent[0]}`: the data have no such split ({', '.join(splits)})"
         )
     return {str(name): splits[name] for name in wanted}
 
@@ -186,7 +186,7 @@ def check_draws(settings: ScoringSettings, there: int) -> None:
     """Refuse to score more draws than there are, or will be."""
     wanted = settings.eval_num_posterior_samples
     if wanted is not None and wanted > there:
-        raise UserError(f"--eval-num-posterior-samples {wanted}: there are only {there} draws")
+        raise UserError(f"`eval_num_posterior_samples={wanted}`: there are only {there} draws")
 
 
 def score_run(

@@ -6,6 +6,7 @@ import platform
 import resource
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from importlib.metadata import version
@@ -17,7 +18,7 @@ from rich.console import Console
 
 from bayesgen.config import LABELS, ChainSettings, SWAGSettings, TrainSettings
 from bayesgen.config.provenance import Chosen
-from bayesgen.errors import Interrupted, UserError
+from bayesgen.errors import Interrupted, UserError, warn
 from bayesgen.inference.preconditioning import Scales
 from bayesgen.models import FunctionalModel
 from bayesgen.priors.learned import fingerprint
@@ -51,8 +52,16 @@ LARGE = 2**30
 """Bytes from which on a run says what it needs before it loads the weights, which takes a while."""
 
 
-def train(name: str, chosen: Chosen[TrainSettings], resumed: Run | None = None) -> Run:
+def train(
+    name: str,
+    chosen: Chosen[TrainSettings],
+    resumed: Run | None = None,
+    words: Callable[[str], str] = str,
+) -> Run:
     """Run the sampler `name`, or continue `resumed`; leave a finished run behind.
+
+    Args:
+        words: what a text is put through before it is shown, such as `errors.as_flags`.
 
     Raises:
         UserError: something that the user can put right.
@@ -101,7 +110,7 @@ def train(name: str, chosen: Chosen[TrainSettings], resumed: Run | None = None) 
                 keep_start(run, start)
             run.write_json("run.json", _record(job, chosen, inputs, sizes, start))
             (run.path / TRIALS).unlink(missing_ok=True)
-            _print_opening(name, run, sizes)
+            _print_opening(name, run, sizes, words)
         config = run.record()["settings"] if settings.wandb else None
         with graceful_stop() as stop, Tracker(run, config) as tracker:
             chains = [run_chain(job, run, tracker, c, stop, watch) for c in range(settings.chains)]
@@ -114,10 +123,9 @@ def train(name: str, chosen: Chosen[TrainSettings], resumed: Run | None = None) 
         except KeyboardInterrupt:
             raise Interrupted(signal.SIGINT, run.path, job.plan.steps) from None
         if curve is not None and evaluation is not None and "val" in evaluation["splits"]:
-            print(
-                "warning: the validation rows chose λ, too: for numbers to report score rows that"
-                " nothing was chosen by (--eval-splits test, or evaluate.py with --text)",
-                file=sys.stderr,
+            warn(
+                "the validation rows chose λ, too: for numbers to report score rows that"
+                " nothing was chosen by (`eval_splits` test, or evaluate.py with `text`)"
             )
         text = summary(run.record(), totals, evaluation)
         atomic_write(run.path / f"{name}_summary.txt", text.encode())
@@ -181,7 +189,7 @@ def _stored_scales(run: Run, model: FunctionalModel) -> Scales:
     stored = run.read_tensors(PRECONDITIONER)
     if stored is None:
         raise UserError(
-            f"--resume: '{run.path / PRECONDITIONER}' is missing; put it back or start a new run"
+            f"`resume`: '{run.path / PRECONDITIONER}' is missing; put it back or start a new run"
         )
     return Scales.of(stored, model.device)
 
@@ -190,12 +198,11 @@ def _warn_of_clipping(totals: dict[str, Any], task: str) -> None:
     """Say so where cut gradients were not the exception that they are meant to be."""
     rare = "" if task in LABELS else ", where many tokens are rare,"
     if totals["clipped_steps"] > MANY_CLIPPED * totals["steps"]:
-        print(
-            f"warning: the gradient was cut in {totals['clipped_steps']:,} of"
+        warn(
+            f"the gradient was cut in {totals['clipped_steps']:,} of"
             f" {totals['steps']:,} steps: the draws are not those of the posterior; lower"
-            f" --learning-rate, raise --gradient-clip, or{rare} raise --preconditioner-damping to"
-            " 1",
-            file=sys.stderr,
+            f" `learning_rate`, raise `gradient_clip`, or{rare} raise `preconditioner_damping` to"
+            " 1"
         )
 
 
@@ -204,7 +211,7 @@ def _stored_scale(run: Run) -> dict[str, Any]:
     curve = run.read_json(PRIOR_SCALE)
     if not isinstance(curve.get("chosen"), float) or "gradient_evaluations" not in curve:
         raise UserError(
-            f"--resume: '{run.path / PRIOR_SCALE}' is damaged; put it back or start a new run"
+            f"`resume`: '{run.path / PRIOR_SCALE}' is damaged; put it back or start a new run"
         )
     return curve
 
@@ -214,7 +221,7 @@ def _same_inputs(run: Run, inputs: Inputs, settings: TrainSettings) -> None:
     record = run.record()
     if record["model"]["sha256"] != inputs.model.info.sha256:
         raise UserError(
-            f"--resume: '{inputs.model.info.name}' is not the model that the run started from (its"
+            f"`resume`: '{inputs.model.info.name}' is not the model that the run started from (its"
             " sha256 differs); put the old one back or start a new run"
         )
     require_same_labels(record["model"], inputs.model.info, str(run.path))
@@ -222,12 +229,12 @@ def _same_inputs(run: Run, inputs: Inputs, settings: TrainSettings) -> None:
         now = fingerprint(Path(settings.prior_path))
         if record["prior"].get("sha256") != now:
             raise UserError(
-                f"--resume: '{settings.prior_path}' is not the prior that the run started with (its"
+                f"`resume`: '{settings.prior_path}' is not the prior that the run started with (its"
                 " sha256 differs); put the old one back or start a new run"
             )
     if record["data"]["sha256"] != inputs.data["sha256"]:
         raise UserError(
-            f"--resume: the data '{inputs.data['name']}' are not those that the run started with"
+            f"`resume`: the data '{inputs.data['name']}' are not those that the run started with"
             " (their sha256 differs); put the old ones back or start a new run"
         )
 
@@ -304,13 +311,13 @@ def _console() -> Console:
     return Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
 
-def _print_opening(name: str, run: Run, sizes: Opening) -> None:
+def _print_opening(name: str, run: Run, sizes: Opening, words: Callable[[str], str]) -> None:
     console = _console()
     console.print(f"{name} in {run.path}", style="bold")
     known = len(sizes.needs.rows()) if sizes.needs.memory >= LARGE else 0
     _print_rows(console, sizes.rows[known:])
     for warning in sizes.warnings:
-        console.print(f"  warning: {warning}", style="yellow")
+        console.print(f"  warning: {words(warning)}", style="yellow")
 
 
 def peak_memory_mib() -> float:

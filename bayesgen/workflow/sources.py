@@ -52,10 +52,10 @@ def open_source(
         if not Path(name).exists():
             raise UserError(f"'{name}' is not there; name a run's folder or a model's")
         if model is not None:
-            raise UserError(f"--model goes with a run, and '{name}' is none")
+            raise UserError(f"`model` goes with a run, and '{name}' is none")
         alone = load_model(name, task=task, device=on)
         return Source(name, alone, Posterior.from_draws(alone.theta[None], alone.layout), None)
-    run = Run.open(name, flag="RUN")
+    run = Run.open(name, setting="RUN")
     posterior = Posterior.load(name)
     record = run.record()
     settings, stored = record["settings"], record["model"]
@@ -63,7 +63,7 @@ def open_source(
     place = Path(stored["name"])
     if model is None and not place.exists() and (place.suffix or len(place.parts) > 2):
         raise UserError(
-            f"the model of the run '{name}' is not at '{place}' any more; say with --model where it"
+            f"the model of the run '{name}' is not at '{place}' any more; say with `model` where it"
             " is"
         )
     loaded = load_model(
@@ -78,7 +78,7 @@ def open_source(
     if loaded.info.sha256 != stored["sha256"]:
         raise UserError(
             f"'{loaded.info.name}' is not the model that the run '{name}' started from (its sha256"
-            " differs); name that one with --model"
+            " differs); name that one with `model`"
         )
     require_same_labels(stored, loaded.info, name)
     if loaded.layout != posterior.layout:
@@ -105,6 +105,6 @@ def require_same_labels(stored: Mapping[str, Any], now: ModelInfo, run: str) -> 
         before, found = stored["config"].get(key), now.config.get(key)
         if before != found:
             raise UserError(
-                f"--model: {key} in the config.json of '{now.name}' is {found}, and the run"
+                f"`model`: {key} in the config.json of '{now.name}' is {found}, and the run"
                 f" '{run}' was made with {before}; put that back, or start a new run"
             )

@@ -55,35 +55,35 @@ def start_of(settings: TrainSettings, model: FunctionalModel, data: Mapping[str,
         UserError: no run is there, or it does not lead to a start for chains on `model`.
     """
     name = str(settings.init_from)
-    run = Run.open(name, flag="--init-from")
+    run = Run.open(name, setting="`init_from`")
     record = run.record()
     if not run.finished:
         raise UserError(
-            f"--init-from: the run '{name}' is not finished; continue it with --resume '{name}'"
+            f"`init_from`: the run '{name}' is not finished; continue it with `resume='{name}'`"
         )
     posterior = Posterior.load(name)
     theirs = record["settings"]
     for key in ("task", *(ADAPTERS if names_adapters(theirs["parameters"]) else ())):
         if theirs.get(key) != getattr(settings, key):
             raise UserError(
-                f"--init-from: the run '{name}' was made with --{key.replace('_', '-')}"
-                f" {theirs.get(key)}; give it here, too"
+                f"`init_from`: the run '{name}' was made with"
+                f" `{key}={theirs.get(key)}`; give it here, too"
             )
     classes = record["data"].get("classes")
     if posterior.layout != model.layout or classes != data.get("classes"):
         raise UserError(
-            f"--init-from: the run '{name}' moved other parameters"
+            f"`init_from`: the run '{name}' moved other parameters"
             f" ({posterior.layout.size:,}, not {model.layout.size:,}) or has other classes; give"
-            " its --parameters, --model and --data"
+            " its `parameters`, `model` and `data`"
         )
     if record["model"]["sha256"] != model.info.sha256:
         raise UserError(
-            f"--init-from: the run '{name}' is of another model than '{model.info.name}' (its"
-            f" sha256 differs); name that one with --model ('{record['model']['name']}')"
+            f"`init_from`: the run '{name}' is of another model than '{model.info.name}' (its"
+            f" sha256 differs); name that one with `model` ('{record['model']['name']}')"
         )
     if theirs.get("chains") != 1:
         raise UserError(
-            f"--init-from: the run '{name}' has several chains, whose mean may lie in no mode; name"
+            f"`init_from`: the run '{name}' has several chains, whose mean may lie in no mode; name"
             " a run of one"
         )
     gaussian = run.read_tensors(gaussian_name(0))

@@ -140,7 +140,7 @@ def test_an_unknown_tokenizer_kind(text_file: Path) -> None:
 def far(text: str, tmp_path: Path, characters: str = "abc ") -> FarText:
     path = tmp_path / "far.txt"
     path.write_text(text, encoding="utf-8", newline="")
-    return load_far_text(str(path), CharTokenizer(characters), flag="--ood-corpus")
+    return load_far_text(str(path), CharTokenizer(characters), setting="`ood_corpus`")
 
 
 def test_a_far_text_keeps_the_characters_that_the_model_knows(tmp_path: Path) -> None:
@@ -161,13 +161,13 @@ def test_a_far_text_of_known_characters_is_whole(tmp_path: Path) -> None:
 
 
 def test_a_far_text_without_a_known_character_names_its_flag(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^--ood-corpus far.txt: the tokenizer knows none of its"):
+    with pytest.raises(UserError, match=r"^`ood_corpus` far.txt: the tokenizer knows none of its"):
         far("ΩΩΩ", tmp_path)
 
 
 def test_a_far_text_that_is_not_there_names_its_flag() -> None:
-    with pytest.raises(UserError, match=r"^--text pythondocs: .* did you mean python-docs\?"):
-        load_far_text("pythondocs", CharTokenizer("abc"), flag="--text")
+    with pytest.raises(UserError, match=r"^`text` pythondocs: .* did you mean python-docs\?"):
+        load_far_text("pythondocs", CharTokenizer("abc"), setting="`text`")
 
 
 def test_a_folder_is_no_far_text(tmp_path: Path) -> None:

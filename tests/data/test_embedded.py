@@ -143,6 +143,6 @@ def test_where_embeddings_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_place_that_cannot_be_made_is_one_line(examples: Examples, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(UserError, match="--data-dir") as caught:
+    with pytest.raises(UserError, match="`data_dir`") as caught:
         Embedded(examples, Encoder(), "one", tmp_path / "file" / "cache").read()
     assert "\n" not in str(caught.value)

@@ -322,7 +322,7 @@ def test_single_texts_cannot_be_apart(texts: Labelled, pairs: Labelled, tokenize
     assert "--pair-column" in str(caught.value)
     # each text has its own room
     assert len(Examples(pairs, tokenizer, 3, apart=True).ids[0]) == 3
-    with pytest.raises(UserError, match="--max-length 2"):
+    with pytest.raises(UserError, match="`max_length=2`"):
         Examples(pairs, tokenizer, 2, apart=True)
     bare = make_tokenizer()
     bare.backend_tokenizer.post_processor = _nothing_added()

@@ -197,7 +197,7 @@ def test_a_subset_is_nested_and_counted() -> None:
     assert few.expected_targets < more.expected_targets < rows.expected_targets
     for number in (0, len(rows) + 1):
         with pytest.raises(
-            UserError, match=rf"^--train-samples {number}: .* from 1 to {len(rows)}"
+            UserError, match=rf"^`train_samples={number}`: .* from 1 to {len(rows)}"
         ):
             rows.subset(number, seed=1)
 
@@ -242,7 +242,7 @@ def test_a_text_of_unknown_words_is_refused() -> None:
 def test_a_tokenizer_without_a_mask_or_padding_is_refused(task: str, lacking: str) -> None:
     tokenizer = TOKENIZERS[task]()
     setattr(tokenizer, f"{lacking}_token", None)
-    with pytest.raises(UserError, match=f"^--task {task}: .* has no {lacking}"):
+    with pytest.raises(UserError, match=f"^`task={task}`: .* has no {lacking}"):
         Masking.of(tokenizer, task)
 
 
@@ -250,5 +250,5 @@ def test_steps_and_batches_are_checked() -> None:
     batches = MaskedBatches(windows("masked-lm"), 4, seed=0)
     with pytest.raises(ValueError, match="step must not be negative"):
         batches.batch(-1)
-    with pytest.raises(UserError, match="--batch-size 0"):
+    with pytest.raises(UserError, match="`batch_size=0`"):
         MaskedBatches(windows("masked-lm"), 0, seed=0)

@@ -17,7 +17,7 @@ TEXTS = ("one text", "another, with a comma", "a third")
 
 
 def load(path: Path | str, *, pairs: bool = False, data_dir: Path | None = None) -> Labelled:
-    return load_unlabelled(str(path), pairs=pairs, data_dir=data_dir, flag="--ood-data").texts
+    return load_unlabelled(str(path), pairs=pairs, data_dir=data_dir, setting="`ood_data`").texts
 
 
 def refuse(path: Path | str, *, pairs: bool = False) -> str:
@@ -64,7 +64,7 @@ def test_pairs_are_found(tmp_path: Path) -> None:
 def test_the_split_that_is_least_seen_is_taken(tmp_path: Path) -> None:
     for count, stem in enumerate(("train", "dev", "test"), start=1):
         (tmp_path / f"{stem}.tsv").write_text(f"text\tlabel\nof {stem}\tx\n" * 1)
-        found = load_unlabelled(str(tmp_path), pairs=False, data_dir=None, flag="--ood-data")
+        found = load_unlabelled(str(tmp_path), pairs=False, data_dir=None, setting="`ood_data`")
         assert found.split == ("train", "val", "test")[count - 1]
         assert found.texts.first == (f"of {stem}",)
         assert found.texts.name == f"{tmp_path.name}/{found.split}"

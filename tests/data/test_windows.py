@@ -139,9 +139,9 @@ def test_negative_seeds_and_steps_are_refused() -> None:
     for batches in both(0):
         with pytest.raises(ValueError, match="negative"):
             batches.batch(-1)
-    with pytest.raises(UserError, match="--seed -3"):
+    with pytest.raises(UserError, match="`seed` -3"):
         ShuffledWindows(Windows.tiled(count(9), 2), 1, seed=-3)
-    with pytest.raises(UserError, match="--batch-size 0"):
+    with pytest.raises(UserError, match="`batch_size=0`"):
         RandomWindows(count(9), 2, 0, seed=0)
     with pytest.raises(ValueError, match="no windows"):
         ShuffledWindows(Windows(count(9), 2, np.array([], dtype=np.int64)), 1, seed=0)

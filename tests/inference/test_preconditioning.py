@@ -153,7 +153,7 @@ def test_a_weight_without_gradient_gets_a_finite_step() -> None:
 
 @pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
 def test_gradients_that_are_all_zero_or_not_finite_are_refused(value: float) -> None:
-    with pytest.raises(UserError, match="--preconditioner"):
+    with pytest.raises(UserError, match="`preconditioner`"):
         from_second_moments(torch.tensor([0.0, value]), 0.1)
 
 
@@ -161,9 +161,9 @@ def test_a_model_that_gets_no_gradient_is_refused(
     tiny: Tiny, no_information: Callable[..., LogPosterior]
 ) -> None:
     target = no_information("sgld")
-    with pytest.raises(UserError, match="--preconditioner none"):
+    with pytest.raises(UserError, match="`preconditioner=none`"):
         measure(ChainSettings(), tiny.model, target, tiny.batches)
-    with pytest.raises(UserError, match="--gradient-clip 0"):
+    with pytest.raises(UserError, match="`gradient_clip=0`"):
         measure(ChainSettings(preconditioner="none"), tiny.model, target, tiny.batches)
 
 
@@ -270,7 +270,7 @@ def test_a_checkpoint_without_moments_is_refused(
     checkpoint: Callable[..., tuple[Path, dict[str, Tensor]]], tiny: Tiny
 ) -> None:
     path, _ = checkpoint(keep_state=False)
-    with pytest.raises(UserError, match=r"--preconditioner adam.*gradients"):
+    with pytest.raises(UserError, match=r"`preconditioner=adam`.*gradients"):
         adam(path, tiny)
 
 

@@ -253,12 +253,12 @@ def test_map_decays_the_weights_as_adamw_does(tiny: Tiny) -> None:
 def test_a_prior_that_is_no_diagonal_gaussian_is_refused(
     name: str, tiny: Tiny, linear_prior: type[Prior]
 ) -> None:
-    with pytest.raises(UserError, match=f"{name}.*--prior"):
+    with pytest.raises(UserError, match=f"{name}.*`prior`"):
         tiny.sampler(name, tiny.log_posterior(prior=linear_prior()))
 
 
 def test_the_filter_refuses_zero_temperature(tiny: Tiny) -> None:
-    with pytest.raises(UserError, match=r"ekf.*--temperature"):
+    with pytest.raises(UserError, match=r"ekf.*`temperature`"):
         tiny.sampler("ekf", temperature=0.0)
 
 
@@ -276,6 +276,6 @@ def test_the_lattice_walk_refuses_steps_without_heat(changes: dict[str, Any], ti
 
 @pytest.mark.parametrize("name", ["sghmc", "sgnht"])
 def test_a_friction_that_turns_the_momenta_around_is_refused(name: str, tiny: Tiny) -> None:
-    with pytest.raises(UserError, match="--friction"):
+    with pytest.raises(UserError, match="`friction`"):
         tiny.sampler(name, learning_rate=1.0, friction=2.0)
     tiny.sampler("baoa", learning_rate=1.0, friction=2.0)

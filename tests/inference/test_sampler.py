@@ -75,7 +75,7 @@ def test_batches_are_cut_into_even_parts_that_fit(rows: int, size: int, parts: l
 
 def test_a_memory_that_holds_no_row_is_refused_with_one_that_does() -> None:
     size = 3 * MIB // 16 + 1
-    with pytest.raises(UserError, match=r"--jacobian-memory 3 .*at least 4 "):
+    with pytest.raises(UserError, match=r"`jacobian_memory=3` .*at least 4 "):
         rows_within(LaplaceSettings(jacobian_memory=3), size)
     rows_within(LaplaceSettings(jacobian_memory=4), size)
 

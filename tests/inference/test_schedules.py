@@ -128,7 +128,7 @@ def test_the_number_of_draws_is_the_sampling_steps_over_the_thinning(
 ) -> None:
     counts = {"warmup_steps": warmup, "sampling_steps": sampling, "thinning": thinning}
     if sampling < thinning:
-        with pytest.raises(UserError, match="--thinning"):
+        with pytest.raises(UserError, match="`thinning`"):
             plan_of(schedule=schedule, **counts)
         return
     plan = plan_of(schedule=schedule, **counts)
@@ -180,7 +180,7 @@ def test_a_cyclical_plan_draws_only_from_hot_steps_after_warm_up(
     ],
 )
 def test_a_schedule_that_never_collects_is_refused(changes: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="--thinning"):
+    with pytest.raises(UserError, match="`thinning`"):
         plan_of(**changes)
 
 

@@ -90,12 +90,12 @@ def test_biases_of_a_llama_are_as_asked(bias: bool) -> None:
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_heads_must_share_the_width(architecture: str) -> None:
-    with pytest.raises(UserError, match="--n-head 3 does not divide --n-embd 16"):
+    with pytest.raises(UserError, match="`n_head=3` does not divide `n_embd=16`"):
         make(architecture, n_head=3)
 
 
 def test_heads_of_a_llama_are_even() -> None:
-    with pytest.raises(UserError, match="--n-head 16"):
+    with pytest.raises(UserError, match="`n_head=16`"):
         make("llama", n_head=16)
 
 

@@ -286,7 +286,7 @@ def test_an_output_that_could_hide_a_tensor_is_refused() -> None:
 
 def test_a_model_without_blocks_is_refused() -> None:
     model = FunctionalModel(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))
-    with pytest.raises(UserError, match="--gradient-checkpointing: the model has no stack"):
+    with pytest.raises(UserError, match="`gradient_checkpointing`: the model has no stack"):
         model.bind(checkpointing=True)
 
 
@@ -306,7 +306,7 @@ def test_it_is_refused_where_it_saves_nothing(
     if again < plain:
         refuse_idle(model.module, model.layout.names)
     else:
-        with pytest.raises(UserError, match="--gradient-checkpointing has no effect"):
+        with pytest.raises(UserError, match="`gradient_checkpointing` has no effect"):
             refuse_idle(model.module, model.layout.names)
 
 

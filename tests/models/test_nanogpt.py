@@ -478,6 +478,6 @@ def test_a_checkpoint_without_adams_moments_is_refused(tmp_path: Path, kind: str
         optimizer.step()
         raw["optimizer"] = optimizer.state_dict()
     torch.save(raw, path)
-    with pytest.raises(UserError, match="--preconditioner adam") as caught:
+    with pytest.raises(UserError, match="`preconditioner=adam`") as caught:
         adam_second_moments(path, Layout.of(module.named_parameters()))
     assert "\n" not in str(caught.value)

@@ -160,5 +160,5 @@ def test_a_layer_that_it_knows_in_part_is_refused() -> None:
 )
 def test_numbers_beyond_float32_are_one_line(scale: float, epsilon: float, head_std: float) -> None:
     found, *_ = placed(random_prior(), {**INNER, "new.weight": (2,)}, new=("new.weight",))
-    with pytest.raises(UserError, match=r"--prior-scale .* too small or too large"):
+    with pytest.raises(UserError, match=r"`prior_scale` .* too small or too large"):
         found.density(scale, epsilon=epsilon, head_std=head_std)

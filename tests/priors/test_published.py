@@ -145,7 +145,7 @@ def test_a_resnet_of_transformers_computes_what_torchvisions_weights_say(
 
 def test_the_order_of_a_resnet_is_never_guessed(resnet: ResNet, theirs: Any) -> None:
     parts = random_parts(size_of(resnet), 3)
-    with pytest.raises(UserError, match="--order: a ResNet's shortcuts come before"):
+    with pytest.raises(UserError, match="`order`: a ResNet's shortcuts come before"):
         import_published(*parts, module=theirs, divided=True, parameters="resnet.*")
     own = import_published(
         *parts, module=theirs, divided=True, parameters="resnet.*", order="module"
@@ -153,10 +153,10 @@ def test_the_order_of_a_resnet_is_never_guessed(resnet: ResNet, theirs: Any) -> 
     names = tuple(n for n, _ in theirs.named_parameters() if n.startswith("resnet."))
     assert own.layout.names == names
     assert sorted(torchvision_order(names)) == sorted(names)
-    with pytest.raises(UserError, match="--order module: this model has one order only"):
+    with pytest.raises(UserError, match="`order` module: this model has one order only"):
         import_published(*parts, module=resnet, divided=True, order="module")
     # its own weights contradict the order that was named
-    with pytest.raises(UserError, match=r"--model-file: 'layer2\.0.conv1.weight' is"):
+    with pytest.raises(UserError, match=r"`model_file`: 'layer2\.0.conv1.weight' is"):
         import_published(
             *parts, module=theirs, divided=True, parameters="resnet.*", order="module",
             weights=weights_of(resnet.state_dict(), "--model-file"),
@@ -181,7 +181,7 @@ def test_another_size_is_refused_with_both_numbers(resnet: ResNet, theirs: Any) 
     with pytest.raises(UserError, match=f"has {size:,} numbers, and the model {whole:,}") as caught:
         import_published(*random_parts(size, 3), module=theirs, divided=True)
     assert "--parameters 'resnet.*'" in str(caught.value)  # the model without its head
-    with pytest.raises(UserError, match="choose its --parameters"):
+    with pytest.raises(UserError, match="choose its `parameters`"):
         import_published(*random_parts(size - 1, 3), module=resnet, divided=True)
 
 
@@ -257,8 +257,8 @@ def test_what_a_file_would_execute_is_not(how: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"noise" * 30])
 def test_a_damaged_file_is_one_line(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "x.pt").write_bytes(content)
-    with pytest.raises(UserError, match=r"--mean: '.*x\.pt' cannot be read") as caught:
+    with pytest.raises(UserError, match=r"`mean`: '.*x\.pt' cannot be read") as caught:
         read_pt(tmp_path / "x.pt", "--mean")
     assert len(str(caught.value).splitlines()) == 1
-    with pytest.raises(UserError, match="--mean: no file at"):
+    with pytest.raises(UserError, match="`mean`: no file at"):
         read_pt(tmp_path / "gone.pt", "--mean")

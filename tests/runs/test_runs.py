@@ -144,14 +144,14 @@ def test_create_makes_the_folders_and_nothing_else(tmp_path: Path) -> None:
 
 def test_create_refuses_a_folder_that_holds_a_run(run: Run) -> None:
     run.write_json("run.json", {})
-    with pytest.raises(UserError, match=r"--out: .* already holds a run") as caught:
+    with pytest.raises(UserError, match=r"`out`: .* already holds a run") as caught:
         Run.create(run.path)
     assert str(run.path) in one_line(caught)
 
 
 def test_create_refuses_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(UserError, match="--out: cannot write to") as caught:
+    with pytest.raises(UserError, match="`out`: cannot write to") as caught:
         Run.create(tmp_path / "file" / "run")
     assert str(tmp_path / "file" / "run") in one_line(caught)
 
@@ -164,7 +164,7 @@ def test_create_refuses_a_folder_without_permission(
         raise PermissionError(13, "Permission denied", str(self))
 
     monkeypatch.setattr(Path, refused, denied)
-    with pytest.raises(UserError, match=r"--out: cannot write to .* \(Permission denied\)"):
+    with pytest.raises(UserError, match=r"`out`: cannot write to .* \(Permission denied\)"):
         Run.create(tmp_path / "run")
 
 

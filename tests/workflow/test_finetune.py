@@ -362,7 +362,7 @@ def test_the_range_of_the_scores_and_their_noise() -> None:
 
 
 def test_idle_checkpointing_of_a_frozen_encoder_is_refused(bench: Bench) -> None:
-    with pytest.raises(UserError, match="--gradient-checkpointing has no effect"):
+    with pytest.raises(UserError, match="`gradient_checkpointing` has no effect"):
         bench.trainer(gradient_checkpointing=True, **HEAD_ONLY)
 
 
@@ -407,7 +407,7 @@ def test_other_seeds_take_the_rows_in_another_order(bench: Bench) -> None:
 
 
 def test_a_loss_that_is_not_finite_is_said(bench: Bench) -> None:
-    with pytest.raises(UserError, match=r"not finite at step .*--learning-rate"):
+    with pytest.raises(UserError, match=r"not finite at step .*`learning_rate`"):
         bench.trained(learning_rate=1e38, max_grad_norm=0.0, warmup_steps=0)
 
 
@@ -432,7 +432,7 @@ def test_a_signal_leaves_a_checkpoint_that_continues_exactly(
     stop = StopRequest()
     trainer = bench.trainer(stop=stop, **settings)
     trainer.add_callback(Signal(step, stop))
-    with pytest.raises(Interrupted, match=rf"stopped by SIGTERM after step {step}; .*--resume"):
+    with pytest.raises(Interrupted, match=rf"stopped by SIGTERM after step {step}; .*`resume`"):
         train(trainer, TASK)
     last = last_checkpoint(bench.path / "out" / "work")
     assert last is not None
