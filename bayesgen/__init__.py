@@ -9,16 +9,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bayesgen.draws import Draws
     from bayesgen.models import FunctionalModel, load_model
-    from bayesgen.posterior import Posterior
     from bayesgen.predictive import Predictive
 
-__all__ = ["FunctionalModel", "Posterior", "Predictive", "load_model"]
+__all__ = ["Draws", "FunctionalModel", "Predictive", "load_model"]
 
 _HOMES = {
     "FunctionalModel": "bayesgen.models",
     "load_model": "bayesgen.models",
-    "Posterior": "bayesgen.posterior",
+    "Draws": "bayesgen.posterior",
     "Predictive": "bayesgen.predictive",
 }
 

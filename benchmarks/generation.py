@@ -16,9 +16,9 @@ import time
 
 import torch
 
+from bayesgen.draws import Draws
 from bayesgen.models import FunctionalModel
 from bayesgen.models.nanogpt import GPT, GPTConfig, GPTReader
-from bayesgen.posterior import Posterior
 from bayesgen.predictive.reading import Reading, Strategy
 
 SIZES = {
@@ -29,7 +29,7 @@ SIZES = {
 
 def seconds_per_text(
     model: FunctionalModel,
-    posterior: Posterior,
+    posterior: Draws,
     strategy: Strategy,
     prompt: int,
     new: int,
@@ -47,7 +47,7 @@ def seconds_per_text(
     return total
 
 
-def bandwidth_floor(posterior: Posterior) -> float:
+def bandwidth_floor(posterior: Draws) -> float:
     """Seconds in which the weights of all draws are read once."""
     draws = torch.stack(list(posterior))
     times = []
@@ -77,7 +77,7 @@ def main() -> None:
     model = FunctionalModel(GPT(config), block_size=config.block_size, reader=GPTReader(config))
     model.to(options.device)
     noise = 0.01 * torch.randn(options.draws, model.layout.size)
-    posterior = Posterior.from_draws(model.theta.cpu() + noise, model.layout)
+    posterior = Draws.from_draws(model.theta.cpu() + noise, model.layout)
     strategies: dict[Strategy, int] = {"stacked": 1, "cached": 1, "plain": options.stride}
     times: dict[Strategy, list[float]] = {name: [] for name in strategies}
     for _ in range(options.rounds):

@@ -20,16 +20,16 @@ import torch
 
 from bayesgen.data.corpora import load_corpus
 from bayesgen.data.windows import Windows
+from bayesgen.draws import Draws
 from bayesgen.evaluation.passes import Split, mixture
 from bayesgen.models import FunctionalModel
 from bayesgen.models.nanogpt import GPT, GPTConfig
-from bayesgen.posterior import Posterior
 from bayesgen.predictive import Forward
 from bayesgen.predictive.mixture import Precision, scoring_precision
 from bayesgen.workflow.sources import open_source
 
 
-def plain_loop(model: FunctionalModel, posterior: Posterior, split: Split) -> float:
+def plain_loop(model: FunctionalModel, posterior: Draws, split: Split) -> float:
     """Mixture NLL by the plainest float32 loop."""
     forward = Forward(model)
     each = []
@@ -48,7 +48,7 @@ def plain_loop(model: FunctionalModel, posterior: Posterior, split: Split) -> fl
 
 
 def by_evaluation(
-    model: FunctionalModel, posterior: Posterior, split: Split, precision: Precision
+    model: FunctionalModel, posterior: Draws, split: Split, precision: Precision
 ) -> float:
     forward = Forward(model, precision)
     return mixture(forward, split, posterior, lambda _: None).bma.scores.nll
@@ -65,15 +65,15 @@ def product_rate(dtype: torch.dtype) -> float:
     return 4096 * 384 * 1536 / min(times)
 
 
-def random_posterior(draws: int) -> tuple[FunctionalModel, Posterior]:
+def random_posterior(draws: int) -> tuple[FunctionalModel, Draws]:
     """The 10.65 M network at its initial weights, with noise."""
     torch.manual_seed(0)
     model = FunctionalModel(GPT(GPTConfig(256, 128, 6, 6, 384, bias=False)), block_size=256)
     noise = 0.01 * torch.randn(draws, model.layout.size)
-    return model, Posterior.from_draws(model.theta + noise, model.layout)
+    return model, Draws.from_draws(model.theta + noise, model.layout)
 
 
-def recorded(run: str, draws: int) -> tuple[FunctionalModel, Posterior, Windows]:
+def recorded(run: str, draws: int) -> tuple[FunctionalModel, Draws, Windows]:
     """A run's network and draws, and the windows of its validation text."""
     source = open_source(run, device="cpu")
     assert source.run is not None

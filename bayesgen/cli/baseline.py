@@ -68,8 +68,8 @@ def run_baseline(settings: BaselineSettings) -> Path:
     """Train and report; returns the checkpoint's path, a file or a folder."""
     from bayesgen.data.corpora import load_corpus
     from bayesgen.data.tokenizers import CharTokenizer, write_meta
+    from bayesgen.models.device import resolve_device
     from bayesgen.workflow.baseline import checkpoint_path, train_baseline
-    from bayesgen.workflow.job import resolve_device
 
     began = time.monotonic()
     path = checkpoint_path(settings, Path(settings.base_dir))

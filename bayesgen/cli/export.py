@@ -59,6 +59,7 @@ def choose(argv: list[str]) -> tuple[str, Path, ExportSettings]:
 def main(argv: list[str]) -> int:
     name, out, settings = choose(argv)
 
+    from bayesgen.draws import Draws
     from bayesgen.workflow.sources import open_source
 
     try:
@@ -75,7 +76,8 @@ def main(argv: list[str]) -> int:
             f"'{name}' is a run of {source.model.info.task}: causal language models and sequence"
             " classifiers can be exported"
         )
-    model, posterior = source.model, source.posterior.thin(settings.num_draws)
+    model = source.model
+    posterior: Draws = source.posterior.thin(settings.num_draws)
     if settings.num_draws is not None and settings.num_draws > len(posterior):
         raise UserError(f"--num-draws {settings.num_draws}: '{name}' has {len(posterior)} draws")
     if model.info.family == "nanogpt":

@@ -118,8 +118,8 @@ def run(command: Command) -> None:
         from bayesgen.workflow.finetune import curve, make_trainer, rows, score, set_noise, train
     except ImportError as error:
         raise UserError("finetune needs transformers; pip install 'bayesgen[hf]'") from error
+    from bayesgen.models.device import resolve_device
     from bayesgen.runs import Run
-    from bayesgen.workflow.job import resolve_device
     from bayesgen.workflow.loop import graceful_stop
 
     began = time.monotonic()

@@ -19,8 +19,8 @@ from bayesgen.config.provenance import combine
 from bayesgen.errors import UserError
 
 if TYPE_CHECKING:
+    from bayesgen.draws import Draws
     from bayesgen.models import FunctionalModel
-    from bayesgen.posterior import Posterior
     from bayesgen.predictive import GeneratedText
 
 EXAMPLES = """
@@ -122,7 +122,7 @@ def _check_prompts(model: FunctionalModel, prompts: list[str], settings: Generat
 
 
 def document(
-    name: str, posterior: Posterior, decoding: dict[str, object], texts: list[GeneratedText]
+    name: str, posterior: Draws, decoding: dict[str, object], texts: list[GeneratedText]
 ) -> dict[str, object]:
     """What --json prints; `draw` is the place of a draw in the run."""
     return {
@@ -136,7 +136,7 @@ def document(
     }
 
 
-def show(stream: Iterator[list[GeneratedText]], posterior: Posterior) -> None:
+def show(stream: Iterator[list[GeneratedText]], posterior: Draws) -> None:
     """Print the first text while it grows, then the others."""
     console = Console(highlight=False, soft_wrap=True, markup=False)
     if console.is_terminal and len(posterior) > 1:
@@ -161,7 +161,7 @@ def show(stream: Iterator[list[GeneratedText]], posterior: Posterior) -> None:
         ending(console, text)
 
 
-def heading(console: Console, texts: list[GeneratedText], index: int, posterior: Posterior) -> None:
+def heading(console: Console, texts: list[GeneratedText], index: int, posterior: Draws) -> None:
     text = texts[index]
     if len(texts) > 1:
         follows = "" if text.draw is None else f", draw {posterior.places[text.draw]}"

@@ -22,10 +22,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from bayesgen.data.windows import Rows
+from bayesgen.draws import Draws
 from bayesgen.evaluation.tokens import Scores, Tally, TokenScores
 from bayesgen.likelihoods import IGNORED
 from bayesgen.models.functional import Batch
-from bayesgen.posterior import Posterior
 from bayesgen.predictive import Forward
 from bayesgen.predictive.trunk import Trunk
 
@@ -185,7 +185,7 @@ def singles(
 def mixture(
     forward: Forward,
     split: Split,
-    posterior: Posterior,
+    posterior: Draws,
     advance: Advance,
     keep: Keep | None = None,
 ) -> Mixed:

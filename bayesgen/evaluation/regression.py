@@ -21,6 +21,7 @@ from scipy import stats
 from torch import Tensor
 
 from bayesgen.data.windows import Rows
+from bayesgen.draws import Draws
 from bayesgen.evaluation.cache import TokenCache
 from bayesgen.evaluation.evaluate import ONE_WINDOW, PREDICTORS, passes_key
 from bayesgen.evaluation.intervals import Interval, paired_difference, percentile_interval
@@ -43,7 +44,6 @@ from bayesgen.evaluation.scores import (
     sureness,
 )
 from bayesgen.likelihoods import Gaussian
-from bayesgen.posterior import Posterior
 from bayesgen.predictive import Forward, Predictive
 from bayesgen.predictive.gaussian import GaussianMixture
 
@@ -257,7 +257,7 @@ def _run(
 
 
 def _outputs(
-    forward: Forward, split: Split, weights: Posterior | list[Tensor], advance: Advance
+    forward: Forward, split: Split, weights: Draws | list[Tensor], advance: Advance
 ) -> Tensor:
     """What the network puts out for each row under each of `weights` [P]: [weights, n].
 

@@ -10,9 +10,9 @@ import torch
 from tqdm import tqdm
 
 from bayesgen.data.windows import Windows
+from bayesgen.draws import Draws
 from bayesgen.evaluation.overlap import diversity, overlap, paired_overlap
 from bayesgen.likelihoods import IGNORED
-from bayesgen.posterior import Posterior
 from bayesgen.predictive import Predictive
 
 TEXTS_AT_ONCE = 32
@@ -83,7 +83,7 @@ def sample_texts(
     references = [tokenizer.decode(ids[half:]) for ids in chosen]
     at_once = max(1, min(TEXTS_AT_ONCE, MAX_ELEMENTS // (half * tokenizer.vocab_size)))
     model = predictive.model
-    alone = Predictive(model, Posterior.from_draws(model.theta[None], model.layout))
+    alone = Predictive(model, Draws.from_draws(model.theta[None], model.layout))
     decoding: dict[str, Any] = {
         "max_new_tokens": windows.block_size + 1 - half,
         "temperature": 1.0,

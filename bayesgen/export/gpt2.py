@@ -16,17 +16,17 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from bayesgen.data.fast_tokenizers import fast_tokenizer
 from bayesgen.data.tokenizers import TiktokenTokenizer
+from bayesgen.draws import Draws
 from bayesgen.errors import UserError
 from bayesgen.models import FunctionalModel
 from bayesgen.models.hf_tokenizer import HuggingFaceTokenizer
-from bayesgen.posterior import Posterior
 
 END_OF_TEXT = 50256
 """Among GPT-2's byte pairs."""
 TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 
 
-def as_gpt2(model: FunctionalModel, posterior: Posterior) -> tuple[FunctionalModel, Posterior]:
+def as_gpt2(model: FunctionalModel, posterior: Draws) -> tuple[FunctionalModel, Draws]:
     """A nanoGPT and its draws with GPT-2 as the network; the draws are then in memory.
 
     Raises:
@@ -52,7 +52,7 @@ def as_gpt2(model: FunctionalModel, posterior: Posterior) -> tuple[FunctionalMod
         info=dataclasses.replace(model.info, family="huggingface"),
     ).to(model.device)
     draws = torch.stack([same.layout.ravel(_all(model.layout.views(row))) for row in posterior])
-    return same, Posterior.from_draws(draws, same.layout)
+    return same, Draws.from_draws(draws, same.layout)
 
 
 def _all(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

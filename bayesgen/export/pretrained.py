@@ -37,6 +37,7 @@ from transformers import (
 from transformers.modeling_outputs import CausalLMOutputWithPast, SequenceClassifierOutput
 from transformers.utils import can_return_tuple
 
+from bayesgen.draws import Draws
 from bayesgen.errors import UserError
 from bayesgen.export.card import facts, model_card
 from bayesgen.export.ensemble_cache import EnsembleCache
@@ -45,7 +46,6 @@ from bayesgen.likelihoods import IGNORED
 from bayesgen.models import FunctionalModel
 from bayesgen.models.lora import add_adapters
 from bayesgen.parameters import Layout
-from bayesgen.posterior import Posterior
 from bayesgen.predictive.mixture import mixture
 
 
@@ -157,7 +157,7 @@ class BayesianModel(PreTrainedModel):  # type: ignore[misc]
     def from_posterior(
         cls,
         model: FunctionalModel,
-        posterior: Posterior,
+        posterior: Draws,
         run_record: Mapping[str, Any] | None = None,
         evaluation: Mapping[str, Any] | None = None,
     ) -> Self:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bayesgen.data.embedded import Embedded, cache_folder
 from bayesgen.data.examples import Examples
-from bayesgen.models.huggingface import weights_sha256
+from bayesgen.models.functional import weights_sha256
 from bayesgen.models.sentence import SentenceModel
 from bayesgen.parameters import Layout
 

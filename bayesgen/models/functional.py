@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -121,6 +123,11 @@ class FunctionalModel:
     def device(self) -> torch.device:
         return self.theta.device
 
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the checkpoint, or of all weights as they are when it is first asked for."""
+        return self.info.sha256 or weights_sha256(self.module)
+
     @property
     def base(self) -> str:
         """Prefix of the names of what a Hugging Face model is without its head; else empty."""
@@ -201,3 +208,11 @@ class FunctionalModel:
         with torch.no_grad():
             for name, view in self.layout.views(self.theta).items():
                 named[name].copy_(view)
+
+
+def weights_sha256(module: nn.Module) -> str:
+    """Hash of all weights, frozen ones too: what a model is, wherever it was loaded from."""
+    digest = hashlib.sha256()
+    for parameter in module.parameters():
+        digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -5,7 +5,6 @@ Needs the extra `hf` (`pip install 'bayesgen[hf]'`).
 
 from __future__ import annotations
 
-import hashlib
 import math
 import textwrap
 from collections.abc import Callable, Mapping
@@ -18,7 +17,13 @@ from torch import nn
 from bayesgen import likelihoods
 from bayesgen.errors import UserError
 from bayesgen.likelihoods import Likelihood
-from bayesgen.models.functional import POOLER, Call, FunctionalModel, ModelInfo
+from bayesgen.models.functional import (
+    POOLER,
+    Call,
+    FunctionalModel,
+    ModelInfo,
+    weights_sha256,
+)
 from bayesgen.models.hf_tokenizer import read_tokenizer
 from bayesgen.models.logging import quiet
 from bayesgen.models.lora import Lora, add_adapters
@@ -385,11 +390,3 @@ def _logits(
         input_ids=input_ids, position_ids=positions, past_key_values=cache, use_cache=True
     ).logits
     return logits
-
-
-def weights_sha256(module: torch.nn.Module) -> str:
-    """Hash of all weights, frozen ones too: what a model is, wherever it was loaded from."""
-    digest = hashlib.sha256()
-    for parameter in module.parameters():
-        digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bayesgen.draws import Draws
 from bayesgen.likelihoods import Gaussian
 from bayesgen.models.functional import Batch, FunctionalModel
-from bayesgen.posterior import Posterior
 from bayesgen.predictive.gaussian import GaussianMixture
 
 Advance = Callable[[int], Any]
@@ -84,7 +84,7 @@ class SimilaritySpread:
         return GaussianMixture.of(self.each, self.noise_std).interval(level)
 
 
-def embeddings(model: FunctionalModel, posterior: Posterior, batch: Batch) -> Tensor:
+def embeddings(model: FunctionalModel, posterior: Draws, batch: Batch) -> Tensor:
     """Embeddings [S, B, H] of B texts under every draw, float32, on the CPU.
 
     Args:
@@ -113,7 +113,7 @@ def gives_scores(model: FunctionalModel) -> bool:
 
 def compare(
     model: FunctionalModel,
-    posterior: Posterior,
+    posterior: Draws,
     batches: Sequence[Batch],
     pairs: Tensor,
     advance: Advance = lambda _: None,

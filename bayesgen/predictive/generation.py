@@ -18,8 +18,8 @@ from torch import Tensor
 
 from bayesgen.config import DecodingSettings
 from bayesgen.data.tokenizers import Tokenizer
+from bayesgen.draws import Draws
 from bayesgen.models import FunctionalModel
-from bayesgen.posterior import Posterior
 from bayesgen.predictive.reading import Reading, Strategy
 from bayesgen.predictive.sampling import restricted
 
@@ -97,7 +97,7 @@ class GeneratedText:
 
 def generate(
     model: FunctionalModel,
-    posterior: Posterior,
+    posterior: Draws,
     prompts: Sequence[str | Sequence[int]],
     settings: DecodingSettings,
     strategy: Strategy = "auto",

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from bayesgen import likelihoods
 from bayesgen.config import DecodingSettings, check_ranges
+from bayesgen.draws import Draws
 from bayesgen.likelihoods import IGNORED, Gaussian
 from bayesgen.models.functional import Batch, FunctionalModel
-from bayesgen.posterior import Posterior
 from bayesgen.predictive import generation
 from bayesgen.predictive.gaussian import GaussianMixture
 from bayesgen.predictive.generation import GeneratedText
@@ -100,7 +100,7 @@ class Predictive:
     """
 
     def __init__(
-        self, model: FunctionalModel, posterior: Posterior, precision: Precision = "fp32"
+        self, model: FunctionalModel, posterior: Draws, precision: Precision = "fp32"
     ) -> None:
         if model.layout != posterior.layout:
             raise ValueError(

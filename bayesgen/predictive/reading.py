@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from bayesgen.draws import Draws
 from bayesgen.models import FunctionalModel
-from bayesgen.posterior import Posterior
 
 Strategy = Literal["auto", "stacked", "cached", "plain"]
 MEMORY = 4 * 2**30
@@ -44,7 +44,7 @@ class Reading:
     def __init__(
         self,
         model: FunctionalModel,
-        posterior: Posterior,
+        posterior: Draws,
         texts: list[list[int]],
         growth: int,
         strategy: Strategy = "auto",
@@ -166,7 +166,7 @@ def _padded(texts: list[list[int]]) -> tuple[Tensor, Tensor]:
 
 def _strategy(
     model: FunctionalModel,
-    posterior: Posterior,
+    posterior: Draws,
     texts: int,
     slots: int,
     wanted: Strategy,

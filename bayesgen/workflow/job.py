@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from bayesgen.config import (
@@ -19,7 +18,6 @@ from bayesgen.config import (
 )
 from bayesgen.data.masked import MaskedBatches, MaskedWindows
 from bayesgen.data.windows import Batches, RandomWindows, Rows, ShuffledWindows, Windows, subset
-from bayesgen.errors import UserError
 from bayesgen.inference.affine import Affine
 from bayesgen.inference.log_posterior import LogPosterior
 from bayesgen.inference.preconditioning import (
@@ -182,26 +180,3 @@ def weights_of(model: FunctionalModel) -> Weights:
 def chain_seed(seed: int, chain: int) -> int:
     """Seed of the global generators for one chain."""
     return int(np.random.SeedSequence([seed, chain, 1]).generate_state(1, np.uint64)[0] >> 1)
-
-
-def resolve_device(name: str) -> torch.device:
-    """`auto` is CUDA, then MPS, then the CPU.
-
-    Raises:
-        UserError: there is no such device, or not on this machine.
-    """
-    there = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if name == "auto":
-        return torch.device(next(kind for kind, present in there.items() if present))
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or not there.get(device.type, False):
-        usable = ", ".join(kind for kind, present in there.items() if present)
-        raise UserError(f"`device`: '{name}' is not on this machine; use auto or {usable}")
-    return device

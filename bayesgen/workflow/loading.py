@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from bayesgen.config import LABELS, CheckPriorSettings, DataSettings, TrainSettings
 from bayesgen.data.labelled import LabelledCorpus, load_labelled
-from bayesgen.models import FunctionalModel, Lora, ModelInfo, load_model
-from bayesgen.parameters import names_adapters
-from bayesgen.workflow.job import resolve_device
+from bayesgen.models import FunctionalModel, ModelInfo, load_model
+from bayesgen.models.device import resolve_device
+from bayesgen.posterior.opening import adapters
 
 DEFAULT_MODEL = "checkpoints/baseline/models/baseline_model_2k.pt"
 
@@ -64,16 +62,4 @@ def read_labelled(settings: DataSettings, task: str) -> LabelledCorpus:
         text_column=settings.text_column,
         label_column=settings.label_column,
         pair_column=settings.pair_column,
-    )
-
-
-def adapters(settings: Mapping[str, Any]) -> Lora | None:
-    """The adapters that a run's settings ask for; None if none."""
-    if not names_adapters(settings["parameters"]):
-        return None
-    targets = settings["lora_targets"]
-    return Lora(
-        settings["lora_r"],
-        settings["lora_alpha"],
-        None if targets is None else tuple(t.strip() for t in targets.split(",")),
     )

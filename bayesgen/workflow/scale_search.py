@@ -18,6 +18,7 @@ from bayesgen.config import (
 )
 from bayesgen.errors import UserError, warn
 from bayesgen.inference.preconditioning import needs_pass
+from bayesgen.posterior.opening import sha256
 from bayesgen.predictive.mixture import scoring_precision
 from bayesgen.priors.learned import fingerprint
 from bayesgen.reports.tables import scale_table, show
@@ -25,7 +26,6 @@ from bayesgen.runs import atomic_write, file_sha256, finite
 from bayesgen.workflow.inputs import Inputs
 from bayesgen.workflow.job import Job, make_job
 from bayesgen.workflow.prior_scale import GRIDS, Trial, tune_scale
-from bayesgen.workflow.starting import sha256
 
 TRIALS = "prior_scale_trials.json"
 ASIDE = {f.name for f in (*fields(LoopSettings), *fields(EvalSettings))} - {"eval_precision"}

@@ -15,6 +15,7 @@ from torch import Tensor
 from bayesgen.config import ScoringSettings
 from bayesgen.data.corpora import Corpus, FarText, load_far_text
 from bayesgen.data.windows import Rows, Windows
+from bayesgen.draws import Draws
 from bayesgen.errors import UserError
 from bayesgen.evaluation import SplitReport, evaluate_split, passes_key, run_passes
 from bayesgen.evaluation.cache import Passes, TokenCache
@@ -24,7 +25,6 @@ from bayesgen.evaluation.shift import detect_shift
 from bayesgen.evaluation.texts import sample_texts
 from bayesgen.likelihoods import Gaussian
 from bayesgen.models import FunctionalModel
-from bayesgen.posterior import Posterior
 from bayesgen.predictive import Predictive
 from bayesgen.predictive.mixture import scoring_precision
 from bayesgen.runs import Run
@@ -197,7 +197,7 @@ def score_run(
     Raises:
         UserError: more draws were asked for than there are.
     """
-    every = Posterior.load(run.path)
+    every = Draws.load(run.path)
     check_draws(settings, len(every))
     posterior = every.thin(settings.eval_num_posterior_samples)
     predictive = Predictive(model, posterior, scoring_precision(settings.eval_precision, model))

@@ -21,6 +21,8 @@ from bayesgen.config.provenance import Chosen
 from bayesgen.errors import Interrupted, UserError, warn
 from bayesgen.inference.preconditioning import Scales
 from bayesgen.models import FunctionalModel
+from bayesgen.models.device import resolve_device
+from bayesgen.posterior.opening import Start, require_same_labels, stored_start
 from bayesgen.priors.learned import fingerprint
 from bayesgen.reports.summary import summary
 from bayesgen.reports.tables import (
@@ -33,15 +35,14 @@ from bayesgen.reports.tables import (
 from bayesgen.runs import Run, atomic_write, new_run_path
 from bayesgen.runs.tracking import Tracker
 from bayesgen.workflow.inputs import Inputs, read_inputs
-from bayesgen.workflow.job import Job, make_job, resolve_device
+from bayesgen.workflow.job import Job, make_job
 from bayesgen.workflow.loading import model_of
 from bayesgen.workflow.loop import ChainTotals, graceful_stop, run_chain
 from bayesgen.workflow.preflight import Opening, opening
 from bayesgen.workflow.resources import estimate, require
 from bayesgen.workflow.scale_search import TRIALS, choose_scale
 from bayesgen.workflow.scoring import check_draws, score_run
-from bayesgen.workflow.sources import require_same_labels
-from bayesgen.workflow.starting import Start, keep_start, start_of, stored_start
+from bayesgen.workflow.starting import keep_start, start_of
 from bayesgen.workflow.watching import save_models, watch_of
 
 PRECONDITIONER = "preconditioner.safetensors"

@@ -2,47 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
 from bayesgen.config import TrainSettings
+from bayesgen.draws import Draws
 from bayesgen.errors import UserError
 from bayesgen.models import FunctionalModel
 from bayesgen.parameters import names_adapters
-from bayesgen.posterior import Posterior
+from bayesgen.posterior.opening import START, Start, sha256, whole
 from bayesgen.runs import Run
 from bayesgen.workflow.loop import gaussian_name
 
-START = "start.safetensors"
 ADAPTERS = ("lora_r", "lora_alpha", "lora_targets")
 """Settings that decide what a θ of adapters means."""
-
-
-@dataclass(frozen=True)
-class Start:
-    """Where chains start, and what it cost to get there.
-
-    Attributes:
-        theta: [P].
-        record: what run.json says of it: the run, its sampler, hash of θ, and the gradients that
-            it took, all that led to it among them.
-    """
-
-    theta: Tensor
-    record: dict[str, Any]
-
-    @property
-    def gradient_evaluations(self) -> int:
-        return int(self.record["gradient_evaluations"])
-
-    def row(self) -> tuple[str, str]:
-        """For the table that opens a run."""
-        of, count = self.record, self.gradient_evaluations
-        return "start", f"mean weights of '{of['run']}' ({of['sampler']}, {count:,} gradients)"
 
 
 def start_of(settings: TrainSettings, model: FunctionalModel, data: Mapping[str, Any]) -> Start:
@@ -61,7 +34,7 @@ def start_of(settings: TrainSettings, model: FunctionalModel, data: Mapping[str,
         raise UserError(
             f"`init_from`: the run '{name}' is not finished; continue it with `resume='{name}'`"
         )
-    posterior = Posterior.load(name)
+    posterior = Draws.load(name)
     theirs = record["settings"]
     for key in ("task", *(ADAPTERS if names_adapters(theirs["parameters"]) else ())):
         if theirs.get(key) != getattr(settings, key):
@@ -97,46 +70,13 @@ def start_of(settings: TrainSettings, model: FunctionalModel, data: Mapping[str,
         "sha256": sha256(theta),
         "gradient_evaluations": totals.get("gradient_evaluations"),
     }
-    if not _whole(start):
+    if not whole(start):
         raise UserError(
             f"'{run.path / record['sampler']}_metrics.json': 'gradient_evaluations' is missing or"
             " wrong; the file was damaged or written by another version: copy it back, or use that"
             " version"
         )
     return Start(theta, start)
-
-
-def stored_start(run: Run, model: FunctionalModel) -> Start | None:
-    """Where the chains of `run` started; None where that is the loaded weights.
-
-    Raises:
-        UserError: what the run kept of it is missing or damaged.
-    """
-    record = run.record()
-    start = record.get("start")
-    if start is None and record["settings"].get("init_from") is None:
-        return None
-    if start is None or not _whole(start):
-        raise UserError(
-            f"'{run.path / 'run.json'}': 'start' is missing or wrong; the file was damaged: copy it"
-            " back"
-        )
-    tensors = run.read_tensors(START)
-    theta = None if tensors is None else tensors.get("theta")
-    if theta is None or theta.shape != model.loaded.shape or sha256(theta) != start["sha256"]:
-        raise UserError(f"'{run.path / START}' is missing or damaged; copy it back")
-    return Start(theta, start)
-
-
-def _whole(start: Any) -> bool:
-    """Whether all is there that a record of a start is read for."""
-    kinds = {"run": str, "sampler": str, "sha256": str, "gradient_evaluations": int}
-    return isinstance(start, dict) and all(type(start.get(k)) is kind for k, kind in kinds.items())
-
-
-def sha256(theta: Tensor) -> str:
-    """Hash of θ's bytes."""
-    return hashlib.sha256(theta.cpu().numpy().tobytes()).hexdigest()
 
 
 def keep_start(run: Run, start: Start) -> None:

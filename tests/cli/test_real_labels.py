@@ -173,8 +173,8 @@ def told(capsys: pytest.CaptureFixture[str], *argv: str) -> dict[str, Any]:
 def test_a_similarity_is_the_score_under_every_draw(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    from bayesgen.draws import Draws
     from bayesgen.models import load_model
-    from bayesgen.posterior import Posterior
 
     run, tuned = "runs/sentence-similarity", "tuned/sentence-similarity"
     content = told(capsys, run, "--pair", "the a", "the a", "--level", "0.5")
@@ -182,7 +182,7 @@ def test_a_similarity_is_the_score_under_every_draw(
     tokenizer = model.tokenizer.tokenizer  # type: ignore[union-attr]
     both = tokenizer([PAIR[1], PAIR[2]], padding=True, return_tensors="pt")
     batch = {k: v[None] for k, v in both.items()}  # [1, 2, T]
-    each = torch.tensor([float(model(theta, batch)) for theta in Posterior.load(run)])
+    each = torch.tensor([float(model(theta, batch)) for theta in Draws.load(run)])
     same, pair = content["pairs"]
     assert content["unit"] == "score"
     assert content["num_draws"] == len(each) == 4

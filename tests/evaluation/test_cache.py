@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bayesgen.data.windows import Windows
+from bayesgen.draws import Draws
 from bayesgen.errors import UserError
 from bayesgen.evaluation import cache as caching
 from bayesgen.evaluation import run_passes
@@ -20,7 +21,6 @@ from bayesgen.evaluation.cache import TokenCache
 from bayesgen.evaluation.passes import Split
 from bayesgen.models import FunctionalModel, ModelInfo
 from bayesgen.models.nanogpt import GPT, GPTConfig
-from bayesgen.posterior import Posterior
 from bayesgen.predictive import Forward, Predictive
 
 TOKENS = np.random.default_rng(0).integers(0, 11, 61).astype(np.uint16)
@@ -33,7 +33,7 @@ DRAWS = 4
 def predictive(tiny_gpt: FunctionalModel) -> Predictive:
     generator = torch.Generator().manual_seed(2)
     noise = 0.3 * torch.randn(DRAWS, tiny_gpt.layout.size, generator=generator)
-    return Predictive(tiny_gpt, Posterior.from_draws(tiny_gpt.theta + noise, tiny_gpt.layout))
+    return Predictive(tiny_gpt, Draws.from_draws(tiny_gpt.theta + noise, tiny_gpt.layout))
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ def key(
     max_windows: int | None = None,
 ) -> str:
     device, model = torch.device("cpu"), model or network()
-    posterior = Posterior.from_draws(three() if draws is None else draws, model.layout)
+    posterior = Draws.from_draws(three() if draws is None else draws, model.layout)
     return TokenCache(Path("anywhere")).key(
         Split.of(windows, batch_size, max_windows, device),
         held_in,
@@ -197,9 +197,9 @@ def test_draws_that_were_made_again_are_scored_again(predictive: Predictive, fol
     for width in (0.1, 0.5):
         for path in paths:
             save_file({"draws": model.theta[None] + width}, path)
-        posterior = Posterior(model.layout, paths)
+        posterior = Draws(model.layout, paths)
         found.append(scored(Predictive(model, posterior), folder / "kept").mixed.bma.scores.nll)
-        again = Predictive(model, Posterior(model.layout, paths))
+        again = Predictive(model, Draws(model.layout, paths))
         assert scored(again, folder / "kept").mixed.bma.scores.nll == found[-1]
     assert found[0] != found[1]
     assert len(list((folder / "kept").glob("*.npy"))) == 2

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from bayesgen.data.windows import Windows
+from bayesgen.draws import Draws
 from bayesgen.evaluation import (
     SplitReport,
     evaluate_split,
@@ -25,7 +26,6 @@ from bayesgen.evaluation.passes import draw_order
 from bayesgen.evaluation.scaling import fit_temperature
 from bayesgen.likelihoods import per_sequence
 from bayesgen.models import FunctionalModel
-from bayesgen.posterior import Posterior
 from bayesgen.predictive import Forward, Predictive
 
 TOKENS = np.random.default_rng(0).integers(0, 11, 101).astype(np.uint16)
@@ -35,7 +35,7 @@ TOKENS = np.random.default_rng(0).integers(0, 11, 101).astype(np.uint16)
 def predictive(tiny_gpt: FunctionalModel) -> Predictive:
     generator = torch.Generator().manual_seed(2)
     noise = 0.3 * torch.randn(4, tiny_gpt.layout.size, generator=generator)
-    return Predictive(tiny_gpt, Posterior.from_draws(tiny_gpt.theta + noise, tiny_gpt.layout))
+    return Predictive(tiny_gpt, Draws.from_draws(tiny_gpt.theta + noise, tiny_gpt.layout))
 
 
 def dense(model: FunctionalModel, theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -165,7 +165,7 @@ def test_a_checkpoint_scores_as_the_deterministic_predictor(predictive: Predicti
 def several(model: FunctionalModel, draws: int) -> Predictive:
     generator = torch.Generator().manual_seed(5)
     noise = 0.3 * torch.randn(draws, model.layout.size, generator=generator)
-    return Predictive(model, Posterior.from_draws(model.theta + noise, model.layout))
+    return Predictive(model, Draws.from_draws(model.theta + noise, model.layout))
 
 
 @pytest.mark.parametrize("max_elements", [2**26, 200])
@@ -207,7 +207,7 @@ def test_the_order_holds_every_draw_once_and_is_always_the_same(count: int) -> N
 
 
 def test_identical_draws_have_no_epistemic_uncertainty(tiny_gpt: FunctionalModel) -> None:
-    posterior = Posterior.from_draws(tiny_gpt.theta.expand(6, -1), tiny_gpt.layout)
+    posterior = Draws.from_draws(tiny_gpt.theta.expand(6, -1), tiny_gpt.layout)
     windows = Windows.tiled(TOKENS, 8)
     found, _ = run_passes(Predictive(tiny_gpt, posterior), windows, windows)
     epistemic = found.mixed.bma.tokens.entropy.double() - found.mixed.aleatoric

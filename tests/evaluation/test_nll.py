@@ -14,12 +14,12 @@ from torch.distributions import Normal
 from bayesgen.data.examples import Examples
 from bayesgen.data.labelled import load_labelled
 from bayesgen.data.windows import Windows
+from bayesgen.draws import Draws
 from bayesgen.evaluation import evaluate_split
 from bayesgen.evaluation.nll import log_likelihoods, nll_of
 from bayesgen.evaluation.prior_predictive import prior_predictive
 from bayesgen.likelihoods import Gaussian
 from bayesgen.models import FunctionalModel
-from bayesgen.posterior import Posterior
 from bayesgen.predictive import Forward, Predictive
 from tests.encoder import save_encoder, write_rows
 from tests.evaluation.test_regression import Points
@@ -34,7 +34,7 @@ def draws_of(model: FunctionalModel) -> torch.Tensor:
 
 def test_it_is_the_nll_of_the_report(tiny_gpt: FunctionalModel) -> None:
     windows, draws = Windows.tiled(TOKENS, 8), draws_of(tiny_gpt)  # the last one is padded
-    posterior = Posterior.from_draws(draws, tiny_gpt.layout)
+    posterior = Draws.from_draws(draws, tiny_gpt.layout)
     report = evaluate_split(Predictive(tiny_gpt, posterior), windows, windows)
     mixed, each = nll_of(Forward(tiny_gpt), tiny_gpt.likelihood, draws, windows, batch_size=5)
     assert mixed == pytest.approx(report.predictors["bma"].nll, rel=1e-6)

@@ -14,10 +14,10 @@ from torch import Tensor
 from bayesgen.data.examples import Examples
 from bayesgen.data.labelled import Labelled, load_labelled
 from bayesgen.data.windows import Windows
+from bayesgen.draws import Draws
 from bayesgen.evaluation import evaluate_split, passes, run_passes
 from bayesgen.evaluation.cache import TokenCache
 from bayesgen.evaluation.passes import Split, evenly_spaced, mixture, singles
-from bayesgen.posterior import Posterior
 from bayesgen.predictive import Forward, Predictive
 from tests.encoder import save_encoder, write_rows
 
@@ -41,7 +41,7 @@ def predictive(shelf: Path, parameters: str = "head", precision: Any = "fp32") -
     name = str(shelf / "encoder")
     model = huggingface.load(name, "sequence-classification", parameters, num_labels=3)
     noise = torch.randn(4, model.layout.size, generator=torch.Generator().manual_seed(1))
-    return Predictive(model, Posterior.from_draws(model.theta + noise, model.layout), precision)
+    return Predictive(model, Draws.from_draws(model.theta + noise, model.layout), precision)
 
 
 def examples(who: Predictive, shelf: Path, part: str = "train") -> Examples:

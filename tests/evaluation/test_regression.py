@@ -17,6 +17,7 @@ from scipy import stats
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 
+from bayesgen.draws import Draws
 from bayesgen.evaluation import passes, regression
 from bayesgen.evaluation.cache import TokenCache
 from bayesgen.evaluation.evaluate import PREDICTORS
@@ -25,7 +26,6 @@ from bayesgen.evaluation.passes import draw_order
 from bayesgen.evaluation.regression import LabelReport, evaluate_labels
 from bayesgen.likelihoods import Gaussian
 from bayesgen.models import FunctionalModel, ModelInfo
-from bayesgen.posterior import Posterior
 from bayesgen.predictive import Forward, Predictive
 from bayesgen.runs import finite
 from tests.encoder import save_encoder
@@ -96,7 +96,7 @@ def predictive() -> Predictive:
     model = linear()
     start = torch.tensor([1.0, -2.0, 0.5, 0.25])
     draws = start + 0.3 * torch.randn(7, 4, generator=torch.Generator().manual_seed(1))
-    return Predictive(model, Posterior.from_draws(draws, model.layout))
+    return Predictive(model, Draws.from_draws(draws, model.layout))
 
 
 def draws_of(predictive: Predictive) -> Tensor:
@@ -209,7 +209,7 @@ def test_exact_draws_of_a_conjugate_posterior_predict_as_its_closed_form() -> No
     test = Points(x, (truth + STD * torch.randn(1000)).float(), "test")
     draws = exact_posterior.sample((400,)).float()
     model = linear(centre.float())
-    predictive = Predictive(model, Posterior.from_draws(draws, model.layout))
+    predictive = Predictive(model, Draws.from_draws(draws, model.layout))
     report = evaluate_labels(predictive, test, train)
 
     epistemic = ((design(x) @ covariance) * design(x)).sum(1)
@@ -244,7 +244,7 @@ def test_what_draws_share_is_read_once_and_long_rows_first(
 
     model = huggingface.load(str(save_encoder(tmp_path)), "regression", "head")
     noise = torch.randn(4, model.layout.size, generator=torch.Generator().manual_seed(1))
-    who = Predictive(model, Posterior.from_draws(model.theta + noise, model.layout))
+    who = Predictive(model, Draws.from_draws(model.theta + noise, model.layout))
     tokenizer: Any = model.tokenizer
     texts = [" ".join(["the", "old", "fox"][: 1 + i % 3] * (1 + i % 5)) for i in range(20)]
     data = labelled([(text, float(i)) for i, text in enumerate(texts)], task="regression")
@@ -341,7 +341,7 @@ def test_labels_must_be_real_numbers(predictive: Predictive, tiny_gpt: Functiona
     rows.y[2] = math.nan
     with pytest.raises(ValueError, match="not finite"):
         evaluate_labels(predictive, rows, rows)
-    classes = Predictive(tiny_gpt, Posterior.from_draws(tiny_gpt.theta[None], tiny_gpt.layout))
+    classes = Predictive(tiny_gpt, Draws.from_draws(tiny_gpt.theta[None], tiny_gpt.layout))
     with pytest.raises(ValueError, match="no real numbers"):
         evaluate_labels(classes, rows, rows)
 

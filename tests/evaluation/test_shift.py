@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from bayesgen.data.windows import Windows
+from bayesgen.draws import Draws
 from bayesgen.evaluation import run_passes
 from bayesgen.evaluation.cache import Passes
 from bayesgen.evaluation.intervals import Interval
 from bayesgen.evaluation.passes import Split
 from bayesgen.evaluation.shift import detect_shift, window_scores
 from bayesgen.models import FunctionalModel
-from bayesgen.posterior import Posterior
 from bayesgen.predictive import Predictive
 
 NAMES = ["bma_epistemic", "bma_total", "deterministic_entropy", "deterministic_max_probability"]
@@ -40,7 +40,7 @@ def predictive() -> Predictive:
             parameter.add_(0.3 * torch.randn_like(parameter))
     model = FunctionalModel(module, block_size=8)
     noise = 0.3 * torch.randn(3, model.layout.size, generator=torch.Generator().manual_seed(2))
-    return Predictive(model, Posterior.from_draws(model.theta + noise, model.layout))
+    return Predictive(model, Draws.from_draws(model.theta + noise, model.layout))
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_a_text_is_not_told_from_itself_and_sides_are_mirrored(both: Both) -> No
 
 def test_identical_draws_detect_nothing_by_their_disagreement(predictive: Predictive) -> None:
     model = predictive.model
-    same = Predictive(model, Posterior.from_draws(model.theta.expand(3, -1), model.layout))
+    same = Predictive(model, Draws.from_draws(model.theta.expand(3, -1), model.layout))
     windows = Windows.tiled(NEAR, 8)
     scores = window_scores(*run_passes(same, windows, windows))
     assert float(scores["bma_epistemic"].abs().max()) < 1e-6

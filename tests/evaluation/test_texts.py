@@ -14,11 +14,11 @@ from rouge_score.tokenizers import DefaultTokenizer
 
 from bayesgen.data.tokenizers import CharTokenizer
 from bayesgen.data.windows import Windows
+from bayesgen.draws import Draws
 from bayesgen.evaluation import texts as module
 from bayesgen.evaluation.texts import TextSamples, sample_texts
 from bayesgen.models import FunctionalModel
 from bayesgen.models.nanogpt import GPT, GPTConfig, GPTReader
-from bayesgen.posterior import Posterior
 from bayesgen.predictive import Predictive
 
 LETTERS = "abcdefghijklm"
@@ -43,14 +43,14 @@ def windows(block: int = 8) -> Windows:
 def predictive() -> Predictive:
     model = network()
     noise = torch.randn(3, model.layout.size, generator=torch.Generator().manual_seed(1))
-    return Predictive(model, Posterior.from_draws(model.theta + noise, model.layout))
+    return Predictive(model, Draws.from_draws(model.theta + noise, model.layout))
 
 
 def checkpoint(predictive: Predictive, copies: int = 1) -> Predictive:
     """The network that the chain started from, as a posterior."""
     model = predictive.model
     draws = model.theta.expand(copies, -1)
-    return Predictive(model, Posterior.from_draws(draws, model.layout))
+    return Predictive(model, Draws.from_draws(draws, model.layout))
 
 
 @pytest.mark.parametrize(("block", "half", "whole"), [(8, 4, 9), (5, 2, 15), (1, 1, 75)])
@@ -58,7 +58,7 @@ def test_a_prompt_and_its_reference_are_a_window_of_the_text(
     block: int, half: int, whole: int
 ) -> None:
     model = network(block)
-    predictive = Predictive(model, Posterior.from_draws(model.theta[None], model.layout))
+    predictive = Predictive(model, Draws.from_draws(model.theta[None], model.layout))
     samples = sample_texts(predictive, windows(block), whole)
     pieces = {TEXT[i * block : (i + 1) * block + 1] for i in range(whole)}
     assert len(samples.prompts) == whole
@@ -183,6 +183,6 @@ def test_one_text_has_scores_without_intervals(predictive: Predictive) -> None:
 
 
 def test_a_model_without_a_tokenizer_is_refused(tiny_gpt: FunctionalModel) -> None:
-    bare = Predictive(tiny_gpt, Posterior.from_draws(tiny_gpt.theta[None], tiny_gpt.layout))
+    bare = Predictive(tiny_gpt, Draws.from_draws(tiny_gpt.theta[None], tiny_gpt.layout))
     with pytest.raises(ValueError, match="no tokenizer"):
         sample_texts(bare, windows(), 1)

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from bayesgen.data.tokenizers import CharTokenizer
+from bayesgen.draws import Draws
 from bayesgen.errors import UserError
 from bayesgen.models import FunctionalModel, ModelInfo
 from bayesgen.models.nanogpt import GPT, GPTConfig
-from bayesgen.posterior import Posterior
 from bayesgen.predictive import Predictive
 
 transformers = pytest.importorskip("transformers")
@@ -38,9 +38,9 @@ def nanogpt(bias: bool, parameters: str = "all") -> FunctionalModel:
     )
 
 
-def scattered(model: FunctionalModel) -> Posterior:
+def scattered(model: FunctionalModel) -> Draws:
     noise = torch.randn(3, model.layout.size, generator=torch.Generator().manual_seed(1))
-    return Posterior.from_draws(model.theta + 0.3 * noise, model.layout)
+    return Draws.from_draws(model.theta + 0.3 * noise, model.layout)
 
 
 @pytest.mark.parametrize("bias", [False, True])

@@ -12,8 +12,8 @@ import torch
 import yaml
 from torch import Tensor
 
+from bayesgen.draws import Draws
 from bayesgen.models import FunctionalModel, ModelInfo
-from bayesgen.posterior import Posterior
 from bayesgen.predictive import Predictive
 
 transformers = pytest.importorskip("transformers")
@@ -56,7 +56,7 @@ def predictive() -> Predictive:
             info=ModelInfo("random", "huggingface"),
         )
         draws = model.theta + 0.3 * torch.randn(3, model.layout.size)
-    return Predictive(model, Posterior.from_draws(draws, model.layout))
+    return Predictive(model, Draws.from_draws(draws, model.layout))
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from bayesgen.draws import Draws
 from bayesgen.errors import UserError
 from bayesgen.models import FunctionalModel, ModelInfo
 from bayesgen.parameters import Subset
-from bayesgen.posterior import Posterior
 from bayesgen.predictive import Predictive
 
 transformers = pytest.importorskip("transformers")
@@ -98,13 +98,13 @@ def functional(
     )
 
 
-def scattered(model: FunctionalModel, count: int = DRAWS, width: float = 0.3) -> Posterior:
+def scattered(model: FunctionalModel, count: int = DRAWS, width: float = 0.3) -> Draws:
     generator = torch.Generator().manual_seed(1)
     noise = width * torch.randn(count, model.layout.size, generator=generator)
-    return Posterior.from_draws(model.theta + noise, model.layout)
+    return Draws.from_draws(model.theta + noise, model.layout)
 
 
-def networks(model: FunctionalModel, posterior: Posterior) -> list[Any]:
+def networks(model: FunctionalModel, posterior: Draws) -> list[Any]:
     """One whole network of transformers for each draw."""
     found = []
     for theta in posterior:
@@ -130,12 +130,12 @@ def model(request: pytest.FixtureRequest) -> FunctionalModel:
 
 
 @pytest.fixture
-def posterior(model: FunctionalModel) -> Posterior:
+def posterior(model: FunctionalModel) -> Draws:
     return scattered(model)
 
 
 @pytest.fixture
-def bayesian(model: FunctionalModel, posterior: Posterior) -> BayesianCausalLM:
+def bayesian(model: FunctionalModel, posterior: Draws) -> BayesianCausalLM:
     return BayesianCausalLM.from_posterior(model, posterior)
 
 
@@ -240,7 +240,7 @@ def test_streamers_and_stopping_criteria_are_obeyed(model: FunctionalModel) -> N
 
 
 def test_the_logits_are_the_mixtures_log_probabilities(
-    model: FunctionalModel, posterior: Posterior, bayesian: BayesianCausalLM
+    model: FunctionalModel, posterior: Draws, bayesian: BayesianCausalLM
 ) -> None:
     with torch.no_grad():
         logits = bayesian(IDS).logits
@@ -292,7 +292,7 @@ def test_the_cache_can_be_reordered_cropped_repeated_and_chosen_from(
 
 @torch.no_grad()
 def test_greedy_text_is_the_mixtures_most_probable_token_again_and_again(
-    model: FunctionalModel, posterior: Posterior, bayesian: BayesianCausalLM
+    model: FunctionalModel, posterior: Draws, bayesian: BayesianCausalLM
 ) -> None:
     each = networks(model, posterior)
     (row,) = generated(bayesian, IDS[:1], do_sample=False)
@@ -333,7 +333,7 @@ def test_the_loss_is_the_mixtures_mean_nll(bayesian: BayesianCausalLM) -> None:
 
 @torch.no_grad()
 def test_a_saved_model_is_the_same_bit_for_bit(
-    bayesian: BayesianCausalLM, posterior: Posterior, tmp_path: Path
+    bayesian: BayesianCausalLM, posterior: Draws, tmp_path: Path
 ) -> None:
     loaded = reloaded(bayesian, tmp_path)
     assert torch.equal(loaded(IDS).logits, bayesian(IDS).logits)
@@ -374,7 +374,7 @@ def test_it_can_be_loaded_in_bfloat16(bayesian: BayesianCausalLM, tmp_path: Path
 
 
 def test_the_posterior_holds_copies(
-    model: FunctionalModel, posterior: Posterior, bayesian: BayesianCausalLM
+    model: FunctionalModel, posterior: Draws, bayesian: BayesianCausalLM
 ) -> None:
     before = bayesian(IDS).logits
     with torch.no_grad():
@@ -422,7 +422,7 @@ def test_adapters_are_saved_with_the_network_they_are_in(make: Any, tmp_path: Pa
 
 
 def test_uncertainty_of_each_token(
-    model: FunctionalModel, posterior: Posterior, bayesian: BayesianCausalLM
+    model: FunctionalModel, posterior: Draws, bayesian: BayesianCausalLM
 ) -> None:
     each = torch.stack([n(IDS).logits for n in networks(model, posterior)]).double().softmax(-1)
     mixture = each.mean(0)
@@ -441,7 +441,7 @@ def test_uncertainty_of_each_token(
 
 
 def test_draws_that_coincide_are_sure_of_the_weights(model: FunctionalModel) -> None:
-    same = Posterior.from_draws(model.theta.expand(DRAWS, -1).clone(), model.layout)
+    same = Draws.from_draws(model.theta.expand(DRAWS, -1).clone(), model.layout)
     found = BayesianCausalLM.from_posterior(model, same).uncertainty(IDS)
     assert float(found.epistemic.max()) < 1e-5
     assert float(found.total.min()) > 0.01
@@ -545,7 +545,7 @@ def test_the_text_classification_pipeline_takes_it(tmp_path: Path) -> None:
 
 
 def refusal(model: FunctionalModel) -> str:
-    posterior = Posterior.from_draws(model.theta[None], model.layout)
+    posterior = Draws.from_draws(model.theta[None], model.layout)
     with pytest.raises(UserError) as caught:
         bayesian_class(model.module).from_posterior(model, posterior)
     message = str(caught.value)

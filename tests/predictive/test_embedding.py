@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bayesgen.draws import Draws
 from bayesgen.likelihoods import Gaussian
 from bayesgen.models import FunctionalModel, ModelInfo, load_model
-from bayesgen.posterior import Posterior
 from bayesgen.predictive.embedding import (
     EmbeddingSpread,
     SimilaritySpread,
@@ -47,20 +47,20 @@ BATCH = {
 
 
 @pytest.fixture
-def table() -> tuple[FunctionalModel, Posterior]:
+def table() -> tuple[FunctionalModel, Draws]:
     torch.manual_seed(0)
     model = FunctionalModel(Table(), info=ModelInfo(task="sentence-classification"))
     draws = model.theta + 0.1 * torch.randn(4, 30)
-    return model, Posterior.from_draws(draws, model.layout)
+    return model, Draws.from_draws(draws, model.layout)
 
 
-def by_hand(posterior: Posterior) -> Tensor:
+def by_hand(posterior: Draws) -> Tensor:
     """[S, 3, 5]: each draw is a table [6, 5]."""
     tables = torch.stack(list(posterior)).view(-1, 6, 5)
     return torch.stack([tables[:, [1, 2]].sum(1), tables[:, 3], tables[:, [4, 5, 1]].sum(1)], dim=1)
 
 
-def test_every_draw_has_its_own_embeddings(table: tuple[FunctionalModel, Posterior]) -> None:
+def test_every_draw_has_its_own_embeddings(table: tuple[FunctionalModel, Draws]) -> None:
     model, posterior = table
     found = embeddings(model, posterior, {**BATCH, "labels": torch.zeros(3)})
     assert found.shape == (4, 3, 5)
@@ -68,7 +68,7 @@ def test_every_draw_has_its_own_embeddings(table: tuple[FunctionalModel, Posteri
 
 
 def test_mean_and_sd_of_embeddings_and_similarities(
-    table: tuple[FunctionalModel, Posterior],
+    table: tuple[FunctionalModel, Draws],
 ) -> None:
     model, posterior = table
     parts = [{k: v[rows] for k, v in BATCH.items()} for rows in (slice(0, 2), slice(2, 3))]
@@ -86,7 +86,7 @@ def test_mean_and_sd_of_embeddings_and_similarities(
     torch.testing.assert_close(similar.each, cosines)
     torch.testing.assert_close(similar.mean, cosines.mean(0))
     torch.testing.assert_close(similar.sd, cosines.std(0, correction=0))
-    start = by_hand(Posterior.from_draws(model.theta[None], model.layout))[0]
+    start = by_hand(Draws.from_draws(model.theta[None], model.layout))[0]
     expected = F.cosine_similarity(start[pairs[:, 0]], start[pairs[:, 1]])
     torch.testing.assert_close(similar.deterministic, expected)
     assert similar.noise_std is None
@@ -94,12 +94,12 @@ def test_mean_and_sd_of_embeddings_and_similarities(
 
 
 def test_a_small_spread_around_large_embeddings_is_not_lost(
-    table: tuple[FunctionalModel, Posterior],
+    table: tuple[FunctionalModel, Draws],
 ) -> None:
     model, _ = table
     model.theta = model.theta + 1000
     noise = torch.randn(50, 30, generator=torch.Generator().manual_seed(3))
-    posterior = Posterior.from_draws(model.theta + 0.01 * noise, model.layout)
+    posterior = Draws.from_draws(model.theta + 0.01 * noise, model.layout)
     spread, _ = compare(model, posterior, [BATCH], torch.tensor([[0, 1]]))
     expected = by_hand(posterior).double().std(0, correction=0).float()
     torch.testing.assert_close(spread.sd, expected, rtol=1e-3, atol=1e-5)
@@ -120,9 +120,9 @@ def test_intervals_over_the_draws_and_with_noise() -> None:
     assert bool((predicted[1] > high).all())
 
 
-def test_a_single_draw_is_certain(table: tuple[FunctionalModel, Posterior]) -> None:
+def test_a_single_draw_is_certain(table: tuple[FunctionalModel, Draws]) -> None:
     model, _ = table
-    posterior = Posterior.from_draws(model.theta[None], model.layout)
+    posterior = Draws.from_draws(model.theta[None], model.layout)
     spread, similar = compare(model, posterior, [BATCH], torch.tensor([[0, 1]]))
     assert (spread.sd == 0).all()
     assert (spread.relative_sd == 0).all()
@@ -131,7 +131,7 @@ def test_a_single_draw_is_certain(table: tuple[FunctionalModel, Posterior]) -> N
 
 
 def test_a_model_without_embeddings_is_refused(tiny_gpt: FunctionalModel) -> None:
-    posterior = Posterior.from_draws(tiny_gpt.theta[None], tiny_gpt.layout)
+    posterior = Draws.from_draws(tiny_gpt.theta[None], tiny_gpt.layout)
     with pytest.raises(ValueError, match="no embeddings"):
         embeddings(tiny_gpt, posterior, BATCH)
 
@@ -164,7 +164,7 @@ def test_a_sentence_model_embeds_as_plain_transformers(
 ) -> None:
     torch.manual_seed(1)
     draws = sentence.theta + 0.05 * torch.randn(3, sentence.layout.size)
-    posterior = Posterior.from_draws(draws, sentence.layout)
+    posterior = Draws.from_draws(draws, sentence.layout)
     tokenizer = sentence.tokenizer.tokenizer  # type: ignore[union-attr]
     batch = dict(tokenizer(TEXTS, padding=True, return_tensors="pt"))
     expected = torch.stack(

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, Normal
 
+from bayesgen.draws import Draws
 from bayesgen.likelihoods import Gaussian
 from bayesgen.models import FunctionalModel, ModelInfo
-from bayesgen.posterior import Posterior
 from bayesgen.predictive import Predictive, gaussian
 from bayesgen.predictive.gaussian import GaussianMixture
 
@@ -98,7 +98,7 @@ def test_the_predictive_of_a_model_with_real_labels(
         likelihood=Gaussian(0.5), info=ModelInfo(task="regression"),
     )  # fmt: skip
     draws = torch.randn(5, 4, generator=torch.Generator().manual_seed(2))
-    predictive = Predictive(model, Posterior.from_draws(draws, model.layout))
+    predictive = Predictive(model, Draws.from_draws(draws, model.layout))
     x = torch.randn(6, 3, generator=torch.Generator().manual_seed(3))
     found = predictive.distribution({"x": x})
     expected = (x @ draws[:, :3].T + draws[:, 3]).T
@@ -106,7 +106,7 @@ def test_the_predictive_of_a_model_with_real_labels(
     assert (found.std == 0.5).all()
     with pytest.raises(ValueError, match="a regression model has no distribution over classes"):
         predictive.log_probs({"x": x})
-    classes = Predictive(tiny_gpt, Posterior.from_draws(tiny_gpt.theta[None], tiny_gpt.layout))
+    classes = Predictive(tiny_gpt, Draws.from_draws(tiny_gpt.theta[None], tiny_gpt.layout))
     with pytest.raises(ValueError, match="no real numbers"):
         classes.distribution(tiny_batch)
 

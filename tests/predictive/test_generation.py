@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bayesgen.data.tokenizers import CharTokenizer
+from bayesgen.draws import Draws
 from bayesgen.errors import UserError
 from bayesgen.models import FunctionalModel
 from bayesgen.models.nanogpt import GPT, GPTConfig, GPTReader
-from bayesgen.posterior import Posterior
 from bayesgen.predictive import Predictive
 from bayesgen.predictive.sampling import restricted
 
@@ -30,7 +30,7 @@ def predictive() -> Predictive:
         tokenizer=CharTokenizer.from_text("abcdefghijk"),
     )  # fmt: skip
     draws = model.theta + 0.5 * torch.randn(DRAWS, model.layout.size)
-    return Predictive(model, Posterior.from_draws(draws, model.layout))
+    return Predictive(model, Draws.from_draws(draws, model.layout))
 
 
 CASES: list[dict[str, Any]] = [
@@ -98,11 +98,11 @@ def test_the_numbers_of_a_token_are_those_of_the_mixture(predictive: Predictive)
 
 def test_identical_draws_have_no_epistemic_uncertainty(predictive: Predictive) -> None:
     model = predictive.model
-    same = Predictive(model, Posterior.from_draws(model.theta.expand(4, -1), model.layout))
+    same = Predictive(model, Draws.from_draws(model.theta.expand(4, -1), model.layout))
     text = same.generate("abc", max_new_tokens=6)
     assert max(token.epistemic for token in text.tokens) < 1e-6
     assert text.epistemic_per_token < 1e-6
-    one = Predictive(model, Posterior.from_draws(model.theta[None], model.layout))
+    one = Predictive(model, Draws.from_draws(model.theta[None], model.layout))
     assert str(one.generate("abc", max_new_tokens=6)) == str(text)
 
 
@@ -113,7 +113,7 @@ def test_per_draw_texts_follow_their_draw(predictive: Predictive) -> None:
     assert sorted(t.draw for t in texts if t.draw is not None) == [0, 0, 1, 1, 2, 2]
     for text in texts:
         assert text.draw is not None
-        own = Posterior.from_draws(predictive.posterior[text.draw][None], predictive.model.layout)
+        own = Draws.from_draws(predictive.posterior[text.draw][None], predictive.model.layout)
         alone = Predictive(predictive.model, own).generate("ab", max_new_tokens=4, temperature=0)
         assert str(text) == str(alone)
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from bayesgen.data.tokenizers import CharTokenizer
+from bayesgen.draws import Draws
 from bayesgen.models import FunctionalModel
-from bayesgen.posterior import Posterior
 from bayesgen.predictive import Forward, Predictive
 from bayesgen.predictive.mixture import mixture
 
@@ -18,7 +18,7 @@ def predictive(tiny_gpt: FunctionalModel) -> Predictive:
     generator = torch.Generator().manual_seed(2)
     noise = 0.5 * torch.randn(3, tiny_gpt.layout.size, generator=generator)
     tiny_gpt.tokenizer = CharTokenizer.from_text("abcdefghijk")
-    return Predictive(tiny_gpt, Posterior.from_draws(tiny_gpt.theta + noise, tiny_gpt.layout))
+    return Predictive(tiny_gpt, Draws.from_draws(tiny_gpt.theta + noise, tiny_gpt.layout))
 
 
 def test_log_probs_are_the_log_of_the_mean_probability(

@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from bayesgen.draws import Draws
 from bayesgen.models import FunctionalModel
 from bayesgen.models.nanogpt import GPT, GPTConfig, GPTReader
-from bayesgen.posterior import Posterior
 from bayesgen.predictive.reading import Reading, Strategy
 
 VOCABULARY, BLOCK = 11, 8
@@ -22,9 +22,9 @@ def gpt(bias: bool = False) -> FunctionalModel:
     return FunctionalModel(GPT(config), block_size=BLOCK, reader=GPTReader(config))
 
 
-def posterior_of(model: FunctionalModel, draws: int) -> Posterior:
+def posterior_of(model: FunctionalModel, draws: int) -> Draws:
     noise = 0.5 * torch.randn(draws, model.layout.size, generator=torch.Generator().manual_seed(1))
-    return Posterior.from_draws(model.theta + noise, model.layout)
+    return Draws.from_draws(model.theta + noise, model.layout)
 
 
 MODEL = gpt()

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from bayesgen.draws import Draws
 from bayesgen.models import FunctionalModel, load_model
-from bayesgen.posterior import Posterior
 from bayesgen.predictive.reading import Reading
 
 transformers = pytest.importorskip("transformers")
@@ -82,13 +82,13 @@ def loaded(make: Any, folder: Path) -> FunctionalModel:
 
 
 @pytest.fixture(scope="module")
-def posterior(model: FunctionalModel) -> Posterior:
+def posterior(model: FunctionalModel) -> Draws:
     generator = torch.Generator().manual_seed(1)
     noise = 0.1 * torch.randn(DRAWS, model.layout.size, generator=generator)
-    return Posterior.from_draws(model.theta + noise, model.layout)
+    return Draws.from_draws(model.theta + noise, model.layout)
 
 
-def networks(model: FunctionalModel, posterior: Posterior) -> list[Any]:
+def networks(model: FunctionalModel, posterior: Draws) -> list[Any]:
     """One whole network of transformers for each draw."""
     found = []
     for theta in posterior:
@@ -111,7 +111,7 @@ def alone(network: Any, text: list[int]) -> Tensor:
 
 @pytest.mark.parametrize("prompts", [PROMPTS, PROMPTS[:1], [[1] * BLOCK, [2] * (BLOCK + 3)]])
 def test_the_cache_changes_nothing_also_past_the_block_size(
-    prompts: list[list[int]], model: FunctionalModel, posterior: Posterior
+    prompts: list[list[int]], model: FunctionalModel, posterior: Draws
 ) -> None:
     assert model.block_size == BLOCK
     cached, plain = (Reading(model, posterior, prompts, STEPS, s) for s in ("cached", "plain"))
@@ -130,7 +130,7 @@ def test_the_cache_changes_nothing_also_past_the_block_size(
 
 
 def test_each_token_is_read_once_until_the_block_is_full(
-    model: FunctionalModel, posterior: Posterior, monkeypatch: pytest.MonkeyPatch
+    model: FunctionalModel, posterior: Draws, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lengths: list[int] = []
     inner = type(model.module).forward
@@ -149,7 +149,7 @@ def test_each_token_is_read_once_until_the_block_is_full(
 
 
 def test_stacking_is_refused_because_the_cache_is_no_tree_of_tensors(
-    model: FunctionalModel, posterior: Posterior
+    model: FunctionalModel, posterior: Draws
 ) -> None:
     with pytest.raises(ValueError, match="cannot read with strategy 'stacked'"):
         Reading(model, posterior, PROMPTS, STEPS, "stacked")
@@ -157,7 +157,7 @@ def test_stacking_is_refused_because_the_cache_is_no_tree_of_tensors(
 
 @pytest.mark.parametrize(("memory", "expected"), [(2**30, "cached"), (1000, "plain")])
 def test_auto_takes_the_cache_where_it_fits_into_memory(
-    memory: int, expected: str, model: FunctionalModel, posterior: Posterior
+    memory: int, expected: str, model: FunctionalModel, posterior: Draws
 ) -> None:
     # keys and values of 2 layers, 3 texts and 16 tokens, 8 numbers or more each, of both draws
     assert 2 * 4 * 2 * 8 * 3 * 16 * DRAWS > 1000
@@ -166,7 +166,7 @@ def test_auto_takes_the_cache_where_it_fits_into_memory(
 
 def test_a_model_that_keeps_a_state_is_read_plainly(tmp_path: Path) -> None:
     model = loaded(mamba, tmp_path)
-    posterior = Posterior.from_draws(model.theta[None], model.layout)
+    posterior = Draws.from_draws(model.theta[None], model.layout)
     reading = Reading(model, posterior, PROMPTS, STEPS)
     assert reading.strategy == "plain"
     (network,) = networks(model, posterior)

@@ -1,11 +1,12 @@
-"""A posterior as draws on disk, read one at a time."""
+"""Draws of θ on disk, read one at a time."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from bayesgen.parameters import Layout
 from bayesgen.runs import Run
 
 
-class Posterior:
+class Draws:
     """S draws of θ ∈ R^P.
 
     Draws stay where they are until they are asked for: memory does not grow with S.
@@ -42,7 +43,7 @@ class Posterior:
         self._places = list(range(len(self._rows)))
 
     @classmethod
-    def load(cls, run_dir: str | Path) -> Posterior:
+    def load(cls, run_dir: str | Path) -> Self:
         """The draws of a run, all chains, first to last.
 
         Raises:
@@ -56,7 +57,7 @@ class Posterior:
         return cls(Layout.from_json(info["parameters"]), paths, info)
 
     @classmethod
-    def from_draws(cls, draws: Tensor, layout: Layout) -> Posterior:
+    def from_draws(cls, draws: Tensor, layout: Layout) -> Self:
         """Draws [S, P] that are in memory."""
         return cls(layout, draws)
 
@@ -103,12 +104,12 @@ class Posterior:
     def __iter__(self) -> Iterator[Tensor]:
         return (self[i] for i in range(len(self)))
 
-    def thin(self, count: int | None) -> Posterior:
+    def thin(self, count: int | None) -> Self:
         """At most `count` draws, evenly spaced, the last one among them; None keeps all."""
         if count is None or count >= len(self):
             return self
         kept = np.linspace(len(self) - 1, 0, count).round().astype(int)[::-1]
-        thinned = Posterior(self.layout, self._shards, self.info)
+        thinned = copy.copy(self)
         thinned._rows = [self._rows[i] for i in kept]
         thinned._places = [self._places[i] for i in kept]
         return thinned

@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import bayesgen
+from bayesgen.draws import Draws
 from bayesgen.errors import UserError
 from bayesgen.parameters import Layout
-from bayesgen.posterior import Posterior
 from bayesgen.runs import Run
 
 LAYOUT = Layout.of([("w", torch.zeros(2, 2)), ("b", torch.zeros(1))])
@@ -60,18 +60,18 @@ def test_draws_come_chain_by_chain_in_order(run: Run) -> None:
 
 def test_shards_of_several_draws_are_read_row_by_row(tmp_path: Path) -> None:
     save_file({"draws": torch.arange(15.0).view(3, 5)}, tmp_path / "c0-000000.safetensors")
-    posterior = Posterior(LAYOUT, [tmp_path / "c0-000000.safetensors"])
+    posterior = Draws(LAYOUT, [tmp_path / "c0-000000.safetensors"])
     assert len(posterior) == 3
     assert torch.equal(posterior[1], torch.arange(5.0, 10.0))
 
 
 def test_mean_is_that_of_all_draws(run: Run) -> None:
     expected = sum([*range(12), *range(100, 112)]) / 24
-    assert torch.allclose(Posterior.load(run.path).mean(), torch.full((5,), expected))
+    assert torch.allclose(Draws.load(run.path).mean(), torch.full((5,), expected))
 
 
 def test_thinning_is_even_and_keeps_the_last(run: Run) -> None:
-    posterior = Posterior.load(run.path)
+    posterior = Draws.load(run.path)
     assert [float(t[0]) for t in posterior.thin(3)] == [0.0, 100.0, 111.0]
     assert [float(t[0]) for t in posterior.thin(1)] == [111.0]
     assert posterior.thin(None) is posterior
@@ -80,20 +80,20 @@ def test_thinning_is_even_and_keeps_the_last(run: Run) -> None:
 
 def test_a_draw_in_memory_is_a_copy() -> None:
     draws = torch.zeros(2, 5)
-    Posterior.from_draws(draws, LAYOUT)[0].add_(1)
+    Draws.from_draws(draws, LAYOUT)[0].add_(1)
     assert not draws.any()
 
 
 def test_errors_name_the_way_out(run: Run, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"run\.json missing"):
-        Posterior.load(tmp_path)
+        Draws.load(tmp_path)
     run.draw_paths()[3].write_bytes(b"half")
     with pytest.raises(UserError, match="not a readable shard"):
-        Posterior.load(run.path)
+        Draws.load(run.path)
     for path in run.draw_paths():
         path.unlink()
     with pytest.raises(UserError, match="no draws yet"):
-        Posterior.load(run.path)
+        Draws.load(run.path)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_a_shard_that_holds_something_else_is_refused_when_the_run_is_opened(
     path = run.draw_paths()[7]
     save_file(tensors, path)
     with pytest.raises(UserError, match=says) as caught:
-        Posterior.load(run.path)
+        Draws.load(run.path)
     assert f"'{path}' is not a readable shard of draws" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -131,7 +131,7 @@ def test_a_draw_that_is_not_finite_is_refused_when_it_is_read(
     theta = torch.zeros(1, 5)
     theta[0, place] = value
     save_file({"draws": theta}, path)
-    posterior = Posterior.load(run.path)
+    posterior = Draws.load(run.path)
     assert posterior[6].isfinite().all()
     with pytest.raises(UserError, match="is damaged: a draw in it is not finite") as caught:
         posterior[7]
@@ -142,4 +142,4 @@ def test_draws_at_the_ends_of_float32_are_finite(run: Run) -> None:
     most = torch.finfo(torch.float32).max
     theta = torch.tensor([[most, most, -most, -most, 1e-45]])
     save_file({"draws": theta}, run.draw_paths()[0])
-    assert torch.equal(Posterior.load(run.path)[0], theta[0])
+    assert torch.equal(Draws.load(run.path)[0], theta[0])

@@ -1,0 +1,170 @@
+"""The model of a run, as it was when the run began."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from bayesgen.config import LABELS
+from bayesgen.errors import UserError
+from bayesgen.models import FunctionalModel, Lora, ModelInfo, load_model
+from bayesgen.models.device import resolve_device
+from bayesgen.parameters import names_adapters
+from bayesgen.runs import Run
+
+LABEL_SETTINGS = ("noise_std", "score_range")
+"""What a model's config.json says of its labels, which no weight shows."""
+START = "start.safetensors"
+CUSTOM = "custom"
+"""Family of a network of the user's own, which no file holds."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where chains start if not at the loaded weights, and what it cost to get there.
+
+    Attributes:
+        theta: [P].
+        record: what run.json says of it: the run, its sampler, hash of θ, and the gradients that
+            it took, all that led to it among them.
+    """
+
+    theta: Tensor
+    record: dict[str, Any]
+
+    @property
+    def gradient_evaluations(self) -> int:
+        return int(self.record["gradient_evaluations"])
+
+    def row(self) -> tuple[str, str]:
+        """For the pre-flight table."""
+        of, count = self.record, self.gradient_evaluations
+        return "start", f"mean weights of '{of['run']}' ({of['sampler']}, {count:,} gradients)"
+
+
+def model_of_run(
+    run: Run, model: str | FunctionalModel | None = None, device: str = "auto"
+) -> FunctionalModel:
+    """The model that `run` started from, its weights where the chains started.
+
+    Args:
+        model: where it lies now, if not where it was; a network of one's own as it was then.
+
+    Raises:
+        UserError: it is not there, or is another model.
+    """
+    record = run.record()
+    settings, stored = record["settings"], record["model"]
+    if isinstance(model, FunctionalModel):
+        loaded = model
+    elif stored["family"] == CUSTOM:
+        raise UserError(
+            f"the run '{run.path}' is of a network of your own, which it cannot load: `model`: give"
+            " the FunctionalModel that it was made with"
+        )
+    else:
+        loaded = _loaded(run, settings, stored, model, device)
+    if loaded.sha256 != stored["sha256"]:
+        raise UserError(
+            f"'{loaded.info.name}' is not the model that the run '{run.path}' started from (its"
+            " sha256 differs); name that one with `model`"
+        )
+    require_same_labels(stored, loaded.info, str(run.path))
+    if loaded.layout.to_json() != record["parameters"]:
+        raise UserError(
+            f"'{run.path}': the parameters in its run.json are not those of '{loaded.info.name}';"
+            " the file was damaged or written by another version: copy it back, or use that version"
+        )
+    start = stored_start(run, loaded)
+    if start is not None:
+        loaded.start_at(start.theta)
+    return loaded
+
+
+def _loaded(
+    run: Run, settings: Mapping[str, Any], stored: Mapping[str, Any], model: str | None, device: str
+) -> FunctionalModel:
+    place = Path(stored["name"])
+    if model is None and not place.exists() and (place.suffix or len(place.parts) > 2):
+        raise UserError(
+            f"the model of the run '{run.path}' is not at '{place}' any more; say with `model`"
+            " where it is"
+        )
+    classes = LABELS.get(settings["task"]) == "class"
+    return load_model(
+        model or stored["name"],
+        task=settings["task"],
+        parameters=settings["parameters"],
+        lora=adapters(settings),
+        num_labels=len(stored["config"]["id2label"]) if classes else None,
+        meta_path=settings["meta_path"],
+        device=str(resolve_device(device)),
+    )
+
+
+def require_same_labels(stored: Mapping[str, Any], now: ModelInfo, run: str) -> None:
+    """Refuse a model with the weights of `run` but other scores or another noise.
+
+    Args:
+        stored: what run.json says of the model.
+
+    Raises:
+        UserError: its config.json was changed.
+    """
+    for key in LABEL_SETTINGS:
+        before, found = stored["config"].get(key), now.config.get(key)
+        if before != found:
+            raise UserError(
+                f"`model`: {key} in the config.json of '{now.name}' is {found}, and the run"
+                f" '{run}' was made with {before}; put that back, or start a new run"
+            )
+
+
+def adapters(settings: Mapping[str, Any]) -> Lora | None:
+    """The adapters that a run's settings ask for; None if none."""
+    if not names_adapters(settings["parameters"]):
+        return None
+    targets = settings["lora_targets"]
+    return Lora(
+        settings["lora_r"],
+        settings["lora_alpha"],
+        None if targets is None else tuple(t.strip() for t in targets.split(",")),
+    )
+
+
+def stored_start(run: Run, model: FunctionalModel) -> Start | None:
+    """Where the chains of `run` started; None where that is the loaded weights.
+
+    Raises:
+        UserError: what the run kept of it is missing or damaged.
+    """
+    record = run.record()
+    start = record.get("start")
+    if start is None and record["settings"].get("init_from") is None:
+        return None
+    if start is None or not whole(start):
+        raise UserError(
+            f"'{run.path / 'run.json'}': 'start' is missing or wrong; the file was damaged: copy it"
+            " back"
+        )
+    tensors = run.read_tensors(START)
+    theta = None if tensors is None else tensors.get("theta")
+    if theta is None or theta.shape != model.loaded.shape or sha256(theta) != start["sha256"]:
+        raise UserError(f"'{run.path / START}' is missing or damaged; copy it back")
+    return Start(theta, start)
+
+
+def whole(start: Any) -> bool:
+    """Whether all is there that a record of a start is read for."""
+    kinds = {"run": str, "sampler": str, "sha256": str, "gradient_evaluations": int}
+    return isinstance(start, dict) and all(type(start.get(k)) is kind for k, kind in kinds.items())
+
+
+def sha256(theta: Tensor) -> str:
+    """Hash of θ's bytes."""
+    return hashlib.sha256(theta.cpu().numpy().tobytes()).hexdigest()
