@@ -1,4 +1,11 @@
-"""bayesgen: a trained text model as a Bayesian posterior over its weights.
+"""bayesgen: a trained model as a Bayesian posterior over its weights.
+
+    import bayesgen
+
+    model = bayesgen.load_model("checkpoints/baseline/models/baseline_model_2k.pt")
+    posterior = bayesgen.sample(model, "python-docs", sampler="sghmc", out="runs/x")
+    report = bayesgen.evaluate(posterior, splits=["val"])
+    text = posterior.generate("The", max_new_tokens=200)
 
 The public names load what they need when they are first used, so that `import bayesgen` is instant.
 """
@@ -9,21 +16,38 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bayesgen.draws import Draws
+    from bayesgen.likelihoods import Gaussian
     from bayesgen.models import FunctionalModel, load_model
+    from bayesgen.posterior import Posterior
     from bayesgen.predictive import Predictive
-
-__all__ = ["Draws", "FunctionalModel", "Predictive", "load_model"]
+    from bayesgen.priors.base import Prior
+    from bayesgen.workflow.evaluate import Report, evaluate
+    from bayesgen.workflow.sample import load, sample
 
 _HOMES = {
     "FunctionalModel": "bayesgen.models",
-    "load_model": "bayesgen.models",
-    "Draws": "bayesgen.posterior",
+    "Gaussian": "bayesgen.likelihoods",
+    "Posterior": "bayesgen.posterior",
     "Predictive": "bayesgen.predictive",
+    "Prior": "bayesgen.priors.base",
+    "Report": "bayesgen.workflow.evaluate",
+    "evaluate": "bayesgen.workflow.evaluate",
+    "load": "bayesgen.workflow.sample",
+    "load_model": "bayesgen.models",
+    "sample": "bayesgen.workflow.sample",
 }
+
+__all__ = [
+    "FunctionalModel", "Gaussian", "Posterior", "Predictive", "Prior", "Report",
+    "evaluate", "load", "load_model", "sample",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'bayesgen' has no attribute '{name}'")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -86,12 +86,12 @@ def load_corpus(
     path = Path(name_or_path).expanduser()
     if holds_tables(name_or_path) and not (path / "train.bin").is_file():
         named, train, val = running_text(name_or_path, data_dir, "`corpus`")
-        return _text_corpus(named, train, val, tokenizer, tokenizer_kind)
+        return text_corpus(named, train, val, tokenizer, tokenizer_kind)
     if name_or_path not in NAMES and path.is_dir():
         return _folder_corpus(path, tokenizer)
     name, text = corpus_text(name_or_path, data_dir, download)
     cut = int(len(text) * 0.9)
-    return _text_corpus(name, text[:cut], text[cut:], tokenizer, tokenizer_kind)
+    return text_corpus(name, text[:cut], text[cut:], tokenizer, tokenizer_kind)
 
 
 def corpus_text(
@@ -251,9 +251,10 @@ def _read_text(path: Path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _text_corpus(
-    name: str, train_text: str, val_text: str, tokenizer: Tokenizer | None, kind: str
+def text_corpus(
+    name: str, train_text: str, val_text: str, tokenizer: Tokenizer | None, kind: str = "char"
 ) -> Corpus:
+    """A corpus of two texts, encoded with `tokenizer` or else with a new one of `kind`."""
     text = train_text + val_text
     tokenizer = make_tokenizer(kind, text) if tokenizer is None else tokenizer
     train = _encode(tokenizer, train_text, f"`corpus={name}`, train split")

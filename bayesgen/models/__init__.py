@@ -18,7 +18,7 @@ def load_model(
     name: str | Path,
     *,
     task: str = "causal-lm",
-    parameters: Subset = "all",
+    parameters: Subset | None = None,
     lora: Lora | None = None,
     num_labels: int | None = None,
     head: Head | None = None,
@@ -32,7 +32,8 @@ def load_model(
         name: path of a checkpoint, folder of a Hugging Face model or of PEFT adapters, or a hub
             name.
         task: what the model does, one of `bayesgen.models.tasks.TASKS`.
-        parameters: which parameters are Bayesian (see `bayesgen.parameters.select`). Where `lora`
+        parameters: which parameters are Bayesian (see `bayesgen.parameters.select`); None for all,
+            or for what a task's presets say where the model is sampled. Where `lora`
             is among them and the model has no adapters, untrained ones are added.
         lora: rank, scale and targets of adapters that are added.
         num_labels: of a classifier whose head is new.
@@ -50,7 +51,7 @@ def load_model(
         _refuse_num_labels(num_labels, task)
     if head is not None and task != "sentence-classification":
         raise UserError(f"`head_hidden_size`, `head_dropout`: a {task} has none; leave them out")
-    adapters = (lora or Lora()) if names_adapters(parameters) else None
+    adapters = (lora or Lora()) if parameters and names_adapters(parameters) else None
     path = Path(name)
     if nanogpt.is_checkpoint(path) or path.is_file():
         if task != "causal-lm":
@@ -83,7 +84,7 @@ def _refuse_num_labels(num_labels: int, task: str) -> None:
 
 def _nanogpt(
     path: Path,
-    parameters: Subset,
+    parameters: Subset | None,
     adapters: Lora | None,
     meta_path: str | Path | None,
     outline: bool,

@@ -82,7 +82,8 @@ class FunctionalModel:
     Args:
         module: the network; it is put in evaluation mode and its parameters are frozen.
         call: see `Call`; the default hands over `batch["input_ids"]`.
-        parameters: which parameters are Bayesian (see `bayesgen.parameters.select`).
+        parameters: which parameters are Bayesian (see `bayesgen.parameters.select`); None for all,
+            or for what a task's presets say where it is sampled.
         block_size: the longest context in tokens, or None where there is no limit.
         reader: reads texts in pieces; None for a model that knows no cache.
         likelihood: log p(labels | outputs); categorical by default.
@@ -99,7 +100,7 @@ class FunctionalModel:
         module: nn.Module,
         call: Call | None = None,
         *,
-        parameters: Subset = "all",
+        parameters: Subset | None = None,
         tokenizer: Tokenizer | None = None,
         block_size: int | None = None,
         info: ModelInfo | None = None,
@@ -115,8 +116,9 @@ class FunctionalModel:
         self.reader = reader
         self.likelihood = likelihood
         self.new = frozenset(new)
+        self.parameters = parameters
         named = dict(module.named_parameters())
-        self.layout = Layout.of((name, named[name]) for name in select(module, parameters))
+        self.layout = Layout.of((name, named[name]) for name in select(module, parameters or "all"))
         self.loaded = self.theta = self.layout.ravel(named)
 
     @property
@@ -161,6 +163,19 @@ class FunctionalModel:
     def num_parameters(self) -> int:
         """All parameters of the module, Bayesian or frozen; a tied weight counts once."""
         return sum(p.numel() for p in self.module.parameters())
+
+    def select(self, parameters: Subset) -> FunctionalModel:
+        """The same network with other Bayesian parameters; both share it.
+
+        Raises:
+            UserError: `parameters` select nothing (see `bayesgen.parameters.select`).
+        """
+        chosen = copy.copy(self)
+        named = dict(self.module.named_parameters())
+        chosen.parameters = parameters
+        chosen.layout = Layout.of((n, named[n]) for n in select(self.module, parameters))
+        chosen.loaded = chosen.theta = chosen.layout.ravel(named).to(self.device)
+        return chosen
 
     def __call__(self, theta: Tensor, batch: Batch) -> Tensor:
         """Logits of `batch` under `theta` [P]; pure, differentiable, and fit for vmap over θ."""

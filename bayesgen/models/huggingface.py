@@ -38,7 +38,7 @@ SENTENCES = ("sentence-classification", "sentence-similarity")
 def load(
     name: str,
     task: str = "causal-lm",
-    parameters: Subset = "all",
+    parameters: Subset | None = None,
     *,
     lora: Lora | None = None,
     num_labels: int | None = None,

@@ -12,6 +12,7 @@ from bayesgen.config import LABELS, DataSettings, ScoringSettings
 from bayesgen.data.corpora import Corpus, load_corpus
 from bayesgen.data.embedded import Embedded
 from bayesgen.data.examples import Examples
+from bayesgen.data.labelled import LabelledCorpus
 from bayesgen.data.masked import PERMUTED, MaskedWindows, Masking
 from bayesgen.data.tables import some
 from bayesgen.data.unlabelled import load_unlabelled
@@ -61,19 +62,32 @@ def read_inputs(
             f"`model`: '{model.info.name}' has no tokenizer; give its meta.pkl with `meta_path`"
             " (nanoGPT), or save the tokenizer into the folder (Hugging Face)"
         )
-    block_size = block_size or settings.block_size or _longest(model)
+    block_size = block_size or settings.block_size or longest(model)
     if model.block_size is not None and block_size > model.block_size:
         raise UserError(
             f"`block_size={block_size}` exceeds the model's longest context, {model.block_size}"
         )
     if model.info.task in LABELS:
-        return _labelled(model, settings, block_size)
+        if settings.data is None:
+            raise UserError(
+                f"`data`: a {model.info.task} needs labelled data: ag_news, sst2, imdb, stsb, or"
+                " the path of a file or folder"
+            )
+        corpus = read_labelled(settings, model.info.task)
+        return labelled_inputs(model, corpus, settings, block_size)
+    text = load_corpus(settings.corpus, tokenizer=model.tokenizer, data_dir=_data_dir(settings))
+    return text_inputs(model, text, settings, block_size)
+
+
+def text_inputs(
+    model: FunctionalModel, corpus: Corpus, settings: DataSettings, block_size: int
+) -> Inputs:
+    """Windows of a text, their tokens masked where the task is to predict masked ones."""
     read = _text if model.info.task == "causal-lm" else _masked
-    corpus = load_corpus(settings.corpus, tokenizer=model.tokenizer, data_dir=_data_dir(settings))
     return read(model, corpus, settings, block_size)
 
 
-def _longest(model: FunctionalModel) -> int:
+def longest(model: FunctionalModel) -> int:
     """The default length of a window, or the limit of an example: that of the fine-tune, which lies
     in its tokenizer."""
     if model.info.task not in LABELS:
@@ -128,13 +142,14 @@ def _masked(
     )
 
 
-def _labelled(model: FunctionalModel, settings: DataSettings, block_size: int) -> Inputs:
-    if settings.data is None:
-        raise UserError(
-            f"`data`: a {model.info.task} needs labelled data: ag_news, sst2, imdb, stsb, or the"
-            " path of a file or folder"
-        )
-    corpus = read_labelled(settings, model.info.task)
+def labelled_inputs(
+    model: FunctionalModel, corpus: LabelledCorpus, settings: DataSettings, block_size: int
+) -> Inputs:
+    """Labelled rows in the model's tokens.
+
+    Raises:
+        UserError: the model has other classes, or does not know the range of the scores.
+    """
     outputs = num_outputs(model.info)
     if corpus.classes is not None and len(corpus.classes) != outputs:
         raise UserError(

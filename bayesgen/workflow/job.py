@@ -117,6 +117,7 @@ def make_job(
     scales: Scales | None = None,
     steps: int | None = None,
     moments: Tensor | None = None,
+    prior: Prior | None = None,
 ) -> Job:
     """Prior, preconditioner, plan and sampler for `model` on `batches`.
 
@@ -124,6 +125,7 @@ def make_job(
         scales: of a run that is continued; None measures them.
         steps: of a plan that is shortened to so many; None keeps all.
         moments: v̂ [P] of a job on the same data; None measures it where it is needed.
+        prior: in the place of the one that the settings name.
 
     Raises:
         UserError: the settings do not go together with `model` or `batches`.
@@ -135,7 +137,7 @@ def make_job(
     if steps is not None:
         plan = plan.shortened(steps)
     plan = replace(plan, passes=first.passes(plan.steps))
-    prior = build_prior(settings, weights_of(model))
+    prior = prior or build_prior(settings, weights_of(model))
 
     def log_posterior(affine: Affine | None = None, max_norm: float = math.inf) -> LogPosterior:
         return LogPosterior(

@@ -190,14 +190,21 @@ def check_draws(settings: ScoringSettings, there: int) -> None:
 
 
 def score_run(
-    run: Run, model: FunctionalModel, settings: ScoringSettings, material: Material
+    run: Run,
+    model: FunctionalModel,
+    settings: ScoringSettings,
+    material: Material,
+    draws: Draws | None = None,
 ) -> dict[str, Any]:
     """Score the run's draws; writes and returns the content of the evaluation file.
+
+    Args:
+        draws: those that are scored; by default all of the run's.
 
     Raises:
         UserError: more draws were asked for than there are.
     """
-    every = Draws.load(run.path)
+    every = draws or Draws.load(run.path)
     check_draws(settings, len(every))
     posterior = every.thin(settings.eval_num_posterior_samples)
     predictive = Predictive(model, posterior, scoring_precision(settings.eval_precision, model))

@@ -23,6 +23,7 @@ from bayesgen.inference.preconditioning import Scales
 from bayesgen.models import FunctionalModel
 from bayesgen.models.device import resolve_device
 from bayesgen.posterior.opening import Start, require_same_labels, stored_start
+from bayesgen.priors import Prior
 from bayesgen.priors.learned import fingerprint
 from bayesgen.reports.summary import summary
 from bayesgen.reports.tables import (
@@ -59,20 +60,36 @@ def train(
     resumed: Run | None = None,
     words: Callable[[str], str] = str,
 ) -> Run:
+    """Load what `settings` name, and run the sampler: see `run_sampler`."""
+    settings = chosen.settings
+    if resumed is None:
+        require_resources(name, settings, model_of(settings, outline=True))
+    inputs = read_inputs(model_of(settings), settings)
+    return run_sampler(name, chosen, inputs, resumed, words=words)
+
+
+def run_sampler(
+    name: str,
+    chosen: Chosen[TrainSettings],
+    inputs: Inputs,
+    resumed: Run | None = None,
+    *,
+    prior: Prior | None = None,
+    words: Callable[[str], str] = str,
+) -> Run:
     """Run the sampler `name`, or continue `resumed`; leave a finished run behind.
 
     Args:
+        prior: in the place of the one that the settings name.
         words: what a text is put through before it is shown, such as `errors.as_flags`.
 
     Raises:
         UserError: something that the user can put right.
         Interrupted: a signal stopped it; its state was saved.
     """
-    settings = chosen.settings
-    if resumed is None:
-        _check_resources(name, settings)
-    inputs = read_inputs(model_of(settings), settings)
-    model = inputs.model
+    settings, model = chosen.settings, inputs.model
+    if resumed is not None:
+        require_same_inputs(resumed, inputs, settings)
     # whatever cannot work is refused before a folder is made
     material = inputs.material(settings, None) if settings.eval else None
     start = _start(settings, inputs, resumed)
@@ -86,7 +103,7 @@ def train(
             if settings.out is not None:
                 Run.create(Path(settings.out))
             curve = choose_scale(name, settings, inputs)
-        job = make_job(name, _with_scale(settings, curve), model, inputs.batches)
+        job = make_job(name, _with_scale(settings, curve), model, inputs.batches, prior=prior)
         if settings.eval:
             check_draws(settings, job.num_draws)
         sizes = opening(job, () if start is None else (start.row(),))
@@ -94,10 +111,10 @@ def train(
         run = Run.create(Path(folder))
     else:
         run = resumed
-        _same_inputs(run, inputs, settings)
         curve = _stored_scale(run) if _auto(settings) else None
         scales = _stored_scales(run, model) if isinstance(settings, ChainSettings) else None
-        job = make_job(name, _with_scale(settings, curve), model, inputs.batches, scales)
+        at = _with_scale(settings, curve)
+        job = make_job(name, at, model, inputs.batches, scales, prior=prior)
         if settings.eval:
             check_draws(settings, job.num_draws)
     watch = watch_of(settings, inputs) if isinstance(settings, SWAGSettings) else None
@@ -217,10 +234,10 @@ def _stored_scale(run: Run) -> dict[str, Any]:
     return curve
 
 
-def _same_inputs(run: Run, inputs: Inputs, settings: TrainSettings) -> None:
+def require_same_inputs(run: Run, inputs: Inputs, settings: TrainSettings) -> None:
     """Refuse to continue a run on another model, other data, or under another prior."""
     record = run.record()
-    if record["model"]["sha256"] != inputs.model.info.sha256:
+    if record["model"]["sha256"] != inputs.model.sha256:
         raise UserError(
             f"`resume`: '{inputs.model.info.name}' is not the model that the run started from (its"
             " sha256 differs); put the old one back or start a new run"
@@ -261,7 +278,7 @@ def _record(
             "family": info.family,
             "task": info.task,
             "config": dict(info.config),
-            "sha256": info.sha256,
+            "sha256": job.model.sha256,
         },
         "start": None if start is None else start.record,
         "data": inputs.data,
@@ -292,9 +309,12 @@ def _prior_file(settings: TrainSettings) -> dict[str, str]:
     return {"sha256": fingerprint(Path(settings.prior_path))}
 
 
-def _check_resources(name: str, settings: TrainSettings) -> None:
-    """Refuse what cannot fit before any weights are loaded; say what a large run needs."""
-    outline = model_of(settings, outline=True)
+def require_resources(name: str, settings: TrainSettings, outline: FunctionalModel) -> None:
+    """Refuse what cannot fit; say what a large run needs.
+
+    Args:
+        outline: the model, or its sizes alone.
+    """
     needs = estimate(name, settings, outline)
     if needs.memory >= LARGE:
         console = _console()

@@ -20,7 +20,7 @@ from bayesgen.workflow.inputs import read_inputs
 from bayesgen.workflow.loading import model_of
 from bayesgen.workflow.scale_search import _identity as identity
 from bayesgen.workflow.sources import open_source
-from tests.inference.test_resume import assert_same_draws, interrupt_at
+from tests.workflow.test_resume import assert_same_draws, interrupt_at
 from tests.workspace import BLOCK, Workspace
 
 PRIOR = ("--prior", "pretrained", "--prior-std", "0.05")

@@ -1,0 +1,153 @@
+"""`bayesgen.evaluate`: the five predictors of a posterior on some data, in one call."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bayesgen.config import LABELS, DataSettings, ScoringSettings, check_ranges, described
+from bayesgen.errors import UserError, nearest, warn
+from bayesgen.posterior import Posterior
+from bayesgen.reports.tables import plain, predictor_caption, predictor_table
+from bayesgen.runs import Run
+from bayesgen.workflow.inputs import Inputs, read_inputs
+from bayesgen.workflow.own_data import GIVEN, scored_whole
+from bayesgen.workflow.scoring import check_draws, score_run
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclass(frozen=True, repr=False)
+class Report:
+    """Scores of a posterior, split by split; `str()` of it is the table of predictors.
+
+    Attributes:
+        content: plain data, what the evaluation file of a run holds (docs: Evaluation).
+
+    Example:
+        >>> from bayesgen import Report
+        >>> scores = {"bma": {"nll": 1.2}, "deterministic": {"nll": 1.4}}
+        >>> report = Report({"splits": {"val": {"predictors": scores}}})
+        >>> report.predictors("val")["bma"]["nll"], list(report.splits)
+        (1.2, ['val'])
+    """
+
+    content: Mapping[str, Any]
+
+    @property
+    def splits(self) -> Mapping[str, Mapping[str, Any]]:
+        """Split -> its report: `predictors`, `entropy` or `variance` (nats, squared units),
+        `num_tokens`, `num_draws`, `bma_minus` with 95 % intervals, ..."""
+        splits: Mapping[str, Mapping[str, Any]] = self.content["splits"]
+        return splits
+
+    def predictors(self, split: str | None = None) -> Mapping[str, Mapping[str, float | None]]:
+        """Predictor -> metric -> number, of a split (default: the first)."""
+        found: Mapping[str, Mapping[str, float | None]]
+        found = self.splits[split or next(iter(self.splits))]["predictors"]
+        return found
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row for each split and predictor, a column for each metric.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise UserError("to_pandas needs pandas; pip install pandas") from error
+        rows = [
+            {"split": split, "predictor": name, **scores}
+            for split, report in self.splits.items()
+            for name, scores in report["predictors"].items()
+        ]
+        return pandas.DataFrame(rows).set_index(["split", "predictor"])
+
+    def __str__(self) -> str:
+        table = plain(predictor_table({"": self.content}))
+        return f"{table}\n{predictor_caption(self.content)}"
+
+    __repr__ = __str__
+
+
+def evaluate(
+    posterior: Posterior | str | Path,
+    data: Any = None,
+    *,
+    splits: Sequence[str] | None = None,
+    **settings: Any,
+) -> Report:
+    """Score a posterior beside the network that its chains started from.
+
+    What the command `bayesgen evaluate` does: every target once under `deterministic`,
+    `temperature_scaled`, `posterior_mean`, `mean_of_draws` and `bma`, the mixture.
+
+    Args:
+        posterior: from `sample` or `load`, or the folder of a run.
+        data: default: the run's own, or those of that name or path; rows of (text, label), tensors
+            or whatever else `sample` takes are scored whole, as the split "data".
+        splits: of "train", "val" and "test"; default: test where there is one, else val.
+        settings: of the command's flags, with or without `eval_` in front: `max_samples=200`,
+            `batch_size=32`, `num_text_samples=100`, `ood_corpus="python-docs"`, ...
+
+    Returns:
+        The scores; a run keeps them in its folder, too, and a second look is cheap.
+
+    Raises:
+        UserError: something that the caller can put right: one line that names the setting.
+
+    Example:
+        >>> import bayesgen
+        >>> report = bayesgen.evaluate("runs/x", splits=["val"])  # doctest: +SKIP
+        >>> report.predictors("val")["bma"]["nll"]  # doctest: +SKIP
+    """
+    if not isinstance(posterior, Posterior):
+        posterior = Posterior.load(posterior)
+    scoring = _scoring(splits, settings)
+    inputs = _inputs(posterior, data)
+    check_draws(scoring, len(posterior))
+    material = inputs.material(scoring, None)
+    if posterior.run is not None:
+        return Report(score_run(posterior.run, posterior.model, scoring, material, posterior))
+    with tempfile.TemporaryDirectory(prefix="bayesgen-") as folder:
+        return Report(score_run(Run(Path(folder)), posterior.model, scoring, material, posterior))
+
+
+def _scoring(splits: Sequence[str] | None, given: Mapping[str, Any]) -> ScoringSettings:
+    known = described(ScoringSettings)
+    values = {name if name in known else f"eval_{name}": value for name, value in given.items()}
+    for name in values:
+        if name not in known:
+            raise UserError(f"`{name}` is no setting of an evaluation{nearest(name, known)}")
+    if splits is not None:
+        values["eval_splits"] = (splits,) if isinstance(splits, str) else tuple(splits)
+    settings = ScoringSettings(**values)
+    check_ranges(settings)
+    return settings
+
+
+def _inputs(posterior: Posterior, data: Any) -> Inputs:
+    """What is scored: the run's own data, or others."""
+    model, info = posterior.model, posterior.info
+    key = "data" if model.info.task in LABELS else "corpus"
+    stored = info.get("settings", {})
+    own = DataSettings(**{f.name: stored.get(f.name, f.default) for f in fields(DataSettings)})
+    if data is not None and not isinstance(data, str | Path):
+        return scored_whole(model, data, own, info.get("data", {}).get("classes"))
+    if data is None and (not info or getattr(own, key) == GIVEN):
+        raise UserError("`data`: these draws are of data that were given in Python; give them")
+    chosen = own if data is None else replace(own, **dict[str, Any]({key: str(data)}))
+    inputs = read_inputs(model, chosen, info.get("block_size"))
+    if info and inputs.data["sha256"] != info["data"]["sha256"]:
+        if data is None:
+            raise UserError(
+                f"`{key}`: '{inputs.data['name']}' is not what the run '{info['data']['name']}' was"
+                " made on any more (its sha256 differs); copy it back, or give other `data`"
+            )
+        warn(f"'{inputs.data['name']}' is not what the run was made on: its own splits are scored")
+    return inputs
