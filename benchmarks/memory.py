@@ -3,7 +3,7 @@
 Each row is a fresh process (or two) with its draws on disk in a temporary folder; its peak resident
 size is the operating system's own count. With --samplers a row is the difference between networks
 of 7 and 30 million parameters, a few steps each, in float32 numbers for each parameter: what
-`bayesgen.workflow.resources` reckons with.
+a sampler's `floats` says.
 
     python benchmarks/memory.py --draws 10 100 1000
     python benchmarks/memory.py --samplers sgld sghmc baoa sgnht sglrw map ekf laplace vi swag
@@ -21,8 +21,9 @@ from pathlib import Path
 
 import torch
 
-from bayesgen.config import SAMPLERS, ChainSettings, PerExampleSettings, SWAGSettings
+from bayesgen.config import ChainSettings, PathSettings, PerExampleSettings
 from bayesgen.data.corpora import load_corpus
+from bayesgen.inference.registry import SAMPLERS
 from bayesgen.models.nanogpt import GPT, GPTConfig, write_checkpoint
 
 
@@ -55,11 +56,11 @@ def by_parameters(samplers: list[str]) -> None:
     print("| sampler | float32 numbers for each parameter | of them for one example's gradient |")
     print("| --- | --- | --- |")
     for name in samplers:
-        cls = SAMPLERS[name]
+        cls = SAMPLERS[name].settings
         flags = "--warmup-steps 2 --sampling-steps 3 --thinning 1"
         if issubclass(cls, ChainSettings):
             flags += " --preconditioner-batches 2"
-        elif issubclass(cls, SWAGSettings):
+        elif issubclass(cls, PathSettings):
             flags += " --covariance diag"  # each deviation comes on top
         else:
             flags = "--train-samples 4"

@@ -22,11 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch.func import functional_call
 
-from bayesgen.config import SAMPLERS, ChainSettings
 from bayesgen.inference.affine import Affine
+from bayesgen.inference.libraries import posteriors
 from bayesgen.inference.log_posterior import LogPosterior
-from bayesgen.inference.registry import REGISTRY, build_sampler, make_plan
-from bayesgen.inference.transforms import posteriors
+from bayesgen.inference.registry import SAMPLERS
 from bayesgen.models import FunctionalModel
 from bayesgen.models.nanogpt import GPT, GPTConfig
 from bayesgen.parameters import chunks
@@ -78,15 +77,16 @@ def sampler_step(
 ) -> Step:
     """The product's own step, preconditioned and with a limit on the gradient, as by default."""
     often: dict[str, Any] = {"warmup_steps": 0, "thinning": COLLECT} if name == "swag" else {}
-    settings = SAMPLERS[name](learning_rate=1e-6, **often)
+    spec = SAMPLERS[name]
+    settings = spec.settings(learning_rate=1e-6, **often)
     affine = None
-    if isinstance(settings, ChainSettings):
+    if settings.draws_from == "chain":
         affine = Affine(model.theta, torch.ones_like(model.theta))
     prior = normal(model.layout.size, PRIOR_SD)
     log_posterior = LogPosterior(
         model, prior, 1_000_000, affine=affine, max_norm=1e6, precision=precision
     )
-    sampler = build_sampler(name, log_posterior, settings, make_plan(settings, 1000))
+    sampler = spec.build(log_posterior, settings, spec.plan(settings, 1000))
     state = sampler.init()
 
     def step() -> None:
@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="0.8M")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--steps", type=int, default=4, help="steps of a variant in one round")
-    parser.add_argument("--samplers", nargs="+", choices=REGISTRY, default=list(REGISTRY))
+    parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=list(SAMPLERS))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     options = parser.parse_args()

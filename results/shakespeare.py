@@ -32,12 +32,13 @@ from common import mean_sd
 from safetensors.torch import load_file, save_file
 
 from bayesgen.cli.baseline import run_baseline
-from bayesgen.config import SAMPLERS, BaselineSettings, ChainSettings, GaussianSettings
+from bayesgen.config import BaselineSettings, ChainSettings
 from bayesgen.config.provenance import Chosen
 from bayesgen.data.corpora import load_corpus
 from bayesgen.data.windows import Windows
 from bayesgen.evaluation import score_checkpoint
 from bayesgen.evaluation.intervals import paired_difference
+from bayesgen.inference.registry import SAMPLERS
 from bayesgen.models import load_model
 from bayesgen.runs import Run
 from bayesgen.workflow.session import train
@@ -86,7 +87,7 @@ def baseline(settings: BaselineSettings, seed: int, path: Path) -> Path:
 def posterior(start: Start, sampler: str, seed: int, folder: Path, checkpoint: Path) -> Path:
     """Run a sampler with its preset, or take or continue the run that is there."""
     out = folder / f"{start.name}_{sampler}"
-    cls = SAMPLERS[sampler]
+    cls = SAMPLERS[sampler].settings
     common: dict[str, Any] = {
         "model": str(checkpoint), "corpus": "shakespeare", "seed": seed, "out": str(out),
         "eval": True,
@@ -94,7 +95,7 @@ def posterior(start: Start, sampler: str, seed: int, folder: Path, checkpoint: P
     if issubclass(cls, ChainSettings):
         steps = start.budget - cls().preconditioner_batches
         common |= {"warmup_steps": steps * 3 // 4, "sampling_steps": steps - steps * 3 // 4}
-    elif issubclass(cls, GaussianSettings) and sampler == "vi":
+    elif sampler == "vi":
         common["epochs"] = 1.53  # 2,000 steps of 12 windows
     run = Run(out)
     if not run.finished:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from bayesgen.cli.main import door
 from bayesgen.data.tokenizers import CharTokenizer
+from bayesgen.inference.registry import SAMPLERS
 from bayesgen.models.nanogpt import GPT, GPTConfig, write_checkpoint
 
 BLOCK = 8
@@ -20,7 +21,7 @@ SHORT = {
     "swag": ("--warmup-steps", "2", "--sampling-steps", "8", "--thinning", "2", "--rank", "3"),
     "pass": ("--train-samples", "24", "--epochs", "1"),
 }
-CHAINS = ("sgld", "sghmc", "baoa", "sgnht", "sglrw")
+CHAINS = tuple(name for name, spec in SAMPLERS.items() if spec.settings.draws_from == "chain")
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class Workspace:
 
     def train(self, sampler: str, *flags: str) -> int:
         """The training command on the tiny model, a few steps long; later flags win."""
-        short = SHORT["sgld" if sampler in CHAINS else "swag" if sampler == "swag" else "pass"]
+        chain = sampler in SAMPLERS and SAMPLERS[sampler].settings.draws_from == "chain"
+        short = SHORT["sgld" if chain else "swag" if sampler == "swag" else "pass"]
         return door(
             "train",
             ["--sampler", sampler, "--model", "model.pt", "--corpus", "corpus.txt", "--out", "run",

@@ -7,9 +7,10 @@ import time
 from pathlib import Path
 
 from bayesgen.cli.options import Parser, add_flags, flag, parse
-from bayesgen.config import GPU_RECIPE, SAMPLERS, BaselineSettings, check_ranges, described
+from bayesgen.config import GPU_RECIPE, BaselineSettings, check_ranges, described
 from bayesgen.config.provenance import Chosen, combine, read_config
 from bayesgen.errors import UserError
+from bayesgen.inference.registry import settings_classes
 
 EXAMPLES = """
 examples:
@@ -39,11 +40,11 @@ def choose(argv: list[str]) -> Chosen[BaselineSettings]:
     add_flags(parser, BaselineSettings)
     samplers = {
         flag(name): "is a setting of bayesian_training_script.py, not of the baseline"
-        for cls in SAMPLERS.values()
+        for cls in settings_classes().values()
         for name in described(cls)
     }
     flags = parse(parser, argv, samplers)
-    presets, source = read_config(flags.pop("config", None))
+    presets, source = read_config(flags.pop("config", None), settings_classes())
     config = presets.get("CONFIG_BASELINE", {})
     recipe = flags.get("recipe", config.get("recipe", "cpu"))
     chosen = combine(

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from bayesgen.cli.options import Parser, add_flags, parse
-from bayesgen.config import BaselineSettings, Count, Seed, SGHMCSettings, Steps, check_ranges
+from bayesgen.config import BaselineSettings, Count, Seed, Steps, check_ranges
 from bayesgen.config.provenance import Chosen, combine
 from bayesgen.errors import as_flags
+from bayesgen.inference.sghmc import SGHMCSettings
 
 if TYPE_CHECKING:
     from bayesgen.runs import Run

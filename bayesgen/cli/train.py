@@ -9,19 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bayesgen.cli.options import Parser, add_flags, flag, parse
-from bayesgen.config import (
-    LABELS,
-    SAMPLERS,
-    EvalSettings,
-    PerExampleSettings,
-    TrainSettings,
-    described,
-    labelled_defaults,
-    validate,
-    without_effect,
-)
+from bayesgen.config import LABELS, EvalSettings, TrainSettings, described
 from bayesgen.config.provenance import Chosen, combine, read_config
-from bayesgen.errors import UserError, as_flags, nearest
+from bayesgen.errors import UserError, as_flags
+from bayesgen.inference.registry import SAMPLERS, settings_classes
 from bayesgen.workflow.memory import memory_guard
 
 if TYPE_CHECKING:
@@ -103,22 +94,19 @@ def choose(argv: list[str], door: Door = TRAIN) -> Command:
     if door.sampler is not None and early.sampler is not None:
         raise UserError(f"--sampler has no effect here: this is always {door.sampler}")
     name = door.sampler or early.sampler or _sampler_of(early.resume) or "sghmc"
-    if name not in SAMPLERS:
-        raise UserError(
-            f"--sampler: unknown sampler '{name}'{nearest(name, SAMPLERS)} ({', '.join(SAMPLERS)})"
-        )
-    cls = SAMPLERS[name]
+    spec = SAMPLERS[name]
+    cls = spec.settings
     labelled = early.task in LABELS
 
     def base(given: Mapping[str, Any]) -> dict[str, Any]:
         if door.sampler is not None:
             return dict(door.defaults)
         of = {key: given.get(key) for key in ("prior", "init_from")}
-        return {**labelled_defaults(name, early.task, **of), **door.defaults}
+        return {**spec.defaults(early.task, **of), **door.defaults}
 
     parser = Parser(
         prog=door.prog,
-        description=door.description.format(sampler=name),
+        description=door.description.format(sampler=f"{name} ({spec.summary})"),
         epilog=door.examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -134,7 +122,7 @@ def choose(argv: list[str], door: Door = TRAIN) -> Command:
     )  # fmt: skip
     add_flags(parser, cls, base(vars(early)))
     owners: dict[str, list[str]] = {}
-    for other, settings in SAMPLERS.items():
+    for other, settings in settings_classes().items():
         for key in described(settings):
             owners.setdefault(key, []).append(other)
     elsewhere = {
@@ -145,7 +133,7 @@ def choose(argv: list[str], door: Door = TRAIN) -> Command:
     flags = parse(parser, argv, elsewhere)
     resume = flags.pop("resume", None)
     flags.pop("sampler", None)
-    presets, source = read_config(flags.pop("config", None))
+    presets, source = read_config(flags.pop("config", None), settings_classes())
     preset = f"CONFIG_{name.upper()}" + ("_LABELLED" if labelled else "")
     config = presets.get(preset, {})
     usual = base({**config, **flags})
@@ -153,8 +141,8 @@ def choose(argv: list[str], door: Door = TRAIN) -> Command:
     run = _run_to_resume(name, chosen, resume)
     if run is not None:
         chosen = _resumed(run, name, flags)
-    validate(chosen.settings)
-    for key, why in without_effect(name, chosen.settings).items():
+    spec.validate(chosen.settings)
+    for key, why in spec.without_effect(chosen.settings).items():
         if key in flags:
             raise UserError(f"{flag(key)} {why}")
     return Command(name, flags, chosen, run)
@@ -175,7 +163,7 @@ def _less_memory(settings: TrainSettings) -> str:
     ways = [
         ("--gradient-checkpointing", not settings.gradient_checkpointing),
         ("--precision bf16", settings.precision == "fp32"),
-        ("more --gradient-accumulation", not isinstance(settings, PerExampleSettings)),
+        ("more --gradient-accumulation", not settings.per_example),
         ("a smaller --batch-size or --block-size", True),
         ("fewer --parameters", True),
         ("a smaller --eval-batch-size", settings.eval),
@@ -214,7 +202,8 @@ def _resumed(run: Run, name: str, flags: dict[str, Any]) -> Chosen[TrainSettings
     record = run.record()
     if record["sampler"] != name:
         raise UserError(f"--sampler {name}: '{run.path}' is a run of {record['sampler']}")
-    known = described(SAMPLERS[name])
+    cls = SAMPLERS[name].settings
+    known = described(cls)
     stored = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in record["settings"].items()
@@ -235,4 +224,4 @@ def _resumed(run: Run, name: str, flags: dict[str, Any]) -> Chosen[TrainSettings
             )
     changed = {key: value for key, value in flags.items() if key in CHANGEABLE}
     sources = record["sources"] | {key: f"flag {flag(key)}" for key in changed}
-    return Chosen(SAMPLERS[name](**(stored | changed)), sources)
+    return Chosen(cls(**(stored | changed)), sources)

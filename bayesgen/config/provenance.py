@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, get_args, get_origin
 
-from bayesgen.config import SAMPLERS, BaselineSettings, Setting, described
+from bayesgen.config import BaselineSettings, Setting, described
 from bayesgen.errors import UserError, nearest
 
 T = TypeVar("T")
@@ -67,8 +67,13 @@ def combine(
     return Chosen(settings, changed)
 
 
-def read_config(path: str | None) -> tuple[dict[str, dict[str, Any]], str]:
+def read_config(
+    path: str | None, samplers: Mapping[str, type]
+) -> tuple[dict[str, dict[str, Any]], str]:
     """The presets of `path`, or of config.py in the working directory: name -> settings.
+
+    Args:
+        samplers: the settings class of each.
 
     Raises:
         UserError: the file is missing or broken, or holds a preset or a key that does not exist.
@@ -85,7 +90,7 @@ def read_config(path: str | None) -> tuple[dict[str, dict[str, Any]], str]:
         where = f" line {line}" if line else ""
         raise UserError(f"'{file}'{where}: {type(error).__name__}: {error}") from error
     presets = {k: v for k, v in content.items() if k.startswith("CONFIG_")}
-    classes: dict[str, type] = {f"CONFIG_{name.upper()}": cls for name, cls in SAMPLERS.items()}
+    classes: dict[str, type] = {f"CONFIG_{name.upper()}": cls for name, cls in samplers.items()}
     classes |= {f"{name}_LABELLED": cls for name, cls in classes.items()}
     classes["CONFIG_BASELINE"] = BaselineSettings
     for name, preset in presets.items():

@@ -14,22 +14,37 @@ is the sum over its tokens.
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
-
-from bayesgen.config import EKFSettings
+from bayesgen.config import PerExampleSettings
+from bayesgen.config.fields import NonNegative
 from bayesgen.errors import UserError
-from bayesgen.inference.log_posterior import LogPosterior
-from bayesgen.inference.sampler import Sampler, diagonal_prior, own, rows_within
-from bayesgen.inference.schedules import Plan
-from bayesgen.inference.transforms import posteriors
-from bayesgen.models.functional import Batch
-from bayesgen.parameters import chunks
-from bayesgen.priors import DiagonalGaussian
+from bayesgen.inference.registry import SamplerSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bayesgen.inference.log_posterior import LogPosterior
+    from bayesgen.inference.sampler import Sampler
+    from bayesgen.inference.schedules import Plan
+    from bayesgen.models.functional import Batch
+
+
+@dataclass(frozen=True)
+class EKFSettings(PerExampleSettings):
+    learning_rate: Annotated[NonNegative, "multiplies each update; 1 is Bayes' rule at T"] = 1.0
+    transition_std: Annotated[NonNegative, "sd of the random walk between updates"] = 0.0
 
 
 def build(log_posterior: LogPosterior, settings: EKFSettings, plan: Plan) -> Sampler:
+    import torch
+
+    from bayesgen.inference.affine import Affine
+    from bayesgen.inference.libraries import posteriors
+    from bayesgen.inference.sampler import Sampler, diagonal_prior, rows_within, terms_of
+    from bayesgen.priors import DiagonalGaussian
+
     prior = diagonal_prior(log_posterior, "ekf")
     if settings.temperature == 0:
         raise UserError("`sampler=ekf` divides by `temperature`: it must be above 0")
@@ -38,7 +53,7 @@ def build(log_posterior: LogPosterior, settings: EKFSettings, plan: Plan) -> Sam
 
     cut = rows_within(settings, log_posterior.model.layout.size)
 
-    def update(state: Any, batch: Batch, inplace: bool = False) -> tuple[Any, torch.Tensor]:
+    def update(state: Any, batch: Batch, inplace: bool = False) -> tuple[Any, Tensor]:
         total = torch.zeros((), device=prior.mean.device)
         for index, piece in enumerate(cut(batch)):
             rows = len(piece["labels"])
@@ -53,22 +68,28 @@ def build(log_posterior: LogPosterior, settings: EKFSettings, plan: Plan) -> Sam
                 inplace=inplace,
             )
             total = total - state.log_likelihood * rows
-        nll = total / log_posterior.likelihood.count(batch["labels"])
-        return state, torch.stack([nll, torch.zeros_like(nll), torch.zeros_like(nll)])
+        return state, terms_of(total / log_posterior.likelihood.count(batch["labels"]))
 
-    def init(params: Any = None) -> Any:
+    def init(_: Any = None) -> Any:
         sd = (settings.temperature * prior.variance).sqrt()
-        return own(posteriors.ekf.diag_fisher.init(_tree(prior.mean), _tree(sd)))
+        return posteriors.ekf.diag_fisher.init(Affine(prior.mean).start(), Affine(sd).start())
 
-    return Sampler(
+    return Sampler.of(
         posteriors.types.Transform(init, update),
-        init,
-        theta=lambda state: torch.cat(state.params),
+        log_posterior,
         gaussian=lambda state: DiagonalGaussian(
             torch.cat(state.params), torch.cat(state.sd_diag) ** 2
         ),
     )
 
 
-def _tree(vector: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    return tuple(piece.clone() for piece in chunks(vector))
+SAMPLER = SamplerSpec(
+    name="ekf",
+    summary="a diagonal Gaussian by the extended Kalman filter, in a pass over the data",
+    paper="https://arxiv.org/abs/1703.00209",
+    settings=EKFSettings,
+    build=build,
+    floats=17,
+    ignores=("gradient_accumulation", "prior_scale_steps"),
+    starts_at_prior=True,
+)

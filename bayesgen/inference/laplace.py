@@ -10,44 +10,53 @@ pass. The Gaussian may be the prior of a later task, as in a Kalman filter.
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
+from bayesgen.config import PerExampleSettings
+from bayesgen.config.fields import NonNegative
+from bayesgen.inference.registry import SamplerSpec
 
-from bayesgen.config import LaplaceSettings
-from bayesgen.inference.log_posterior import LogPosterior
-from bayesgen.inference.sampler import Learned, Sampler, diagonal_prior, own, rows_within
-from bayesgen.inference.schedules import Plan
-from bayesgen.inference.transforms import posteriors
-from bayesgen.models.functional import Batch
-from bayesgen.parameters import chunks
-from bayesgen.priors import DiagonalGaussian
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bayesgen.inference.log_posterior import LogPosterior
+    from bayesgen.inference.sampler import Learned, Sampler
+    from bayesgen.inference.schedules import Plan
+    from bayesgen.models.functional import Batch
+    from bayesgen.priors import DiagonalGaussian
+
+
+@dataclass(frozen=True)
+class LaplaceSettings(PerExampleSettings):
+    learning_rate: Annotated[NonNegative, "not used by Laplace: leave at 1"] = 1.0
 
 
 def build(log_posterior: LogPosterior, settings: LaplaceSettings, plan: Plan) -> Sampler:
-    prior = diagonal_prior(log_posterior, "laplace")
+    import torch
 
-    def report(phi: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        # the terms travel as the transform's auxiliary output
+    from bayesgen.inference.libraries import posteriors
+    from bayesgen.inference.sampler import Learned, Sampler, diagonal_prior, rows_within, terms_of
+    from bayesgen.priors import DiagonalGaussian
+
+    prior = diagonal_prior(log_posterior, "laplace")
+    count = log_posterior.likelihood.count
+
+    def report(phi: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+        # the terms travel as the transform's auxiliary output; a piece of a batch may hold no
+        # target
         values, _ = log_posterior.per_sequence(phi, batch)
-        # a piece of a batch may hold no target
-        count = log_posterior.likelihood.count(batch["labels"]).clamp(min=1)
-        nll = -values.detach().sum() / count
-        return values, torch.stack([nll, torch.zeros_like(nll), torch.zeros_like(nll)])
+        return values, terms_of(-values.detach().sum() / count(batch["labels"]).clamp(min=1))
 
     transform = posteriors.laplace.diag_fisher.build(report, per_sample=True)
     cut = rows_within(settings, log_posterior.model.layout.size)
 
-    def update(state: Any, batch: Batch, inplace: bool = False) -> tuple[Any, torch.Tensor]:
-        pieces = cut(batch)
+    def update(state: Any, batch: Batch, inplace: bool = False) -> tuple[Any, Tensor]:
         shares = []
-        for piece in pieces:
+        for piece in cut(batch):
             state, terms = transform.update(state, piece, inplace=inplace)
-            shares.append(terms * log_posterior.likelihood.count(piece["labels"]))
-        total = log_posterior.likelihood.count(batch["labels"])
-        return state, torch.stack(shares).sum(0) / total
-
-    start = log_posterior.model.theta
+            shares.append(terms * count(piece["labels"]))
+        return state, torch.stack(shares).sum(0) / count(batch["labels"])
 
     def gaussian(state: Any) -> DiagonalGaussian:
         fisher = torch.cat(state.prec_diag) / plan.passes
@@ -55,16 +64,24 @@ def build(log_posterior: LogPosterior, settings: LaplaceSettings, plan: Plan) ->
         return DiagonalGaussian(torch.cat(state.params), variance)
 
     def learned(state: Any) -> Learned:
-        fitted = gaussian(state)
-        # of a prior's file the diagonal counts half
-        return Learned(
-            "laplace", fitted.mean, 2 * fitted.variance, fitted.mean.new_zeros(0, len(start))
-        )
+        mean, variance = (fitted := gaussian(state)).mean, fitted.variance
+        # the diagonal counts half in a prior's file
+        return Learned("laplace", mean, 2 * variance, mean.new_zeros(0, len(mean)))
 
-    return Sampler(
+    return Sampler.of(
         posteriors.types.Transform(transform.init, update),
-        init=lambda: own(transform.init(tuple(c.clone() for c in chunks(start)))),
-        theta=lambda state: torch.cat(state.params),
+        log_posterior,
         gaussian=gaussian,
         learned=learned,
     )
+
+
+SAMPLER = SamplerSpec(
+    name="laplace",
+    summary="a diagonal Gaussian at the loaded weights, from the empirical Fisher information",
+    paper="https://arxiv.org/abs/2106.14806",
+    settings=LaplaceSettings,
+    build=build,
+    floats=13,
+    ignores=("gradient_accumulation", "prior_scale_steps", "learning_rate", "chains"),
+)

@@ -86,6 +86,11 @@ class LogPosterior:
         value, terms, *_ = _Ordinary.apply(evaluate, batch, *phi)  # type: ignore[no-untyped-call]
         return value, terms
 
+    def loss(self, phi: Chunks, batch: Batch) -> tuple[Tensor, Tensor]:
+        """−ℓ and the terms, for an optimizer."""
+        value, terms = self(phi, batch)
+        return -value, terms
+
     def functional(self, phi: Chunks, batch: Batch) -> tuple[Tensor, Tensor]:
         """The same number in float32 as a pure function of φ, for vmap over draws."""
         theta = self.affine.theta(phi)

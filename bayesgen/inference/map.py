@@ -8,32 +8,44 @@ https://arxiv.org/abs/1711.05101. Transform: `posteriors.torchopt` with torchopt
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
-import torch
+from bayesgen.config import PassSettings
+from bayesgen.config.fields import NonNegative
+from bayesgen.config.shared import FinalFraction
+from bayesgen.inference.registry import LABELLED_OPTIMIZER, SamplerSpec
 
-from bayesgen.config import MAPSettings
-from bayesgen.inference.log_posterior import LogPosterior
-from bayesgen.inference.sampler import Sampler, own
-from bayesgen.inference.schedules import Plan, lookup
-from bayesgen.inference.transforms import posteriors, torchopt
-from bayesgen.models.functional import Batch
-from bayesgen.parameters import chunks
+if TYPE_CHECKING:
+    from bayesgen.inference.log_posterior import LogPosterior
+    from bayesgen.inference.sampler import Sampler
+    from bayesgen.inference.schedules import Plan
+
+
+@dataclass(frozen=True)
+class MAPSettings(PassSettings):
+    learning_rate: Annotated[NonNegative, "AdamW's"] = 1e-3
+    weight_decay: Annotated[NonNegative, "AdamW's own; the prior is in the loss already"] = 0.0
+    final_fraction: FinalFraction = 0.1
 
 
 def build(log_posterior: LogPosterior, settings: MAPSettings, plan: Plan) -> Sampler:
-    def loss(phi: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        value, terms = log_posterior(phi, batch)
-        return -value, terms
+    from bayesgen.inference.libraries import posteriors, torchopt
+    from bayesgen.inference.sampler import Sampler
+    from bayesgen.inference.schedules import lookup
 
-    transform = posteriors.torchopt.build(
-        loss,
-        torchopt.adamw(lr=lookup(plan.learning_rate), weight_decay=settings.weight_decay),
-    )
-    start = log_posterior.model.theta
-    return Sampler(
-        transform,
-        init=lambda: own(transform.init(tuple(c.clone() for c in chunks(start)))),
-        theta=lambda state: torch.cat(state.params),
-        inplace=False,
-    )
+    optimizer = torchopt.adamw(lr=lookup(plan.learning_rate), weight_decay=settings.weight_decay)
+    transform = posteriors.torchopt.build(log_posterior.loss, optimizer)
+    return Sampler.of(transform, log_posterior, inplace=False)
+
+
+SAMPLER = SamplerSpec(
+    name="map",
+    summary="the maximum of the log posterior, by AdamW: a point estimate",
+    paper="https://arxiv.org/abs/1711.05101",
+    settings=MAPSettings,
+    build=build,
+    floats=14.5,
+    labelled={**LABELLED_OPTIMIZER, "epochs": 3.0},
+    ignores=("temperature",),
+)

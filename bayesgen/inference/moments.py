@@ -1,4 +1,4 @@
-"""Mean, variance and last deviations of the weights that a path goes through.
+"""The weights that an optimizer's path goes through: mean, variance and last deviations.
 
 Mean and sum of squares are Welford's (1962), in float64 where the device has it: the difference of
 two moments in float32 would lose a variance that is a millionth of the square of its weight, which
@@ -9,18 +9,22 @@ first row is zero; here all are from the last mean.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from bayesgen.inference.affine import Chunks
+from bayesgen.inference.libraries import posteriors
+from bayesgen.models.functional import Batch
 from bayesgen.parameters import widest
 
 
 @dataclass(frozen=True)
 class Moments:
-    """What SWAG keeps of the path, in chunks.
+    """What is kept of a path, in chunks.
 
     Attributes:
         count: how many weights were collected, a scalar int64 tensor.
@@ -34,43 +38,101 @@ class Moments:
     squares: Chunks
     last: Chunks
 
+    @classmethod
+    def none(cls, params: Chunks, rank: int, /, **more: Any) -> Self:
+        """Nothing collected yet."""
+        return cls(
+            torch.zeros((), dtype=torch.int64),
+            tuple(torch.zeros_like(p, dtype=widest(p.device)) for p in params),
+            tuple(torch.zeros_like(p, dtype=widest(p.device)) for p in params),
+            tuple(p.new_zeros(rank, len(p)) for p in params),
+            **more,
+        )
 
-def init(params: Chunks, rank: int) -> Moments:
-    """Nothing collected yet."""
-    return Moments(
-        torch.zeros((), dtype=torch.int64),
-        tuple(torch.zeros_like(p, dtype=widest(p.device)) for p in params),
-        tuple(torch.zeros_like(p, dtype=widest(p.device)) for p in params),
-        tuple(p.new_zeros(rank, len(p)) for p in params),
-    )
+    def collect_(self, params: Chunks) -> None:
+        """Take in `params`, in place."""
+        self.count.add_(1)
+        n = int(self.count)
+        pieces = zip(params, self.mean, self.squares, self.last, strict=True)
+        for p, mean, squares, last in pieces:
+            exact = p.to(mean.dtype)
+            before = exact - mean
+            mean.add_(before, alpha=1 / n)
+            squares.addcmul_(before, exact - mean)
+            if len(last):
+                last[(n - 1) % len(last)].copy_(p)
+
+    def owned(self) -> Self:
+        """The same with copies of what `collect_` changes."""
+        copies = {
+            name: tuple(t.clone() for t in getattr(self, name))
+            for name in ("mean", "squares", "last")
+        }
+        return replace(self, count=self.count.clone(), **copies)
+
+    def centre(self) -> Tensor:
+        """Mean [P] in float32."""
+        return torch.cat(self.mean).float()
+
+    def variance(self) -> Tensor:
+        """v [P], unbiased; needs two collected weights."""
+        return torch.cat(self.squares).div(int(self.count) - 1).float()
+
+    def deviations(self) -> Tensor:
+        """Q [K, P], from the oldest to the newest; fewer rows where fewer were collected."""
+        n, rank = int(self.count), len(self.last[0])
+        rows = torch.arange(max(n - rank, 0), n) % max(rank, 1)
+        pieces = [
+            (last[rows].to(mean.dtype) - mean).float()
+            for last, mean in zip(self.last, self.mean, strict=True)
+        ]
+        return torch.cat(pieces, dim=1).div(max(len(rows) - 1, 1) ** 0.5)
 
 
-def collect_(moments: Moments, params: Chunks) -> None:
-    """Take in `params`, in place."""
-    moments.count.add_(1)
-    n = int(moments.count)
-    for p, mean, squares, last in zip(
-        params, moments.mean, moments.squares, moments.last, strict=True
-    ):
-        exact = p.to(mean.dtype)
-        before = exact - mean
-        mean.add_(before, alpha=1 / n)
-        squares.addcmul_(before, exact - mean)
-        if len(last):
-            last[(n - 1) % len(last)].copy_(p)
+@dataclass(frozen=True)
+class Path(Moments):
+    """The optimizer's state, as `posteriors.torchopt` has it, and the moments of its path."""
+
+    params: Chunks
+    opt_state: Any
+    loss: Tensor
+    step: Tensor
 
 
-def variance(moments: Moments) -> Tensor:
-    """v [P], unbiased; needs two collected weights."""
-    return torch.cat(moments.squares).div(int(moments.count) - 1).float()
+def follow(
+    loss: Callable[..., Any], optimizer: Any, rank: int, collect: Callable[[int], bool]
+) -> posteriors.types.Transform:
+    """The optimizer with the moments of its path, as a transform of `posteriors`.
 
+    Args:
+        loss: (params, batch) -> (loss, auxiliary), to be minimised.
+        collect: whether the weights after step t, from 0, are taken in.
+    """
 
-def deviations(moments: Moments) -> Tensor:
-    """Q [K, P], from the oldest to the newest; fewer rows where fewer were collected."""
-    n, rank = int(moments.count), len(moments.last[0])
-    rows = torch.arange(max(n - rank, 0), n) % max(rank, 1)
-    pieces = [
-        (last[rows].to(mean.dtype) - mean).float()
-        for last, mean in zip(moments.last, moments.mean, strict=True)
-    ]
-    return torch.cat(pieces, dim=1).div(max(len(rows) - 1, 1) ** 0.5)
+    def init(params: Chunks) -> Path:
+        inner = posteriors.torchopt.init(params, optimizer)
+        return Path.none(
+            params,
+            rank,
+            params=inner.params,
+            opt_state=inner.opt_state,
+            loss=inner.loss,
+            step=torch.zeros((), dtype=torch.int64),
+        )
+
+    def update(path: Path, batch: Batch, inplace: bool = False) -> tuple[Path, Tensor]:
+        inner = posteriors.torchopt.TorchOptState(path.params, path.opt_state, path.loss)
+        inner, terms = posteriors.torchopt.update(inner, batch, loss, optimizer)
+        moved = replace(
+            path,
+            params=inner.params,
+            opt_state=inner.opt_state,
+            loss=inner.loss,
+            step=path.step + 1,
+        )
+        if collect(int(path.step)):
+            moved = moved if inplace else moved.owned()
+            moved.collect_(moved.params)
+        return moved, terms
+
+    return posteriors.types.Transform(init, update)

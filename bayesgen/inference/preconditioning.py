@@ -22,7 +22,7 @@ only the prior says how far these may go. Mean D² stays at most 1. Where a chai
 that another run found, all have their gradient, and nothing is raised. (Of a low-rank prior σᵢ is
 the diagonal's; N(μ, σ² I) takes no part.)
 
-The same pass measures how large a minibatch's gradient is in φ: the unit of `--gradient-clip`.
+The same pass measures how large a minibatch's gradient is in φ: the unit of `gradient_clip`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bayesgen.config import ChainSettings, MomentumSettings
+from bayesgen.config import ChainSettings
 from bayesgen.data.windows import Batches
 from bayesgen.errors import UserError
 from bayesgen.inference.log_posterior import LogPosterior
@@ -130,14 +130,9 @@ def measured_moments(
 
     It is of the likelihood alone: the same under every prior.
     """
-    if not needs_pass(settings):
+    if not settings.measured_batches:
         return None
-    return squared_gradients(plain, model.theta, batches, settings.preconditioner_batches)
-
-
-def needs_pass(settings: ChainSettings) -> bool:
-    """Whether the run begins with `preconditioner_batches` gradients at θ₀."""
-    return settings.preconditioner == "gradients" or settings.gradient_clip > 0
+    return squared_gradients(plain, model.theta, batches, settings.measured_batches)
 
 
 def _scale(
@@ -229,15 +224,10 @@ def stable_rate(
 ) -> float:
     """The largest step size that follows the prior alone without overshooting.
 
-    Along φ_i the prior's curvature is c = D_i² / (σ_i² N). A step of Langevin dynamics is unstable
-    beyond lr c = 2, one with momenta beyond lr² c = 4 σ²; half of either leaves room for the
-    likelihood.
+    Along φ_i the prior's curvature is D_i² / (σ_i² N).
     """
     stiffness = precision if scale is None else scale.square() * precision.to(scale.device)
-    c = float(stiffness.max()) / num_observations
-    if isinstance(settings, MomentumSettings):
-        return settings.momentum_std / math.sqrt(c)
-    return 1 / c
+    return settings.longest_step(float(stiffness.max()) / num_observations)
 
 
 def normalised(variance: Tensor) -> Tensor:

@@ -1,59 +1,173 @@
-"""Samplers: thin adapters over `posteriors`, one per file. `build_sampler` is the door."""
+"""What a sampler is, and all of them by name.
+
+A sampler is one file that ends in `SAMPLER = SamplerSpec(...)`. The built-in ones are listed below;
+`SAMPLERS.register(SAMPLER)`, or an entry point of the group `bayesgen.samplers`, adds one from
+outside the package. `--help` reads the settings, so these files import torch and `posteriors` in
+functions only.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
 from bayesgen.config import (
+    LABELS,
+    LEARNED_PRIORS,
     ChainSettings,
-    MAPSettings,
     PassSettings,
-    SWAGSettings,
+    PerExampleSettings,
     TrainSettings,
-    VISettings,
 )
-from bayesgen.inference import baoa, ekf, laplace, map, sghmc, sgld, sglrw, sgnht, swag, vi
-from bayesgen.inference.log_posterior import LogPosterior
-from bayesgen.inference.sampler import Langevin, Registry, Sampler, State, leaves, restore
-from bayesgen.inference.schedules import Plan, chain_plan, pass_plan, swag_plan
+from bayesgen.errors import UserError
+from bayesgen.registry import Registry
 
-__all__ = [
-    "REGISTRY", "Langevin", "Plan", "Sampler", "State", "build_sampler", "leaves", "make_plan",
-    "restore",
-]  # fmt: skip
+if TYPE_CHECKING:
+    from bayesgen.inference.log_posterior import LogPosterior
+    from bayesgen.inference.sampler import Sampler
+    from bayesgen.inference.schedules import Plan
 
-REGISTRY: Registry = {
-    "sgld": sgld.build,
-    "sghmc": sghmc.build,
-    "baoa": baoa.build,
-    "sgnht": sgnht.build,
-    "sglrw": sglrw.build,
-    "ekf": ekf.build,
-    "laplace": laplace.build,
-    "vi": vi.build,
-    "swag": swag.build,
-    "map": map.build,
-}
-"""Each sampler's builder, by the name that `--sampler` takes."""
+S = TypeVar("S", bound=TrainSettings)
+
+LABELLED_CHAIN: Mapping[str, Any] = {
+    "prior": "pretrained", "prior_std": 0.05, "temperature": 0.5, "batch_size": 32,
+    "warmup_steps": 100, "sampling_steps": 480, "thinning": 40, "gradient_clip": 10.0,
+    "preconditioner_damping": 1.0,
+}  # fmt: skip
+"""Defaults of all chains on labelled data: for a fine-tuned encoder, whose N is thousands of
+examples and not millions of tokens, and which fits most of them so well that a few make all of the
+gradient. A prior around its weights keeps the chain from fitting these examples further and
+further."""
+LABELLED_OPTIMIZER: Mapping[str, Any] = {
+    "prior": "pretrained", "prior_std": 0.05, "learning_rate": 2e-4, "batch_size": 8,
+}  # fmt: skip
+"""The same, of methods that follow an optimizer: the middle one of the step sizes that
+results/transfer.md chooses among."""
+NUMBER_STEP, NUMBER_TEMPERATURE = 0.2, 0.01
+"""Of chains where labels are real numbers: step sizes as a fraction of those for classes (a
+Gaussian with little noise is far sharper than a softmax), and T."""
+LEARNED_STEP, LEARNED_TEMPERATURE = 2.0, 0.01
+"""Of chains under a prior that another task taught, where the head is new: T = 0.5 would keep a
+chain near chance (results/transfer.md: 0.01 is best or near it with 10 and 100 labels). Step sizes
+are a multiple of those for a fine-tune, SGHMC's in results/transfer.md, the others in proportion:
+for tens to hundreds of labels, and too long with 1,000."""
 
 
-def make_plan(settings: TrainSettings, steps_per_epoch: int) -> Plan:
-    """The run that `settings` describe, step by step."""
+def plan_of(settings: TrainSettings, steps_per_epoch: int) -> Plan:
+    """A chain's plan, or that of a method that passes over the data."""
+    from bayesgen.inference.schedules import chain_plan, pass_plan
+
     if isinstance(settings, ChainSettings):
         return chain_plan(settings)
-    if isinstance(settings, SWAGSettings):
-        return swag_plan(settings)
-    assert isinstance(settings, PassSettings)
-    last = settings.final_fraction if isinstance(settings, MAPSettings | VISettings) else 1.0
+    if not isinstance(settings, PassSettings):
+        raise TypeError(f"{type(settings).__name__} needs a `plan` of its own")
     return pass_plan(
         settings.epochs,
         steps_per_epoch,
         settings.learning_rate,
         settings.temperature,
-        final_fraction=last,
+        final_fraction=vars(settings).get("final_fraction", 1.0),  # of an optimizer
     )
 
 
-def build_sampler(
-    name: str, log_posterior: LogPosterior, settings: TrainSettings, plan: Plan
-) -> Sampler:
-    """The sampler called `name`, ready to run `plan`."""
-    return REGISTRY[name](log_posterior, settings, plan)
+@dataclass(frozen=True)
+class SamplerSpec(Generic[S]):
+    """Everything about a sampler. What its draws are follows from its settings' base class.
+
+    Attributes:
+        name: that `sampler` takes.
+        summary: what it is, in a line.
+        paper: where it is from.
+        settings: their class, a subclass of `ChainSettings`, `GaussianSettings` or `TrainSettings`;
+            fields carry their help, and their defaults are those for text.
+        build: (log posterior, settings, plan) -> a `Sampler` that is ready to run.
+        floats: float32 numbers for each Bayesian parameter at its peak, those of the network and of
+            a saved state among them, without per-example gradients (benchmarks/memory.py
+            --samplers); a number, or a function of the settings.
+        plan: (settings, steps per epoch) -> step size, temperature and draws of every step.
+        labelled: defaults where the data are labelled, beside those of all chains; None where they
+            are the same as for text.
+        ignores: settings that have no effect on it.
+        starts_at_prior: it starts at the prior's mean, and not at the loaded weights.
+    """
+
+    name: str
+    summary: str
+    paper: str
+    settings: type[S]
+    build: Callable[[LogPosterior, S, Plan], Sampler]
+    floats: float | Callable[[S], float]
+    plan: Callable[[S, int], Plan] = plan_of
+    labelled: Mapping[str, Any] | None = None
+    ignores: tuple[str, ...] = ()
+    starts_at_prior: bool = False
+
+    def defaults(
+        self, task: str, prior: str | None = None, init_from: str | None = None
+    ) -> dict[str, Any]:
+        """Defaults for a task that stand in the place of the settings' own; none for text.
+
+        Args:
+            prior, init_from: the settings of these names, where they are chosen.
+        """
+        labels = LABELS.get(task)
+        if labels is None or self.labelled is None:
+            return {}
+        last = "layers=-2:" if task == "sentence-similarity" else "layers=-2:,head"
+        chosen = {**self.labelled, "parameters": last}
+        if self.settings.draws_from != "chain":
+            return chosen
+        chosen = {**LABELLED_CHAIN, **chosen}
+        rate = chosen.get("learning_rate", self.settings.learning_rate)
+        if labels == "score":
+            return chosen | {
+                "learning_rate": NUMBER_STEP * rate,
+                "temperature": NUMBER_TEMPERATURE,
+            }
+        if prior in LEARNED_PRIORS and init_from is None:
+            return chosen | {
+                "learning_rate": LEARNED_STEP * rate,
+                "temperature": LEARNED_TEMPERATURE,
+            }
+        return chosen
+
+    def memory(self, settings: S, size: int) -> int:
+        """Bytes at its peak with `size` Bayesian parameters, but for activations and the prior."""
+        floats = self.floats(settings) if callable(self.floats) else self.floats
+        needed = int(4 * floats * size)
+        if isinstance(settings, PerExampleSettings):
+            rows = settings.row_bytes(size) * settings.batch_size
+            needed += min(settings.jacobian_memory * 2**20, rows)
+        return needed
+
+    def validate(self, settings: S) -> None:
+        """Refuse settings that cannot work, naming them.
+
+        Raises:
+            UserError: see the messages.
+        """
+        settings.validate()
+        if self.starts_at_prior and settings.init_from is not None:
+            raise UserError(f"`init_from`: {self.name} starts at the prior's mean; leave it out")
+
+    def without_effect(self, settings: S) -> dict[str, str]:
+        """Settings that would change nothing beside the others, and what they need."""
+        ignored = dict.fromkeys(self.ignores, f"has no effect on {self.name}")
+        return settings.without_effect() | ignored
+
+
+SAMPLERS: Registry[SamplerSpec[Any]] = Registry(
+    "sampler",
+    {
+        name: f"bayesgen.inference.{name}:SAMPLER"
+        for name in (
+            "sgld", "sghmc", "baoa", "sgnht", "sglrw", "ekf", "laplace", "vi", "swag", "map",
+        )
+    },
+)  # fmt: skip
+
+
+def settings_classes() -> dict[str, type[TrainSettings]]:
+    """The settings class of every sampler, by name."""
+    return {name: spec.settings for name, spec in SAMPLERS.items()}

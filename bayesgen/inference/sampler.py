@@ -1,16 +1,15 @@
-"""What every sampler is made of.
+"""What samplers are built of.
 
-A sampler file holds, in this order: the update equation and its paper in the docstring, and
-`build(log_posterior, settings, plan) -> Sampler`. The algorithm itself is a transform of
-`posteriors`; a file adapts scales (T/N, stationary momenta, priors) and says what a draw is.
+The algorithm itself is a transform of `posteriors`; what stands here adapts scales (T/N, stationary
+momenta, priors) and says how to read its state.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import optree
 import torch
@@ -19,9 +18,9 @@ from torch import Tensor
 from bayesgen.config import MomentumSettings, PerExampleSettings
 from bayesgen.errors import UserError
 from bayesgen.inference.affine import Chunks
+from bayesgen.inference.libraries import posteriors
 from bayesgen.inference.log_posterior import LogPosterior, split
 from bayesgen.inference.schedules import Plan, lookup
-from bayesgen.inference.transforms import posteriors
 from bayesgen.models.functional import Batch
 from bayesgen.priors import DiagonalGaussian, Fitted
 
@@ -73,7 +72,7 @@ class Sampler:
         init: the first state; draws momenta from the global generator.
         theta: θ [P] of a state: a new tensor (the transforms rebind memory in place). The position
             of a chain, the mean of a Gaussian.
-        gaussian: the fitted Gaussian of a state; None for chains and MAP.
+        gaussian: the fitted Gaussian of a state; None for chains and point estimates.
         learned: what a state says as the prior of a later task; None where no file is made of it.
         langevin: scales at a step size and temperature T/N; None where there is no such thing.
         inplace: whether the transform updates its state in place.
@@ -86,6 +85,23 @@ class Sampler:
     learned: Callable[[State], Learned] | None = None
     langevin: Callable[[float, float], Langevin] | None = None
     inplace: bool = True
+
+    @classmethod
+    def of(
+        cls, transform: posteriors.types.Transform, log_posterior: LogPosterior, **reading: Any
+    ) -> Self:
+        """The sampler that starts at the loaded weights and whose state's `params` is where it is.
+
+        Args:
+            reading: the other attributes.
+        """
+        affine = log_posterior.affine
+        return cls(
+            transform,
+            init=lambda: own(transform.init(affine.start())),
+            theta=lambda state: affine.theta(state.params),
+            **reading,
+        )
 
     def update(self, state: State, batch: Batch) -> tuple[State, Tensor]:
         """One step: the new state, and the terms [NLL, log p(θ)/N, clipped] of the batch where the
@@ -127,6 +143,11 @@ def _fields(state: State) -> dict[str, Any]:
     return {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
 
 
+def terms_of(nll: Tensor) -> Tensor:
+    """The terms of a step whose target is the likelihood alone: [NLL, 0, 0]."""
+    return torch.stack([nll, torch.zeros_like(nll), torch.zeros_like(nll)])
+
+
 def stationary_momenta(log_posterior: LogPosterior, sd: float, plan: Plan) -> Any:
     """Momenta ~ N(0, sd²·T/N), their law under the target; `posteriors` would start at N(0, 1).
 
@@ -155,16 +176,13 @@ def diagonal_prior(log_posterior: LogPosterior, sampler: str) -> DiagonalGaussia
 
 
 def rows_within(settings: PerExampleSettings, size: int) -> Callable[[Batch], list[Batch]]:
-    """Cut batches so that per-example gradients of `size` parameters fit `jacobian_memory`.
-
-    An update holds the Jacobian [B, P] about four times over: the rows while they are collected,
-    their stack, the cotangent product under vmap, and the squares.
-    """
-    rows = int(settings.jacobian_memory * 2**20 / (4 * 4 * size))
+    """Cut batches so that per-example gradients of `size` parameters fit `jacobian_memory`."""
+    each = settings.row_bytes(size)
+    rows = int(settings.jacobian_memory * 2**20 / each)
     if rows < 1:
         raise UserError(
             f"`jacobian_memory={settings.jacobian_memory}` MiB cannot hold one example's gradient;"
-            f" raise it to at least {-(-16 * size // 2**20)} or choose fewer `parameters`"
+            f" raise it to at least {-(-each // 2**20)} or choose fewer `parameters`"
         )
 
     def cut(batch: Batch) -> list[Batch]:
@@ -173,34 +191,36 @@ def rows_within(settings: PerExampleSettings, size: int) -> Callable[[Batch], li
     return cut
 
 
-def position_sampler(transform: posteriors.types.Transform, target: LogPosterior) -> Sampler:
-    """A chain whose state is a position: it starts at the loaded weights."""
-    affine = target.affine
-    return Sampler(
-        transform,
-        init=lambda: own(transform.init(affine.start())),
-        theta=lambda state: affine.theta(state.params),
-        langevin=overdamped,
+def position_sampler(algorithm: Any, target: LogPosterior, plan: Plan) -> Sampler:
+    """A chain whose state is a position.
+
+    Args:
+        algorithm: a module of `posteriors.sgmcmc` whose `build` takes step size and temperature.
+    """
+    transform = algorithm.build(
+        target,
+        lr=lookup(plan.learning_rate),
+        temperature=lookup(plan.temperature / target.num_observations),
     )
+    return Sampler.of(transform, target, langevin=overdamped)
 
 
 def momentum_sampler(
-    module: Any,
+    algorithm: Any,
     target: LogPosterior,
     settings: MomentumSettings,
     plan: Plan,
     *init_with: float,
     look_ahead: bool = False,
 ) -> Sampler:
-    """A chain with momenta: it starts at the loaded weights, its momenta at their stationary law.
+    """A chain with momenta, which start at their stationary law.
 
     Args:
-        module: the algorithm in `posteriors.sgmcmc`.
+        algorithm: a module of `posteriors.sgmcmc`.
         init_with: what its `init` takes after parameters and momenta.
         look_ahead: take the gradient where the step moves to, θ + lr σ⁻² m, for an algorithm of
             `posteriors` that takes it where the step begins.
     """
-    affine = target.affine
     largest = float(plan.learning_rate.max()) * settings.friction / settings.momentum_std**2
     if look_ahead and largest >= 2:
         raise UserError(
@@ -210,16 +230,16 @@ def momentum_sampler(
     learning_rate = lookup(plan.learning_rate)
     temperature = lookup(plan.temperature / target.num_observations)
 
-    def init(_: Any = None) -> State:
+    def init(params: Chunks) -> State:
         momenta = stationary_momenta(target, settings.momentum_std, plan)
-        return own(module.init(affine.start(), momenta, *init_with))
+        return algorithm.init(params, momenta, *init_with)
 
     def update(state: State, batch: Batch, inplace: bool = False) -> tuple[State, Tensor]:
         def ahead(phi: Chunks, batch: Batch) -> tuple[Tensor, Tensor]:
             length = float(learning_rate(state.step)) / settings.momentum_std**2
             return target(phi, batch, (state.momenta, length))
 
-        return module.update(  # type: ignore[no-any-return]
+        return algorithm.update(  # type: ignore[no-any-return]
             state,
             batch,
             ahead if look_ahead else target,
@@ -230,10 +250,9 @@ def momentum_sampler(
             inplace=inplace,
         )
 
-    return Sampler(
+    return Sampler.of(
         posteriors.types.Transform(init, update),
-        init,
-        theta=lambda state: affine.theta(state.params),
+        target,
         langevin=underdamped(settings.friction, settings.momentum_std),
     )
 
@@ -256,7 +275,3 @@ def underdamped(friction: float, sd: float) -> Callable[[float, float], Langevin
         return Langevin(drift, noise * learning_rate / sd**2, steps, diffusion)
 
     return at
-
-
-SamplerBuilder = Callable[[LogPosterior, Any, Any], Sampler]
-Registry = Mapping[str, SamplerBuilder]

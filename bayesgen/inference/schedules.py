@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayesgen.config import ChainSettings, SWAGSettings
+from bayesgen.config import ChainSettings
 from bayesgen.errors import UserError
 
 MAX_STEPS = 100_000_000
@@ -103,7 +103,7 @@ def chain_plan(settings: ChainSettings) -> Plan:
     Raises:
         UserError: no step of the plan would ever be collected.
     """
-    steps = _bounded(settings.warmup_steps + settings.sampling_steps)
+    steps = bounded(settings.warmup_steps + settings.sampling_steps)
     step = torch.arange(steps, dtype=torch.float64)
     temperature = torch.full((steps,), settings.temperature, dtype=torch.float64)
     eligible = step >= settings.warmup_steps
@@ -144,41 +144,8 @@ def chain_plan(settings: ChainSettings) -> Plan:
     return Plan(settings.learning_rate * shape, temperature, collect)
 
 
-def swag_plan(settings: SWAGSettings) -> Plan:
-    """The plan of SWAG: warm-up, then weights are collected every `thinning` steps.
-
-    The step size rises over `ramp_fraction` of the warm-up and stays; with `cyclical` it falls
-    along a line to lr·final_fraction between two collections (Izmailov et al. 2018,
-    https://arxiv.org/abs/1803.05407, section 3.1).
-
-    Raises:
-        UserError: fewer models would be collected than the covariance needs.
-    """
-    steps = _bounded(settings.warmup_steps + settings.sampling_steps)
-    step = torch.arange(steps, dtype=torch.float64)
-    since = step - settings.warmup_steps
-    shape = torch.ones_like(step)
-    if settings.schedule == "cyclical":
-        position = (since % settings.thinning) / max(settings.thinning - 1, 1)
-        falling = 1 + (settings.final_fraction - 1) * position
-        shape = torch.where(since >= 0, falling, shape)
-    ramp = round(settings.ramp_fraction * settings.warmup_steps)
-    if ramp:
-        shape = shape * ((step + 1) / ramp).clamp(max=1)
-    collect = (since >= 0) & ((since + 1) % settings.thinning == 0)
-    found = int(collect.sum())
-    least = max(2, settings.rank) if settings.covariance == "low-rank" else 2
-    if found < least:
-        raise UserError(
-            f"`rank={settings.rank}`: only {found} models would be collected, and {least} are"
-            " needed; lower `rank` or `thinning`, or raise `sampling_steps`"
-        )
-    temperature = torch.ones(steps, dtype=torch.float64)
-    return Plan(settings.learning_rate * shape, temperature, collect)
-
-
-def _bounded(steps: int) -> int:
-    """A plan lies in memory, 17 bytes a step."""
+def bounded(steps: int) -> int:
+    """`steps`, or a refusal of a plan that is too long for memory (17 bytes a step)."""
     if steps > MAX_STEPS:
         raise UserError(f"a run of {steps:,} steps is too long: at most {MAX_STEPS:,}")
     return steps
@@ -196,7 +163,7 @@ def pass_plan(
 
     The step size falls along a cosine to `final_fraction` of itself; 1 keeps it constant.
     """
-    steps = _bounded(max(1, round(epochs * steps_per_epoch)))
+    steps = bounded(max(1, round(epochs * steps_per_epoch)))
     step = torch.arange(steps, dtype=torch.float64)
     cosine = 0.5 * (1 + torch.cos(math.pi * step / max(steps - 1, 1)))
     collect = torch.zeros(steps, dtype=torch.bool)

@@ -9,23 +9,47 @@ weight moves by the same small amount each step, so the drift saturates where |â
 
 from __future__ import annotations
 
-from bayesgen.config import SGLRWSettings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from bayesgen.config import ChainSettings
+from bayesgen.config.fields import NonNegative
+from bayesgen.config.shared import Temperature
 from bayesgen.errors import UserError
-from bayesgen.inference.log_posterior import LogPosterior
-from bayesgen.inference.sampler import Sampler, position_sampler
-from bayesgen.inference.schedules import Plan, lookup
-from bayesgen.inference.transforms import posteriors
+from bayesgen.inference.registry import SamplerSpec
+
+if TYPE_CHECKING:
+    from bayesgen.inference.log_posterior import LogPosterior
+    from bayesgen.inference.sampler import Sampler
+    from bayesgen.inference.schedules import Plan
+
+
+@dataclass(frozen=True)
+class SGLRWSettings(ChainSettings):
+    """It moves by its noise alone, so it needs more of it than the others."""
+
+    learning_rate: Annotated[NonNegative, "step size on the per-datum scale"] = 1.0
+    temperature: Temperature = 0.1
 
 
 def build(log_posterior: LogPosterior, settings: SGLRWSettings, plan: Plan) -> Sampler:
+    from bayesgen.inference.libraries import posteriors
+    from bayesgen.inference.sampler import position_sampler
+
     if not (plan.temperature > 0).all():
         raise UserError(
-            "`sampler` sglrw moves by its noise alone: the temperature must be above 0 at every"
+            "`sampler=sglrw` moves by its noise alone: the temperature must be above 0 at every"
             " step (no cyclical schedule, `temperature` above 0)"
         )
-    transform = posteriors.sgmcmc.sglrw.build(
-        log_posterior,
-        lr=lookup(plan.learning_rate),
-        temperature=lookup(plan.temperature / log_posterior.num_observations),
-    )
-    return position_sampler(transform, log_posterior)
+    return position_sampler(posteriors.sgmcmc.sglrw, log_posterior, plan)
+
+
+SAMPLER = SamplerSpec(
+    name="sglrw",
+    summary="Langevin dynamics as a lattice random walk",
+    paper="https://arxiv.org/abs/2602.15925",
+    settings=SGLRWSettings,
+    build=build,
+    floats=10,
+    labelled={"learning_rate": 0.36},
+)

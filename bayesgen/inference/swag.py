@@ -3,147 +3,154 @@
     q = N(θ̄, ½ (diag(v) + Qᵀ Q)),   Q = (θ_i − θ̄) / √(K − 1)  for the last K collected θ_i
 
 with θ̄ and v the mean and variance of all collected weights. Maddox et al. 2019,
-https://arxiv.org/abs/1902.02476, algorithm 1 and eq. 1.
-
-The optimizer is one of torchopt, moved by `posteriors.torchopt`.
+https://arxiv.org/abs/1902.02476, algorithm 1 and eq. 1. The path is that of an optimizer of
+torchopt, moved by `posteriors.torchopt` (`bayesgen.inference.moments`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
-from torch import Tensor
+from bayesgen.config import PathSettings, idle_unless
+from bayesgen.config.fields import Count, Fraction, NonNegative, Steps
+from bayesgen.config.shared import FinalFraction, RampFraction
+from bayesgen.errors import UserError
+from bayesgen.inference.registry import LABELLED_OPTIMIZER, SamplerSpec
 
-from bayesgen.config import SWAGSettings
-from bayesgen.inference.affine import Chunks
-from bayesgen.inference.log_posterior import LogPosterior
-from bayesgen.inference.moments import Moments, collect_, deviations, init, variance
-from bayesgen.inference.sampler import Learned, Sampler, own
-from bayesgen.inference.schedules import Plan, lookup
-from bayesgen.inference.transforms import posteriors, torchopt
-from bayesgen.models.functional import Batch
-from bayesgen.parameters import chunks
-from bayesgen.priors.low_rank import LowRankGaussian
+if TYPE_CHECKING:
+    from bayesgen.inference.log_posterior import LogPosterior
+    from bayesgen.inference.moments import Moments
+    from bayesgen.inference.sampler import Learned, Sampler
+    from bayesgen.inference.schedules import Plan
+    from bayesgen.priors import LowRankGaussian
 
 LEAST_VARIANCE = 1e-30
 """Of a weight that never moved."""
 
 
+@dataclass(frozen=True)
+class SWAGSettings(PathSettings):
+    learning_rate: Annotated[NonNegative, "the optimizer's, at its peak"] = 1e-3
+    optimizer: Annotated[Literal["adamw", "sgd"], "whose path is collected"] = "adamw"
+    momentum: Annotated[Fraction, "of sgd"] = 0.9
+    weight_decay: Annotated[NonNegative, "the optimizer's own; the prior is in the loss"] = 0.0
+    warmup_steps: Annotated[Steps, "steps before the first weights can be collected"] = 1000
+    sampling_steps: Annotated[Count, "steps after that"] = 1000
+    thinning: Annotated[Count, "steps from one collected model to the next"] = 25
+    schedule: Annotated[
+        Literal["constant", "cyclical"],
+        "of the step size after the warm-up; a cycle falls along a line and ends with a collection",
+    ] = "constant"
+    ramp_fraction: RampFraction = 0.25
+    final_fraction: FinalFraction = 0.1
+    covariance: Annotated[
+        Literal["low-rank", "diag"], "low rank and diagonal in equal parts, or diagonal alone"
+    ] = "low-rank"
+    rank: Annotated[Count, "K, deviations that make the low-rank part: the last ones"] = 20
+
+    @property
+    def kept(self) -> int:
+        """Deviations that are kept."""
+        return self.rank if self.covariance == "low-rank" else 0
+
+    def without_effect(self) -> dict[str, str]:
+        cyclical, sgd = self.schedule == "cyclical", self.optimizer == "sgd"
+        return {
+            **super().without_effect(),
+            **idle_unless(cyclical, "needs `schedule=cyclical`", "final_fraction"),
+            **idle_unless(sgd, "needs `optimizer=sgd`", "momentum"),
+            **idle_unless(self.kept > 0, "needs `covariance=low-rank`", "rank"),
+        }
+
+
+def make_plan(settings: SWAGSettings, steps_per_epoch: int) -> Plan:
+    """Warm-up, then weights are collected every `thinning` steps.
+
+    The step size rises over `ramp_fraction` of the warm-up and stays; with `cyclical` it falls
+    along a line to lr·final_fraction between two collections (Izmailov et al. 2018,
+    https://arxiv.org/abs/1803.05407, section 3.1).
+
+    Raises:
+        UserError: fewer models would be collected than the covariance needs.
+    """
+    import torch
+
+    from bayesgen.inference.schedules import Plan, bounded
+
+    steps = bounded(settings.warmup_steps + settings.sampling_steps)
+    step = torch.arange(steps, dtype=torch.float64)
+    since = step - settings.warmup_steps
+    shape = torch.ones_like(step)
+    if settings.schedule == "cyclical":
+        position = (since % settings.thinning) / max(settings.thinning - 1, 1)
+        falling = 1 + (settings.final_fraction - 1) * position
+        shape = torch.where(since >= 0, falling, shape)
+    ramp = round(settings.ramp_fraction * settings.warmup_steps)
+    if ramp:
+        shape = shape * ((step + 1) / ramp).clamp(max=1)
+    collect = (since >= 0) & ((since + 1) % settings.thinning == 0)
+    found = int(collect.sum())
+    least = max(2, settings.kept)
+    if found < least:
+        raise UserError(
+            f"`rank={settings.rank}`: only {found} models would be collected, and {least} are"
+            " needed; lower `rank` or `thinning`, or raise `sampling_steps`"
+        )
+    temperature = torch.ones(steps, dtype=torch.float64)
+    return Plan(settings.learning_rate * shape, temperature, collect)
+
+
+def build(log_posterior: LogPosterior, settings: SWAGSettings, plan: Plan) -> Sampler:
+    from bayesgen.inference.libraries import torchopt
+    from bayesgen.inference.moments import follow
+    from bayesgen.inference.sampler import Sampler
+    from bayesgen.inference.schedules import lookup
+
+    rate, decay = lookup(plan.learning_rate), settings.weight_decay
+    optimizer = (
+        torchopt.sgd(lr=rate, momentum=settings.momentum, weight_decay=decay)
+        if settings.optimizer == "sgd"
+        else torchopt.adamw(lr=rate, weight_decay=decay)
+    )
+    low_rank = settings.covariance == "low-rank"
+    return Sampler.of(
+        follow(log_posterior.loss, optimizer, settings.kept, lambda step: bool(plan.collect[step])),
+        log_posterior,
+        gaussian=lambda path: fitted(path, low_rank),
+        learned=lambda path: learned(path, low_rank),
+    )
+
+
 def fitted(moments: Moments, low_rank: bool) -> LowRankGaussian:
     """The Gaussian q; without its low-rank part N(θ̄, diag(v))."""
-    v = variance(moments)
-    half = 0.5 if low_rank else 1.0
-    q = deviations(moments) if low_rank else v.new_zeros(0, len(v))
-    return LowRankGaussian(
-        torch.cat(moments.mean).float(),
-        (half * v).clamp(min=LEAST_VARIANCE),
-        q,
-        half**0.5,
-        words="SWAG",
-    )
+    from bayesgen.priors import LowRankGaussian
+
+    v, half = moments.variance(), 0.5 if low_rank else 1.0
+    q = moments.deviations() if low_rank else v.new_zeros(0, len(v))
+    diagonal = (half * v).clamp(min=LEAST_VARIANCE)
+    return LowRankGaussian(moments.centre(), diagonal, q, half**0.5, words="SWAG")
 
 
 def learned(moments: Moments, low_rank: bool) -> Learned:
     """The same Gaussian as a prior."""
-    # of a prior's file the diagonal counts half
-    v = variance(moments) * (1.0 if low_rank else 2.0)
-    mean = torch.cat(moments.mean).float()
-    return Learned("swag", mean, v, deviations(moments), int(moments.count))
+    from bayesgen.inference.sampler import Learned
+
+    v = moments.variance() * (1.0 if low_rank else 2.0)  # counts half in a prior's file
+    return Learned("swag", moments.centre(), v, moments.deviations(), int(moments.count))
 
 
-@dataclass(frozen=True)
-class SWAGState:
-    """The optimizer's state, as `posteriors.torchopt` has it, and the moments of its path."""
-
-    params: Chunks
-    opt_state: Any
-    loss: Tensor
-    step: Tensor
-    count: Tensor
-    mean: Chunks
-    squares: Chunks
-    last: Chunks
-
-    @property
-    def moments(self) -> Moments:
-        return Moments(self.count, self.mean, self.squares, self.last)
-
-
-def transform(
-    loss: Callable[..., Any], optimizer: Any, rank: int, collect: Callable[[int], bool]
-) -> posteriors.types.Transform:
-    """The optimizer with SWAG's moments, in the form of `posteriors`.
-
-    Args:
-        loss: (params, batch) -> (loss, auxiliary), to be minimised.
-        collect: whether the weights after step t, from 0, are taken in.
-    """
-
-    def begin(params: Chunks) -> SWAGState:
-        inner = posteriors.torchopt.init(params, optimizer)
-        m = init(params, rank)
-        step = torch.zeros((), dtype=torch.int64)
-        return SWAGState(
-            inner.params, inner.opt_state, inner.loss, step, m.count, m.mean, m.squares, m.last
-        )
-
-    def update(state: SWAGState, batch: Batch, inplace: bool = False) -> tuple[SWAGState, Tensor]:
-        inner = posteriors.torchopt.TorchOptState(state.params, state.opt_state, state.loss)
-        inner, terms = posteriors.torchopt.update(inner, batch, loss, optimizer)
-        moved = replace(
-            state,
-            params=inner.params,
-            opt_state=inner.opt_state,
-            loss=inner.loss,
-            step=state.step + 1,
-        )
-        if collect(int(state.step)):
-            if not inplace:
-                moved = _with_own_moments(moved)
-            collect_(moved.moments, moved.params)
-        return moved, terms
-
-    return posteriors.types.Transform(begin, update)
-
-
-def sample(state: SWAGState, low_rank: bool = True) -> Tensor:
-    """One draw of θ [P] from q, by the global generator."""
-    return fitted(state.moments, low_rank).sample()
-
-
-def _with_own_moments(state: SWAGState) -> SWAGState:
-    """`state` with copies of what is changed in place."""
-    return replace(
-        state,
-        count=state.count.clone(),
-        mean=tuple(t.clone() for t in state.mean),
-        squares=tuple(t.clone() for t in state.squares),
-        last=tuple(t.clone() for t in state.last),
-    )
-
-
-def build(log_posterior: LogPosterior, settings: SWAGSettings, plan: Plan) -> Sampler:
-    def loss(phi: Chunks, batch: Batch) -> tuple[Tensor, Tensor]:
-        value, terms = log_posterior(phi, batch)
-        return -value, terms
-
-    rate = lookup(plan.learning_rate)
-    optimizer = (
-        torchopt.sgd(lr=rate, momentum=settings.momentum, weight_decay=settings.weight_decay)
-        if settings.optimizer == "sgd"
-        else torchopt.adamw(lr=rate, weight_decay=settings.weight_decay)
-    )
-    low_rank = settings.covariance == "low-rank"
-    rank = settings.rank if low_rank else 0
-    moving = transform(loss, optimizer, rank, lambda step: bool(plan.collect[step]))
-    start = log_posterior.model.theta
-    return Sampler(
-        moving,
-        init=lambda: own(moving.init(tuple(c.clone() for c in chunks(start)))),
-        theta=lambda state: torch.cat(state.params),
-        gaussian=lambda state: fitted(state.moments, low_rank),
-        learned=lambda state: learned(state.moments, low_rank),
-    )
+SAMPLER = SamplerSpec(
+    name="swag",
+    summary="a low-rank Gaussian around the path of an optimizer",
+    paper="https://arxiv.org/abs/1902.02476",
+    settings=SWAGSettings,
+    build=build,
+    floats=lambda settings: 29 + 3 * settings.kept,
+    plan=make_plan,
+    labelled={
+        **LABELLED_OPTIMIZER, "warmup_steps": 120, "sampling_steps": 120, "thinning": 6,
+        "ramp_fraction": 0.1, "num_draws": 10,
+    },
+    ignores=("temperature",),
+)  # fmt: skip

@@ -5,29 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from bayesgen.config import (
-    ChainSettings,
-    DataSettings,
-    GaussianSettings,
-    PerExampleSettings,
-    TrainSettings,
-)
+from bayesgen.config import ChainSettings, DataSettings, PerExampleSettings, TrainSettings
 from bayesgen.data.masked import MaskedBatches, MaskedWindows
 from bayesgen.data.windows import Batches, RandomWindows, Rows, ShuffledWindows, Windows, subset
 from bayesgen.inference.affine import Affine
 from bayesgen.inference.log_posterior import LogPosterior
-from bayesgen.inference.preconditioning import (
-    Scales,
-    measure,
-    measured_moments,
-    needs_pass,
-    stable_rate,
-)
-from bayesgen.inference.registry import Plan, Sampler, build_sampler, make_plan
+from bayesgen.inference.preconditioning import Scales, measure, measured_moments, stable_rate
+from bayesgen.inference.registry import SAMPLERS, SamplerSpec
+from bayesgen.inference.sampler import Sampler
+from bayesgen.inference.schedules import Plan
 from bayesgen.models import FunctionalModel
 from bayesgen.models.checkpointing import refuse_idle
 from bayesgen.parameters import ADAPTER
@@ -45,7 +36,7 @@ class Job:
         moments: v̂ [P] of that measurement, where there was a pass.
     """
 
-    name: str
+    spec: SamplerSpec[Any]
     settings: TrainSettings
     model: FunctionalModel
     prior: Prior
@@ -63,16 +54,15 @@ class Job:
     @property
     def num_draws(self) -> int:
         """Draws of all chains together."""
-        return num_draws(self.settings, self.plan)
+        gaussian = self.settings.draws_from == "gaussian"
+        each = self.settings.num_draws_at_most if gaussian else self.plan.num_draws
+        return each * self.settings.chains
 
     @property
     def gradient_evaluations(self) -> int:
         """Batches whose gradient all chains take, those of the preconditioner, which they share,
         among them."""
-        settings, steps = self.settings, self.plan.steps * self.settings.chains
-        if isinstance(settings, ChainSettings) and needs_pass(settings):
-            steps += settings.preconditioner_batches
-        return steps
+        return self.plan.steps * self.settings.chains + self.settings.measured_batches
 
 
 def training_batches(
@@ -132,8 +122,8 @@ def make_job(
     """
     if settings.gradient_checkpointing:
         refuse_idle(model.module, model.layout.names)
-    first = batches(0)
-    plan = make_plan(settings, first.steps_per_epoch)
+    first, spec = batches(0), SAMPLERS[name]
+    plan = spec.plan(settings, first.steps_per_epoch)
     if steps is not None:
         plan = plan.shortened(steps)
     plan = replace(plan, passes=first.passes(plan.steps))
@@ -163,14 +153,8 @@ def make_job(
         stiff = prior.precision()
         if stiff is not None:
             plan = plan.held(stable_rate(settings, scales.d, stiff, first.num_observations))
-    sampler = build_sampler(name, target, settings, plan)
-    return Job(name, settings, model, prior, batches, target, plan, sampler, scales, moments)
-
-
-def num_draws(settings: TrainSettings, plan: Plan) -> int:
-    """Draws that all chains of `plan` leave together."""
-    each = settings.num_draws if isinstance(settings, GaussianSettings) else plan.num_draws
-    return each * settings.chains
+    sampler = spec.build(target, settings, plan)
+    return Job(spec, settings, model, prior, batches, target, plan, sampler, scales, moments)
 
 
 def weights_of(model: FunctionalModel) -> Weights:

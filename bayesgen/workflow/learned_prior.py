@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bayesgen.config import EvalSettings, LoopSettings, described, without_effect
+from bayesgen.config import EvalSettings, LoopSettings, described
 from bayesgen.inference.sampler import Learned
 from bayesgen.priors.learned import FILE, LearnedPrior
 from bayesgen.runs import Run
@@ -22,7 +22,7 @@ def prior_name(chain: int) -> str:
 def write_prior(job: Job, run: Run, chain: int, learned: Learned) -> Path:
     """Put the prior that chain `chain` learned into the folder of its run."""
     record = run.record()
-    info, idle = job.model.info, {*ASIDE, *without_effect(job.name, job.settings)}
+    info, idle = job.model.info, {*ASIDE, *job.spec.without_effect(job.settings)}
     mean = learned.mean.cpu()
     start = job.model.loaded.cpu()
     upstream = {

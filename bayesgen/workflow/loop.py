@@ -21,9 +21,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from bayesgen.config import ChainSettings, GaussianSettings
 from bayesgen.errors import Interrupted, UserError
-from bayesgen.inference.registry import State, leaves, restore
+from bayesgen.inference.sampler import State, leaves, restore
 from bayesgen.runs import Run, Snapshot, restore_rng, rng_state
 from bayesgen.runs.tracking import Tracker
 from bayesgen.workflow.job import Job, chain_seed
@@ -201,7 +200,7 @@ def _state_tensors(snapshot: Snapshot) -> list[Tensor]:
 def _sample_gaussian(job: Job, run: Run, chain: int, state: State) -> int:
     """Keep the fitted Gaussian and take the draws that were asked for."""
     assert job.sampler.gaussian is not None
-    assert isinstance(job.settings, GaussianSettings)
+    draws = job.settings.num_draws_at_most
     gaussian = job.sampler.gaussian(state)
     if not (torch.isfinite(gaussian.mean).all() and torch.isfinite(gaussian.variance).all()):
         raise UserError(_diverged(job, run, job.plan.steps, chain))
@@ -209,9 +208,9 @@ def _sample_gaussian(job: Job, run: Run, chain: int, state: State) -> int:
         write_prior(job, run, chain, job.sampler.learned(state))
     run.write_tensors(gaussian_name(chain), gaussian.tensors())
     torch.manual_seed(chain_seed(job.settings.seed, chain) + 1)
-    for index in range(job.settings.num_draws):
+    for index in range(draws):
         run.write_draw(chain, index, gaussian.sample(), job.plan.steps)
-    return job.settings.num_draws
+    return draws
 
 
 def gaussian_name(chain: int) -> str:
@@ -221,16 +220,10 @@ def gaussian_name(chain: int) -> str:
 
 def _phase(job: Job, chain: int, step: int) -> str:
     which = f" {chain + 1}/{job.settings.chains}" if job.settings.chains > 1 else ""
-    if not isinstance(job.settings, ChainSettings):
-        return f"{job.name}{which}"
-    phase = "warm-up" if step < job.settings.warmup_steps else "sampling"
-    return f"{job.name}{which} {phase}"
+    return f"{job.spec.name}{which} {job.settings.phase(step)}".rstrip()
 
 
 def _diverged(job: Job, run: Run, step: int, chain: int) -> str:
     snapshot = run.read_state(chain)
     kept = f"the state of step {snapshot.step} is kept in '{run.path}'" if snapshot else "no state"
-    lower = "`learning_rate`"
-    if isinstance(job.settings, ChainSettings):
-        lower += " or `temperature`, or raise `preconditioner_damping`"
-    return f"the loss or θ is not finite after step {step}: lower {lower} ({kept})"
+    return f"the loss or θ is not finite after step {step}: {job.settings.if_diverged} ({kept})"

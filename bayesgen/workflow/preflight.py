@@ -42,7 +42,7 @@ def opening(job: Job, beginning: Sequence[tuple[str, str]] = ()) -> Opening:
     """
     model, plan, n = job.model, job.plan, job.num_observations
     size, weight_sd = model.layout.size, float(model.theta.std())
-    needs = estimate(job.name, job.settings, model)
+    needs = estimate(job.spec.name, job.settings, model)
     rows = [
         *needs.rows(),
         *beginning,
@@ -65,11 +65,12 @@ def opening(job: Job, beginning: Sequence[tuple[str, str]] = ()) -> Opening:
         )
     prior = job.prior.diagonal()
     centre = model.theta if prior is None else prior.mean.to(model.device)
-    if job.name == "ekf" and not torch.equal(centre, model.theta):
+    if job.spec.starts_at_prior and not torch.equal(centre, model.theta):
         warnings.append(
-            "the EKF starts at the prior's mean, not at the loaded weights: use `prior=pretrained`"
+            f"{job.spec.name} starts at the prior's mean, not at the loaded weights: use"
+            " `prior=pretrained`"
         )
-    if isinstance(job.settings, ChainSettings) and job.sampler.langevin:
+    if job.sampler.langevin is not None and isinstance(job.settings, ChainSettings):
         _chain_rows(job, job.settings, rows, numbers, warnings)
     return Opening(needs, rows, numbers, warnings)
 

@@ -3,38 +3,25 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import torch
 
-from bayesgen.config import (
-    ChainSettings,
-    GaussianSettings,
-    PerExampleSettings,
-    SWAGSettings,
-    TrainSettings,
-)
+from bayesgen.config import TrainSettings
 from bayesgen.errors import UserError
+from bayesgen.inference.registry import SAMPLERS
 from bayesgen.models import FunctionalModel
 from bayesgen.priors.learned import rank_in
 
-FLOATS: Mapping[str, float] = {
-    "sgld": 10, "sglrw": 10, "sghmc": 13.5, "baoa": 13.5, "sgnht": 13.5,
-    "map": 14.5, "ekf": 17, "laplace": 13, "vi": 39, "swag": 29,
-}  # fmt: skip
-"""Float32 numbers for each Bayesian parameter at a sampler's peak, those of the network and of a
-saved state among them, without per-example gradients (benchmarks/memory.py --samplers)."""
-RANK_FLOATS = 3.0
-"""The same for each deviation that SWAG keeps."""
 PRIOR_FLOATS = 2.5
-"""The same of a learned prior: its mean and widths, and the pages of its file."""
+"""Float32 numbers for each Bayesian parameter that a learned prior needs: its mean and widths, and
+the pages of its file."""
 PRIOR_RANK_FLOATS = 2.0
 """The same for each of its deviations."""
 FROZEN_FLOATS = 3.0
-"""The first number for each other parameter."""
+"""Float32 numbers for each parameter that is not Bayesian."""
 START_FLOATS = 1.0
 """Where chains start, if not at the loaded weights."""
 
@@ -60,7 +47,7 @@ class Needs:
     checkpointing: bool = False
 
     def rows(self) -> list[tuple[str, str]]:
-        """For the table that opens a run."""
+        """For the pre-flight table."""
         return [
             (
                 "parameters θ",
@@ -78,22 +65,14 @@ class Needs:
 def estimate(sampler: str, settings: TrainSettings, model: FunctionalModel) -> Needs:
     """What `sampler` needs on `model`, which may be an outline."""
     bayesian, network = model.layout.size, model.num_parameters
-    floats = FLOATS[sampler] * bayesian + FROZEN_FLOATS * (network - bayesian)
-    if isinstance(settings, SWAGSettings) and settings.covariance == "low-rank":
-        floats += RANK_FLOATS * settings.rank * bayesian
+    floats = FROZEN_FLOATS * (network - bayesian)
     if settings.learned_prior and settings.prior_path is not None:
         rank = rank_in(Path(settings.prior_path))
         floats += (PRIOR_FLOATS + PRIOR_RANK_FLOATS * rank) * bayesian
     if settings.init_from is not None:
         floats += START_FLOATS * bayesian
-    memory = int(4 * floats)
-    if isinstance(settings, PerExampleSettings):
-        memory += min(settings.jacobian_memory * 2**20, 16 * bayesian * settings.batch_size)
-    draws = settings.chains
-    if isinstance(settings, ChainSettings):
-        draws *= settings.sampling_steps // settings.thinning  # a cyclical schedule collects fewer
-    elif isinstance(settings, GaussianSettings):
-        draws *= settings.num_draws
+    memory = SAMPLERS[sampler].memory(settings, bayesian) + int(4 * floats)
+    draws = settings.chains * settings.num_draws_at_most
     disk = 4 * bayesian * draws
     return Needs(bayesian, network, draws, memory, disk, settings.gradient_checkpointing)
 

@@ -8,16 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from bayesgen.config import (
-    ChainSettings,
-    EvalSettings,
-    LoopSettings,
-    PerExampleSettings,
-    ScoringSettings,
-    TrainSettings,
-)
+from bayesgen.config import EvalSettings, LoopSettings, ScoringSettings, TrainSettings
 from bayesgen.errors import UserError, warn
-from bayesgen.inference.preconditioning import needs_pass
 from bayesgen.posterior.opening import sha256
 from bayesgen.predictive.mixture import scoring_precision
 from bayesgen.priors.learned import fingerprint
@@ -77,7 +69,7 @@ def choose_scale(name: str, settings: TrainSettings, inputs: Inputs) -> dict[str
     """
     rows = inputs.material(ScoringSettings(eval_splits=("val",)), None).scored["val"]
     # half a pass over the data is not half of what a pass leads to
-    steps = None if isinstance(settings, PerExampleSettings) else settings.prior_scale_steps
+    steps = None if settings.per_example else settings.prior_scale_steps
     moments = None
 
     def make(scale: float) -> Job:
@@ -104,8 +96,7 @@ def choose_scale(name: str, settings: TrainSettings, inputs: Inputs) -> dict[str
             " λ as a number"
         )
     found = curve.to_json()
-    if isinstance(settings, ChainSettings) and needs_pass(settings):
-        found["gradient_evaluations"] += settings.preconditioner_batches
+    found["gradient_evaluations"] += settings.measured_batches
     show(scale_table(found))
     if curve.at_the_end:
         warn(
@@ -118,7 +109,7 @@ def choose_scale(name: str, settings: TrainSettings, inputs: Inputs) -> dict[str
 def _identity(name: str, settings: TrainSettings, inputs: Inputs) -> dict[str, Any]:
     """All that a trial depends on."""
     prior, model = settings.prior_path, inputs.model
-    variances = settings.preconditioner if isinstance(settings, ChainSettings) else ""
+    variances = vars(settings).get("preconditioner", "")
     return {
         "sampler": name,
         "settings": {k: v for k, v in vars(settings).items() if k not in ASIDE},

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from bayesgen.config import LABELS, ChainSettings, SWAGSettings, TrainSettings
+from bayesgen.config import LABELS, TrainSettings
 from bayesgen.config.provenance import Chosen
 from bayesgen.errors import Interrupted, UserError, warn
 from bayesgen.inference.preconditioning import Scales
@@ -112,12 +112,12 @@ def run_sampler(
     else:
         run = resumed
         curve = _stored_scale(run) if _auto(settings) else None
-        scales = _stored_scales(run, model) if isinstance(settings, ChainSettings) else None
+        scales = _stored_scales(run, model) if settings.draws_from == "chain" else None
         at = _with_scale(settings, curve)
         job = make_job(name, at, model, inputs.batches, scales, prior=prior)
         if settings.eval:
             check_draws(settings, job.num_draws)
-    watch = watch_of(settings, inputs) if isinstance(settings, SWAGSettings) else None
+    watch = watch_of(settings, inputs)
     with run.locked():
         if resumed is None:
             if job.scales is not None:
@@ -189,7 +189,7 @@ def _totals(
     before = 0 if curve is None else curve["gradient_evaluations"]
     before += 0 if start is None else start.gradient_evaluations
     return {
-        "sampler": job.name,
+        "sampler": job.spec.name,
         "chains": len(chains),
         "steps": steps,
         "gradient_evaluations": job.gradient_evaluations + before,
@@ -268,7 +268,7 @@ def _record(
     info = job.model.info
     packages = ("torch", "posteriors", "torchopt", "numpy", "safetensors", "bayesgen")
     return {
-        "sampler": job.name,
+        "sampler": job.spec.name,
         "created": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": sys.argv,
         "settings": vars(chosen.settings),

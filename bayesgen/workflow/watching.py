@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from bayesgen.config import ScoringSettings, SWAGSettings
+from bayesgen.config import PathSettings, ScoringSettings, TrainSettings
 from bayesgen.evaluation.nll import nll_of
 from bayesgen.evaluation.passes import evenly_spaced
 from bayesgen.models import FunctionalModel
@@ -18,9 +18,9 @@ from bayesgen.workflow.loop import gaussian_name
 from bayesgen.workflow.validation import Watch, best_name
 
 
-def watch_of(settings: SWAGSettings, inputs: Inputs) -> Watch | None:
+def watch_of(settings: TrainSettings, inputs: Inputs) -> Watch | None:
     """What is looked at, and how often; None where nothing is."""
-    if not settings.validation_every:
+    if not isinstance(settings, PathSettings) or not settings.validation_every:
         return None
     rows = inputs.material(ScoringSettings(eval_splits=("val",)), None).scored["val"]
     rows = rows.take(evenly_spaced(len(rows), settings.validation_samples).numpy())

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from bayesgen.cli.main import COMMANDS, door, main
-from bayesgen.config import SAMPLERS, BaselineSettings, described
+from bayesgen.config import BaselineSettings, described
 from bayesgen.config.provenance import read_config
+from bayesgen.inference.registry import SAMPLERS, settings_classes
 from tests.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +39,7 @@ def test_help_of_a_sampler_lists_its_own_flags(
     with pytest.raises(SystemExit):
         door("train", ["--sampler", sampler, "--help"])
     shown = capsys.readouterr().out
-    for name in described(SAMPLERS[sampler]):
+    for name in described(SAMPLERS[sampler].settings):
         assert f"--{name.replace('_', '-')}" in shown
 
 
@@ -47,10 +48,11 @@ def test_every_flag_of_the_contract_exists() -> None:
         prior-scale corpus model out precision gradient-accumulation parameters task data chains
         eval eval-splits eval-num-posterior-samples eval-max-samples eval-num-text-samples wandb
         """.split()  # noqa: SIM905
-    for cls in SAMPLERS.values():
-        assert {name.replace("-", "_") for name in promised} <= set(described(cls))
-    assert {"warmup_steps", "sampling_steps", "thinning"} <= set(described(SAMPLERS["sgld"]))
-    assert "epochs" in described(SAMPLERS["ekf"])
+    known = {name: set(described(cls)) for name, cls in settings_classes().items()}
+    for settings in known.values():
+        assert {name.replace("-", "_") for name in promised} <= settings
+    assert {"warmup_steps", "sampling_steps", "thinning"} <= known["sgld"]
+    assert "epochs" in known["ekf"]
 
 
 def test_the_presets_that_ship_are_the_defaults_written_out(
@@ -58,10 +60,10 @@ def test_the_presets_that_ship_are_the_defaults_written_out(
 ) -> None:
     """Installed without config.py, the product behaves the same."""
     monkeypatch.chdir(ROOT)
-    presets, _ = read_config(None)
+    presets, _ = read_config(None, settings_classes())
     # a preset for all labelled data would undo the defaults of real-valued labels
     assert set(presets) == {f"CONFIG_{name.upper()}" for name in (*SAMPLERS, "baseline")}
-    for name, cls in (*SAMPLERS.items(), ("baseline", BaselineSettings)):
+    for name, cls in (*settings_classes().items(), ("baseline", BaselineSettings)):
         known = described(cls)
         for key, value in presets[f"CONFIG_{name.upper()}"].items():
             assert value == known[key].default, (name, key)

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from bayesgen.cli.main import door
 from bayesgen.cli.train import choose
-from bayesgen.config import SAMPLERS
 from bayesgen.export.pretrained import BayesianCausalLM
-from bayesgen.inference.registry import Sampler
+from bayesgen.inference.registry import SAMPLERS
+from bayesgen.inference.sampler import Sampler
 from bayesgen.workflow.inputs import read_inputs
 from bayesgen.workflow.loading import model_of
 from bayesgen.workflow.scale_search import _identity as identity

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 
 from bayesgen.cli.main import door
 from bayesgen.cli.train import choose
-from bayesgen.config import SGLDSettings, labelled_defaults
+from bayesgen.inference.registry import SAMPLERS
+from bayesgen.inference.sgld import SGLDSettings
 from tests.encoder import CLASSES, save_encoder, write_rows
 
 transformers = pytest.importorskip("transformers")
@@ -177,7 +178,7 @@ def test_texts_are_cut_where_the_fine_tune_cut_them(here: Path) -> None:
 def test_labelled_data_have_defaults_and_presets_of_their_own(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    own = labelled_defaults("sgld", "sequence-classification")
+    own = SAMPLERS["sgld"].defaults("sequence-classification")
     (here / "config.py").write_text(
         "CONFIG_SGLD = {'learning_rate': 7.0}\nCONFIG_SGLD_LABELLED = {'temperature': 0.7}\n"
     )
@@ -241,7 +242,7 @@ def test_from_a_mode_a_chain_has_the_presets_of_a_fine_tune(here: Path) -> None:
     argv += ["--prior-path", "prior.safetensors"]
     new = choose(argv).chosen.settings
     tuned = choose([*argv, "--init-from", "mode"]).chosen.settings
-    own = labelled_defaults("sgld", "sequence-classification")
+    own = SAMPLERS["sgld"].defaults("sequence-classification")
     for key in ("learning_rate", "temperature"):
         assert getattr(tuned, key) == own[key] != getattr(new, key)
 

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bayesgen.cli.main import door
-from bayesgen.config import SAMPLERS
-from bayesgen.inference.registry import Sampler
+from bayesgen.inference.registry import SAMPLERS
+from bayesgen.inference.sampler import Sampler
 from tests.masked import TEXT, bert_tokenizer, save_bert, save_xlnet, xlnet_tokenizer
 
 transformers = pytest.importorskip("transformers")
@@ -49,7 +49,7 @@ def here(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def train(sampler: str, task: str, *flags: str) -> int:
     """The training command, a few steps long; later flags win."""
-    short = CHAIN if hasattr(SAMPLERS[sampler], "thinning") else PASS
+    short = CHAIN if hasattr(SAMPLERS[sampler].settings, "thinning") else PASS
     if sampler == "swag":
         short = (*CHAIN[:6], "--rank", "2")
     return door(

@@ -11,8 +11,8 @@ import pytest
 from bayesgen.cli.main import door
 from bayesgen.cli.prior_learn import DOOR
 from bayesgen.cli.train import choose
-from bayesgen.config import SWAGSettings
-from bayesgen.inference.registry import make_plan
+from bayesgen.inference.registry import SAMPLERS
+from bayesgen.inference.swag import SWAGSettings
 from bayesgen.priors import LearnedPrior
 from tests.masked import WORDS, save_bert
 
@@ -49,8 +49,9 @@ def test_the_flags_of_the_readme_make_plans() -> None:
     (_, learn), (_, use), *_ = commands()
     upstream = choose(learn, DOOR).chosen.settings
     assert isinstance(upstream, SWAGSettings)
-    assert int(make_plan(upstream, 1).collect.sum()) >= upstream.rank
-    assert make_plan(choose(use).chosen.settings, 1).num_draws >= 10
+    assert int(SAMPLERS["swag"].plan(upstream, 1).collect.sum()) >= upstream.rank
+    command = choose(use)
+    assert SAMPLERS[command.sampler].plan(command.chosen.settings, 1).num_draws >= 10
 
 
 def test_the_two_commands_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

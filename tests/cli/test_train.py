@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from bayesgen.cli.main import door
-from bayesgen.config import SAMPLERS
+from bayesgen.inference.registry import SAMPLERS
 from tests.independent import states_of, target_log_likelihoods
 from tests.workspace import BLOCK, CHAINS, Workspace
 

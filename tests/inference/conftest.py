@@ -12,16 +12,17 @@ import torch
 from torch import Tensor
 
 from bayesgen import parameters
-from bayesgen.config import SAMPLERS, ChainSettings, TrainSettings
+from bayesgen.config import TrainSettings
 from bayesgen.data.windows import ShuffledWindows, Windows
 from bayesgen.inference.affine import Affine
 from bayesgen.inference.log_posterior import LogPosterior
-from bayesgen.inference.registry import Sampler, State, build_sampler, make_plan
+from bayesgen.inference.registry import SAMPLERS
+from bayesgen.inference.sampler import Sampler, State
 from bayesgen.models import FunctionalModel
 from bayesgen.models.nanogpt import GPT, GPTConfig
 from bayesgen.priors import Prior, normal, pretrained
 
-CHAINS = [name for name, cls in SAMPLERS.items() if issubclass(cls, ChainSettings)]
+CHAINS = [name for name, spec in SAMPLERS.items() if spec.settings.draws_from == "chain"]
 
 
 class LinearPrior(Prior):
@@ -81,14 +82,14 @@ class Tiny:
         passes: dict[str, Any] = {"epochs": 3.0}
         if name == "swag":
             passes = short | {"rank": 2}
-        return SAMPLERS[name](**((short if name in CHAINS else passes) | changes))
+        return SAMPLERS[name].settings(**((short if name in CHAINS else passes) | changes))
 
     def sampler(
         self, name: str, log_posterior: LogPosterior | None = None, **changes: Any
     ) -> Sampler:
         settings = self.settings(name, **changes)
-        plan = make_plan(settings, self.batches.steps_per_epoch)
-        return build_sampler(name, log_posterior or self.target(name), settings, plan)
+        plan = SAMPLERS[name].plan(settings, self.batches.steps_per_epoch)
+        return SAMPLERS[name].build(log_posterior or self.target(name), settings, plan)
 
     def run(self, sampler: Sampler, state: State, steps: int, first: int = 0) -> State:
         for step in range(first, first + steps):

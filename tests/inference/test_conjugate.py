@@ -19,14 +19,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bayesgen.config import SAMPLERS
 from bayesgen.inference.affine import Affine
 from bayesgen.inference.log_posterior import LogPosterior
-from bayesgen.inference.registry import build_sampler, make_plan, pass_plan
+from bayesgen.inference.registry import SAMPLERS as OURS
+from bayesgen.inference.schedules import pass_plan
 from bayesgen.models import FunctionalModel
 from bayesgen.priors import DiagonalGaussian, Gaussian
+from examples import mysgld
 
 Array = NDArray[np.float64]
+SAMPLERS = {**OURS, "mysgld": mysgld.SAMPLER}
 
 ROWS, INPUTS, NOISE = 24, 4, 0.7
 D = INPUTS + 1  # weights and a bias
@@ -132,6 +134,7 @@ class Regression:
 DYNAMICS: dict[str, dict[str, float]] = {
     "sgld": {"learning_rate": 0.05},
     "sglrw": {"learning_rate": 0.05},
+    "mysgld": {"learning_rate": 0.05},
     "sghmc": {"learning_rate": 0.04, "friction": 1.6, "momentum_std": 0.8},
     "sgnht": {"learning_rate": 0.04, "friction": 1.6, "momentum_std": 0.8},
     "baoa": {"learning_rate": 0.32, "friction": 0.8, "momentum_std": 0.8},
@@ -143,7 +146,7 @@ def draws_of(
     name: str, temperature: float, regression: Regression, log_posterior: LogPosterior
 ) -> Array:
     """[S, R, D]: the draws that the plan collects of a full-batch run."""
-    settings = SAMPLERS[name](
+    settings = SAMPLERS[name].settings(
         ramp_fraction=0.0,
         temperature=temperature,
         schedule="constant",
@@ -152,8 +155,8 @@ def draws_of(
         thinning=10,
         **DYNAMICS[name],
     )
-    plan = make_plan(settings, steps_per_epoch=1)
-    sampler = build_sampler(name, log_posterior, settings, plan)
+    plan = SAMPLERS[name].plan(settings, 1)
+    sampler = SAMPLERS[name].build(log_posterior, settings, plan)
     torch.manual_seed(0)
     state, batch, draws = sampler.init(), regression.batch(), []
     for collect in plan.collect:
@@ -202,11 +205,11 @@ def test_steps_are_stable_up_to_the_limit_of_symplectic_dynamics(name: str) -> N
     log_posterior = regression.log_posterior()
     curvature = np.linalg.eigvalsh(regression.precision)[-1] / regression.num_observations
     learning_rate = (2 / curvature) ** 0.5
-    settings = SAMPLERS[name](
+    settings = SAMPLERS[name].settings(
         learning_rate=learning_rate, friction=0.2 / learning_rate, schedule="constant",
         ramp_fraction=0.0, warmup_steps=0, sampling_steps=1000, temperature=1.0,
     )  # fmt: skip
-    sampler = build_sampler(name, log_posterior, settings, make_plan(settings, steps_per_epoch=1))
+    sampler = SAMPLERS[name].build(log_posterior, settings, SAMPLERS[name].plan(settings, 1))
     torch.manual_seed(0)
     state, batch, path = sampler.init(), regression.batch(), []
     for _ in range(1000):
@@ -246,9 +249,9 @@ def test_minibatch_gradients_average_to_that_of_the_log_posterior_over_n(
 
 def fit(name: str, regression: Regression, batches: list[dict[str, Tensor]], **changes: Any) -> Any:
     """The sampler after its plan, and its last state."""
-    settings = SAMPLERS[name](**changes)
-    plan = make_plan(settings, len(batches))
-    sampler = build_sampler(name, regression.log_posterior(), settings, plan)
+    settings = SAMPLERS[name].settings(**changes)
+    plan = SAMPLERS[name].plan(settings, len(batches))
+    sampler = SAMPLERS[name].build(regression.log_posterior(), settings, plan)
     torch.manual_seed(0)
     state = sampler.init()
     for step in range(plan.steps):
@@ -364,9 +367,9 @@ def test_vi_is_the_best_mean_field_gaussian(
 ) -> None:
     set_chunk(700)
     regression = Regression(copies=400)
-    settings = SAMPLERS["vi"](temperature=temperature, init_std=0.05)
+    settings = SAMPLERS["vi"].settings(temperature=temperature, init_std=0.05)
     plan = pass_plan(800, 1, 0.03, temperature, final_fraction=0.001)
-    sampler = build_sampler("vi", regression.log_posterior(), settings, plan)
+    sampler = SAMPLERS["vi"].build(regression.log_posterior(), settings, plan)
     torch.manual_seed(0)
     state, batch = sampler.init(), regression.batch()
     for _ in range(plan.steps):

@@ -11,8 +11,8 @@ from torch.distributions import Categorical, Normal
 
 from bayesgen import likelihoods
 from bayesgen.inference.affine import Affine, Chunks
+from bayesgen.inference.libraries import posteriors
 from bayesgen.inference.log_posterior import LogPosterior, split
-from bayesgen.inference.transforms import posteriors
 from bayesgen.likelihoods import IGNORED
 from bayesgen.models.functional import FunctionalModel
 from bayesgen.parameters import FlatModule

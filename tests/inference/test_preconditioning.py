@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bayesgen import likelihoods
-from bayesgen.config import SAMPLERS, ChainSettings
+from bayesgen.config import ChainSettings
 from bayesgen.data.tokenizers import CharTokenizer
 from bayesgen.data.windows import Batches
 from bayesgen.errors import UserError
@@ -27,6 +27,7 @@ from bayesgen.inference.preconditioning import (
     squared_gradients,
     stable_rate,
 )
+from bayesgen.inference.registry import SAMPLERS
 from bayesgen.models import FunctionalModel, load_model
 from bayesgen.models.nanogpt import GPT, GPTConfig, write_checkpoint
 from bayesgen.priors import Gaussian
@@ -210,7 +211,7 @@ def test_a_file_that_is_missing_or_no_variance_file_is_refused(tiny: Tiny, tmp_p
     (tmp_path / "text.safetensors").write_text("not tensors")
     (tmp_path / "folder").mkdir()
     for name in ("mean.safetensors", "text.safetensors", "folder", "gradient"):
-        with pytest.raises(UserError, match=f"--preconditioner: '.*{name}' is neither gradients"):
+        with pytest.raises(UserError, match=f"`preconditioner`: '.*{name}' is neither gradients"):
             scale_of(tiny, preconditioner=str(tmp_path / name))
 
 
@@ -373,7 +374,7 @@ def test_weights_without_gradient_do_not_freeze_those_of_a_new_head() -> None:
 
 @pytest.mark.parametrize("sampler", ["sgld", "sghmc"])
 def test_the_stiffest_coordinate_holds_the_step(sampler: str, tiny: Tiny) -> None:
-    settings = SAMPLERS[sampler]()
+    settings = SAMPLERS[sampler].settings()
     d, precision = torch.tensor([1.0, 2.0]), torch.tensor([100.0, 900.0])
     rate = stable_rate(settings, d, precision, 50)
     curvature = 4 * 900 / 50

@@ -11,16 +11,17 @@ import torch
 from torch import Tensor
 
 from bayesgen import likelihoods
-from bayesgen.config import SAMPLERS, ChainSettings
+from bayesgen.config import LABELS, described
 from bayesgen.errors import UserError
 from bayesgen.inference.log_posterior import LogPosterior
-from bayesgen.inference.registry import REGISTRY, leaves, restore
+from bayesgen.inference.registry import SAMPLERS
+from bayesgen.inference.sampler import leaves, restore
 from bayesgen.priors import Prior, normal, pretrained
 
 Tiny = Any  # the fixture of conftest.py
-CHAINS = [name for name, cls in SAMPLERS.items() if issubclass(cls, ChainSettings)]
+CHAINS = [name for name, spec in SAMPLERS.items() if spec.settings.draws_from == "chain"]
 
-every_sampler = pytest.mark.parametrize("name", REGISTRY)
+every_sampler = pytest.mark.parametrize("name", SAMPLERS)
 every_chain = pytest.mark.parametrize("name", CHAINS)
 with_momenta = pytest.mark.parametrize("name", ["sghmc", "baoa", "sgnht"])
 
@@ -47,8 +48,20 @@ def assert_same(one: list[Tensor], other: list[Tensor]) -> None:
     torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
 
 
-def test_every_sampler_has_settings_and_a_builder() -> None:
-    assert set(REGISTRY) == set(SAMPLERS)
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_sampler_says_everything_about_itself(name: str) -> None:
+    spec = SAMPLERS[name]
+    assert spec.name == name
+    assert spec.summary
+    assert spec.paper.startswith("https://")
+    settings = spec.settings()
+    spec.validate(settings)
+    assert spec.memory(settings, 1000) > 4000
+    known = set(described(spec.settings))
+    assert known >= {*spec.ignores, *spec.without_effect(settings)}
+    for task in LABELS:
+        assert known >= set(spec.defaults(task))
+    assert spec.defaults("causal-lm") == {}
 
 
 # the state
@@ -193,7 +206,7 @@ def test_the_terms_are_the_nll_and_the_prior_per_observation(name: str, tiny: Ti
 # where nothing should happen
 
 
-@pytest.mark.parametrize("name", [name for name in REGISTRY if name != "sglrw"])
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "sglrw"])
 def test_without_heat_and_gradient_it_stays(
     name: str, tiny: Tiny, no_information: Callable[..., LogPosterior]
 ) -> None:

@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from bayesgen.config import SAMPLERS, ChainSettings, LaplaceSettings
 from bayesgen.errors import UserError
+from bayesgen.inference.laplace import LaplaceSettings
+from bayesgen.inference.libraries import posteriors
 from bayesgen.inference.log_posterior import LogPosterior
-from bayesgen.inference.registry import leaves, restore
-from bayesgen.inference.sampler import own, rows_within
-from bayesgen.inference.transforms import posteriors
+from bayesgen.inference.registry import SAMPLERS
+from bayesgen.inference.sampler import leaves, own, restore, rows_within
 
 Tiny = Any  # the fixture of conftest.py
-CHAINS = [name for name, cls in SAMPLERS.items() if issubclass(cls, ChainSettings)]
+CHAINS = [name for name, spec in SAMPLERS.items() if spec.settings.draws_from == "chain"]
 MIB = 2**20
 
 

@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bayesgen.config import SAMPLERS, ChainSettings, EKFSettings, MAPSettings, VISettings
+from bayesgen.config import ChainSettings
 from bayesgen.errors import UserError
-from bayesgen.inference.registry import Plan, chain_plan, make_plan, pass_plan
-from bayesgen.inference.schedules import lookup
+from bayesgen.inference.registry import SAMPLERS
+from bayesgen.inference.schedules import Plan, chain_plan, lookup, pass_plan
 
 
 def plan_of(**changes: Any) -> Plan:
@@ -217,17 +217,18 @@ def test_a_pass_plan_can_decay() -> None:
 
 
 def test_optimisers_decay_and_the_filter_does_not() -> None:
-    for cls, last in ((MAPSettings, 0.25), (VISettings, 0.25), (EKFSettings, 1.0)):
-        changes = {} if cls is EKFSettings else {"final_fraction": 0.25}
-        plan = make_plan(cls(learning_rate=1.0, epochs=2.0, **changes), 6)
+    for name, last in (("map", 0.25), ("vi", 0.25), ("ekf", 1.0)):
+        changes = {} if name == "ekf" else {"final_fraction": 0.25}
+        spec = SAMPLERS[name]
+        plan = spec.plan(spec.settings(learning_rate=1.0, epochs=2.0, **changes), 6)
         assert plan.steps == 12
         assert float(plan.learning_rate[-1]) == pytest.approx(last)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_the_default_settings_make_a_plan(name: str) -> None:
-    defaults = SAMPLERS[name]()
-    plan = make_plan(defaults, steps_per_epoch=50)
+    defaults = SAMPLERS[name].settings()
+    plan = SAMPLERS[name].plan(defaults, 50)
     chain = isinstance(defaults, ChainSettings)
     passes = (2000, 40) if name == "swag" else (50, 1)
     assert (plan.steps, plan.num_draws) == ((3000, 30) if chain else passes)

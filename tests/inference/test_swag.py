@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from bayesgen.config import SWAGSettings
 from bayesgen.errors import UserError
 from bayesgen.inference import moments as moments_module
 from bayesgen.inference import swag
-from bayesgen.inference.schedules import swag_plan
-from bayesgen.inference.transforms import torchopt
+from bayesgen.inference.libraries import torchopt
+from bayesgen.inference.moments import Moments, Path, follow
+from bayesgen.inference.swag import SAMPLER, SWAGSettings
 
 P = 3
 RATE = 0.2
@@ -31,7 +31,7 @@ def stationary(a: Tensor, noise: float) -> Tensor:
     return RATE * noise**2 * torch.linalg.inv(a @ (2 * torch.eye(P) - RATE * a))
 
 
-def run(steps: int, rank: int, every: int, start: int = 200) -> swag.SWAGState:
+def run(steps: int, rank: int, every: int, start: int = 200) -> Path:
     """SGD on ½ (θ − 1)ᵀ A (θ − 1) with noisy gradients; two chunks."""
     a = curvature()
 
@@ -39,7 +39,7 @@ def run(steps: int, rank: int, every: int, start: int = 200) -> swag.SWAGState:
         away = torch.cat(params) - 1
         return 0.5 * away @ a @ away + batch @ away, torch.zeros(3)
 
-    moving = swag.transform(
+    moving = follow(
         loss,
         torchopt.sgd(lr=RATE),
         rank,
@@ -55,20 +55,19 @@ def run(steps: int, rank: int, every: int, start: int = 200) -> swag.SWAGState:
 def test_it_finds_the_stationary_law_of_sgd_on_a_quadratic() -> None:
     state = run(steps=12_200, rank=600, every=20)
     truth = stationary(curvature(), 0.3)
-    moments = state.moments
-    count = int(moments.count)
+    count = int(state.count)
     assert count == 600
     sd = truth.diagonal().sqrt()
-    mean = torch.cat(moments.mean).float()
+    mean = state.centre()
     # collected 20 steps apart, models are all but independent
     assert ((mean - 1).abs() < 4 * sd / count**0.5).all()
-    v = swag.variance(moments)
+    v = state.variance()
     assert ((v / truth.diagonal() - 1).abs() < 4 * (2 / count) ** 0.5).all()
-    q = swag.deviations(moments)
+    q = state.deviations()
     error = (q.T @ q - truth) / torch.outer(sd, sd)
     assert error.abs().max() < 4 * (2 / count) ** 0.5
 
-    fitted = swag.fitted(moments, low_rank=True)
+    fitted = swag.fitted(state, low_rank=True)
     covariance = 0.5 * (v.diag() + q.T @ q)
     exact = MultivariateNormal(mean.double(), covariance.double())
     theta = torch.tensor([0.9, 1.1, 1.2])
@@ -80,15 +79,15 @@ def test_moments_are_those_of_the_collected_weights() -> None:
     generator = torch.Generator().manual_seed(2)
     # a spread far below float32's resolution of a difference of squares
     each = 100 + 1e-2 * torch.randn(7, P, generator=generator)
-    moments = swag.init((torch.zeros(2), torch.zeros(1)), rank=4)
+    moments = Moments.none((torch.zeros(2), torch.zeros(1)), 4)
     for theta in each:
-        swag.collect_(moments, theta.split(2))
+        moments.collect_(theta.split(2))
     exact = each.double()
     torch.testing.assert_close(torch.cat(moments.mean), exact.mean(0))
-    torch.testing.assert_close(swag.variance(moments).double(), exact.var(0), rtol=1e-5, atol=0)
+    torch.testing.assert_close(moments.variance().double(), exact.var(0), rtol=1e-5, atol=0)
     q = (exact[-4:] - exact.mean(0)) / 3**0.5
-    torch.testing.assert_close(swag.deviations(moments).double(), q, rtol=1e-5, atol=1e-9)
-    assert (swag.deviations(moments).abs().sum(1) > 0).all()  # no row is wasted
+    torch.testing.assert_close(moments.deviations().double(), q, rtol=1e-5, atol=1e-9)
+    assert (moments.deviations().abs().sum(1) > 0).all()  # no row is wasted
 
 
 def test_float32_keeps_a_variance_that_a_difference_of_squares_would_lose(
@@ -96,19 +95,19 @@ def test_float32_keeps_a_variance_that_a_difference_of_squares_would_lose(
 ) -> None:
     monkeypatch.setattr(moments_module, "widest", lambda device: torch.float32)
     each = 100 + 1e-2 * torch.randn(50, P, generator=torch.Generator().manual_seed(2))
-    moments = swag.init((torch.zeros(2), torch.zeros(1)), rank=4)
+    moments = Moments.none((torch.zeros(2), torch.zeros(1)), 4)
     for theta in each:
-        swag.collect_(moments, theta.split(2))
+        moments.collect_(theta.split(2))
     assert moments.mean[0].dtype == moments.squares[0].dtype == torch.float32
     exact = each.double().var(0)
-    torch.testing.assert_close(swag.variance(moments).double(), exact, rtol=1e-2, atol=0)
+    torch.testing.assert_close(moments.variance().double(), exact, rtol=1e-2, atol=0)
     naive = (each.square().mean(0) - each.mean(0).square()).double()
     assert ((naive / exact - 1).abs() > 0.5).any()
 
 
 def test_a_state_is_left_alone_unless_asked() -> None:
     params = (torch.zeros(2), torch.zeros(1))
-    moving = swag.transform(
+    moving = follow(
         lambda p, batch: (torch.cat(p) @ torch.ones(3), torch.zeros(3)),
         torchopt.sgd(lr=0.1),
         2,
@@ -124,8 +123,8 @@ def test_a_state_is_left_alone_unless_asked() -> None:
 def test_samples_have_the_moments_of_the_path() -> None:
     state = run(steps=3_200, rank=100, every=20)
     torch.manual_seed(0)
-    draws = torch.stack([swag.sample(state) for _ in range(20_000)])
-    fitted = swag.fitted(state.moments, low_rank=True)
+    fitted = swag.fitted(state, low_rank=True)
+    draws = torch.stack([fitted.sample() for _ in range(20_000)])
     covariance = fitted.variance.diag() + fitted.factor.T @ fitted.factor
     sd = covariance.diagonal().sqrt()
     assert ((draws.mean(0) - fitted.mean).abs() < 4 * sd / 20_000**0.5).all()
@@ -133,10 +132,10 @@ def test_samples_have_the_moments_of_the_path() -> None:
 
 
 def test_a_diagonal_posterior_has_the_whole_variance() -> None:
-    moments = run(steps=260, rank=0, every=10).moments
+    moments = run(steps=260, rank=0, every=10)
     fitted = swag.fitted(moments, low_rank=False)
     assert fitted.factor.shape == (0, P)
-    torch.testing.assert_close(fitted.variance, swag.variance(moments))
+    torch.testing.assert_close(fitted.variance, moments.variance())
 
 
 @pytest.mark.parametrize(
@@ -145,7 +144,7 @@ def test_a_diagonal_posterior_has_the_whole_variance() -> None:
 )
 def test_too_few_models_are_refused_at_the_start(changes: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="models would be collected"):
-        swag_plan(SWAGSettings(**changes))
+        SAMPLER.plan(SWAGSettings(**changes), 1)
 
 
 def test_a_cycle_ends_with_a_collection_at_its_lowest_step() -> None:
@@ -153,7 +152,7 @@ def test_a_cycle_ends_with_a_collection_at_its_lowest_step() -> None:
         warmup_steps=10, sampling_steps=40, thinning=10, rank=4, schedule="cyclical",
         learning_rate=1.0, final_fraction=0.1, ramp_fraction=0.5,
     )  # fmt: skip
-    plan = swag_plan(settings)
+    plan = SAMPLER.plan(settings, 1)
     assert plan.collect.nonzero().flatten().tolist() == [19, 29, 39, 49]
     torch.testing.assert_close(plan.learning_rate[plan.collect], torch.full((4,), 0.1).double())
     torch.testing.assert_close(plan.learning_rate[10:50:10], torch.ones(4).double())

@@ -24,8 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bayesgen import likelihoods
-from bayesgen.config import SAMPLERS, ChainSettings
 from bayesgen.inference.log_posterior import LogPosterior
+from bayesgen.inference.registry import SAMPLERS
 from bayesgen.models import FunctionalModel, Lora
 from bayesgen.models.lora import merged
 from bayesgen.parameters import chunks
@@ -264,14 +264,15 @@ class Few:
 def first_draw(sampler: str, specimen: Specimen) -> Tensor:
     """A draw [P] after a few steps: the end of the chain, or one from the Gaussian."""
     short: dict[str, Any] = {"epochs": 1.0}
-    if issubclass(SAMPLERS[sampler], ChainSettings):
+    if SAMPLERS[sampler].settings.draws_from == "chain":
         short = {
             "warmup_steps": 0, "sampling_steps": STEPS, "thinning": 1, "preconditioner_batches": 2,
         }  # fmt: skip
     elif sampler == "swag":
         short = {"warmup_steps": 0, "sampling_steps": STEPS, "thinning": 1, "rank": STEPS}
     batches = Few(specimen)
-    job = make_job(sampler, SAMPLERS[sampler](**short), specimen.model, lambda chain: batches)
+    settings = SAMPLERS[sampler].settings(**short)
+    job = make_job(sampler, settings, specimen.model, lambda chain: batches)
     assert job.plan.steps == STEPS
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

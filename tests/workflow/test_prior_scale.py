@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from bayesgen.config import SAMPLERS
 from bayesgen.data.windows import RandomWindows, Windows
 from bayesgen.evaluation import prior_scale
 from bayesgen.evaluation.nll import nll_of
+from bayesgen.inference.registry import SAMPLERS
 from bayesgen.inference.schedules import chain_plan
 from bayesgen.models import FunctionalModel
 from bayesgen.predictive import Forward
@@ -24,7 +24,7 @@ SHORT = {"warmup_steps": 6, "sampling_steps": 20, "thinning": 10, "preconditione
 
 
 def job(model: FunctionalModel, steps: int | None = None, **settings: Any) -> Job:
-    chosen = SAMPLERS["sghmc"](**(SHORT | {"prior": "pretrained"} | settings))
+    chosen = SAMPLERS["sghmc"].settings(**(SHORT | {"prior": "pretrained"} | settings))
     return make_job(
         "sghmc", chosen, model, lambda chain: RandomWindows(TOKENS, 8, 4, chain), steps=steps
     )
@@ -122,7 +122,7 @@ def test_a_plan_is_shortened_in_proportion(tiny_gpt: FunctionalModel) -> None:
 @pytest.mark.parametrize("steps", [4, 5, 7, 9, 15])
 def test_a_short_plan_collects_nothing_that_the_whole_would_not(steps: int) -> None:
     """Of a cyclical one no step without noise, however few there are."""
-    settings: Any = SAMPLERS["sghmc"](
+    settings: Any = SAMPLERS["sghmc"].settings(
         warmup_steps=10, sampling_steps=110, thinning=5, schedule="cyclical", cycles=4,
         cycle_exploration=0.8, temperature=0.5,
     )  # fmt: skip

@@ -15,8 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bayesgen.config import SAMPLERS
-from bayesgen.inference.registry import Sampler
+from bayesgen.inference.registry import SAMPLERS
+from bayesgen.inference.sampler import Sampler
 from bayesgen.runs import Run
 from tests.workspace import CHAINS, Workspace
 
