@@ -266,7 +266,7 @@ def test_map_decays_the_weights_as_adamw_does(tiny: Tiny) -> None:
 def test_a_prior_that_is_no_diagonal_gaussian_is_refused(
     name: str, tiny: Tiny, linear_prior: type[Prior]
 ) -> None:
-    with pytest.raises(UserError, match=f"{name}.*`prior`"):
+    with pytest.raises(UserError, match=f"{name}.*`prior=normal`"):
         tiny.sampler(name, tiny.log_posterior(prior=linear_prior()))
 
 
