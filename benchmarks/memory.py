@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from bayesgen.config import ChainSettings, PathSettings, PerExampleSettings
+from bayesgen.config import ChainSettings, PerExampleSettings
 from bayesgen.data.corpora import load_corpus
 from bayesgen.inference.registry import SAMPLERS
 from bayesgen.models.nanogpt import GPT, GPTConfig, write_checkpoint
@@ -60,7 +60,7 @@ def by_parameters(samplers: list[str]) -> None:
         flags = "--warmup-steps 2 --sampling-steps 3 --thinning 1"
         if issubclass(cls, ChainSettings):
             flags += " --preconditioner-batches 2"
-        elif issubclass(cls, PathSettings):
+        elif name == "swag":
             flags += " --covariance diag"  # each deviation comes on top
         else:
             flags = "--train-samples 4"

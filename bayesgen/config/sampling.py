@@ -241,19 +241,3 @@ class PerExampleSettings(GaussianSettings, PassSettings):
         over: the rows while they are collected, their stack, the cotangent product under vmap, and
         the squares."""
         return 4 * 4 * size
-
-
-@dataclass(frozen=True)
-class PathSettings(GaussianSettings):
-    """Methods that follow an optimizer's path, whose validation loss may be watched."""
-
-    validation_every: Annotated[
-        Steps,
-        "steps between looks at the validation NLL; the best weights are kept (0: none)",
-    ] = 0
-    validation_samples: Annotated[Count, "windows or examples that are looked at"] = 200
-
-    def without_effect(self) -> dict[str, str]:
-        watched = self.validation_every > 0
-        why = "needs `validation_every`"
-        return super().without_effect() | idle_unless(watched, why, "validation_samples")

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from bayesgen.config import PathSettings, idle_unless
+from bayesgen.config import GaussianSettings, idle_unless
 from bayesgen.config.fields import Count, Fraction, NonNegative, Steps
 from bayesgen.config.shared import FinalFraction, RampFraction
 from bayesgen.errors import UserError
@@ -30,7 +30,7 @@ LEAST_VARIANCE = 1e-30
 
 
 @dataclass(frozen=True)
-class SWAGSettings(PathSettings):
+class SWAGSettings(GaussianSettings):
     learning_rate: Annotated[NonNegative, "the optimizer's, at its peak"] = 1e-3
     optimizer: Annotated[Literal["adamw", "sgd"], "whose path is collected"] = "adamw"
     momentum: Annotated[Fraction, "of sgd"] = 0.9
@@ -48,6 +48,11 @@ class SWAGSettings(PathSettings):
         Literal["low-rank", "diag"], "low rank and diagonal in equal parts, or diagonal alone"
     ] = "low-rank"
     rank: Annotated[Count, "K, deviations that make the low-rank part: the last ones"] = 20
+    validation_every: Annotated[
+        Steps,
+        "steps between looks at the validation NLL; the best weights are kept (0: none)",
+    ] = 0
+    validation_samples: Annotated[Count, "windows or examples that are looked at"] = 200
 
     @property
     def kept(self) -> int:
@@ -56,11 +61,13 @@ class SWAGSettings(PathSettings):
 
     def without_effect(self) -> dict[str, str]:
         cyclical, sgd = self.schedule == "cyclical", self.optimizer == "sgd"
+        watched = self.validation_every > 0
         return {
             **super().without_effect(),
             **idle_unless(cyclical, "needs `schedule=cyclical`", "final_fraction"),
             **idle_unless(sgd, "needs `optimizer=sgd`", "momentum"),
             **idle_unless(self.kept > 0, "needs `covariance=low-rank`", "rank"),
+            **idle_unless(watched, "needs `validation_every`", "validation_samples"),
         }
 
 

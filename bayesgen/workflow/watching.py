@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Protocol, runtime_checkable
+
 from torch import Tensor
 
-from bayesgen.config import PathSettings, ScoringSettings, TrainSettings
+from bayesgen.config import ScoringSettings, TrainSettings
 from bayesgen.evaluation.nll import nll_of
 from bayesgen.evaluation.passes import evenly_spaced
 from bayesgen.models import FunctionalModel
@@ -18,9 +20,20 @@ from bayesgen.workflow.loop import gaussian_name
 from bayesgen.workflow.validation import Watch, best_name
 
 
+@runtime_checkable
+class Watched(Protocol):
+    """Settings of a sampler whose validation loss may be watched."""
+
+    @property
+    def validation_every(self) -> int: ...
+
+    @property
+    def validation_samples(self) -> int: ...
+
+
 def watch_of(settings: TrainSettings, inputs: Inputs) -> Watch | None:
     """What is looked at, and how often; None where nothing is."""
-    if not isinstance(settings, PathSettings) or not settings.validation_every:
+    if not isinstance(settings, Watched) or not settings.validation_every:
         return None
     rows = inputs.material(ScoringSettings(eval_splits=("val",)), None).scored["val"]
     rows = rows.take(evenly_spaced(len(rows), settings.validation_samples).numpy())
