@@ -12,7 +12,7 @@ from bayesgen.cli.options import Parser, add_flags, parse
 from bayesgen.config import BaselineSettings, Count, Seed, Steps, check_ranges
 from bayesgen.config.provenance import Chosen, combine
 from bayesgen.errors import as_flags
-from bayesgen.inference.sghmc import SGHMCSettings
+from bayesgen.inference.registry import SAMPLERS
 
 if TYPE_CHECKING:
     from bayesgen.runs import Run
@@ -107,7 +107,7 @@ def _posterior(settings: QuickstartSettings, checkpoint: Path, out: Path) -> Run
         return run
     print("2/4 posterior: SGHMC from the baseline; 3/4 scores: every validation token")
     chosen = Chosen(
-        SGHMCSettings(
+        SAMPLERS["sghmc"].settings(
             model=str(checkpoint),
             corpus=settings.corpus,
             data_dir=settings.data_dir,

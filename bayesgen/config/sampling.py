@@ -88,22 +88,17 @@ class TrainSettings(ModelSettings, DataSettings, PriorSettings, LoopSettings, Ev
 
     def without_effect(self) -> dict[str, str]:
         """Settings that would change nothing beside the others, and what they need."""
+        lora = "lora" in self.parameters.split(",")
+        idle = idle_unless(lora, "needs `parameters=lora`", "lora_r", "lora_alpha", "lora_targets")
         text = self.task not in LABELS
         labelled = ("data", "text_column", "label_column", "pair_column", "validation")
+        idle |= idle_unless(not text, f"needs `task={', '.join(LABELS)}`", *labelled)
+        idle |= idle_unless(text, f"has no effect on {self.task}, which takes `data`", "corpus")
+        idle |= idle_prior_settings(self)
         # the short runs that choose λ are scored, too
         also = {"eval_batch_size", "eval_precision"} if self.prior_scale == "auto" else set()
         evaluation = [name for name in described(EvalSettings) if name not in {"eval", *also}]
-        return {
-            **idle_unless(
-                "lora" in self.parameters.split(","),
-                "needs `parameters=lora`",
-                "lora_r", "lora_alpha", "lora_targets",
-            ),
-            **idle_unless(not text, f"needs `task={', '.join(LABELS)}`", *labelled),
-            **idle_unless(text, f"has no effect on {self.task}, which takes `data`", "corpus"),
-            **idle_prior_settings(self),
-            **idle_unless(self.eval, "needs `eval`", *evaluation),
-        }  # fmt: skip
+        return idle | idle_unless(self.eval, "needs `eval`", *evaluation)
 
 
 @dataclass(frozen=True)
@@ -163,28 +158,15 @@ class ChainSettings(TrainSettings):
         return 1 / curvature
 
     def without_effect(self) -> dict[str, str]:
-        measured, damped = self.measured_batches > 0, self.preconditioner in {"gradients", "adam"}
-        return {
-            **super().without_effect(),
-            **idle_unless(
-                self.schedule == "cyclical",
-                "needs `schedule=cyclical`",
-                "cycles", "cycle_exploration",
-            ),
-            **idle_unless(
-                self.schedule != "constant",
-                "has no effect on a constant schedule",
-                "final_fraction",
-            ),
-            **idle_unless(
-                measured,
-                "needs `preconditioner=gradients` or `gradient_clip`",
-                "preconditioner_batches",
-            ),
-            **idle_unless(
-                damped, "needs `preconditioner=gradients` or adam", "preconditioner_damping"
-            ),
-        }  # fmt: skip
+        idle = super().without_effect()
+        cyclical, varies = self.schedule == "cyclical", self.schedule != "constant"
+        idle |= idle_unless(cyclical, "needs `schedule=cyclical`", "cycles", "cycle_exploration")
+        idle |= idle_unless(varies, "has no effect on a constant schedule", "final_fraction")
+        why = "needs `preconditioner=gradients` or `gradient_clip`"
+        idle |= idle_unless(self.measured_batches > 0, why, "preconditioner_batches")
+        damped = self.preconditioner in {"gradients", "adam"}
+        why = "needs `preconditioner=gradients` or adam"
+        return idle | idle_unless(damped, why, "preconditioner_damping")
 
 
 @dataclass(frozen=True)

@@ -9,36 +9,15 @@ step. Transform: `posteriors.sgmcmc.baoa`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 from bayesgen.config import MomentumSettings
-from bayesgen.inference.registry import SamplerSpec
-
-if TYPE_CHECKING:
-    from bayesgen.inference.log_posterior import LogPosterior
-    from bayesgen.inference.sampler import Sampler
-    from bayesgen.inference.schedules import Plan
-
-
-@dataclass(frozen=True)
-class BAOASettings(MomentumSettings):
-    pass
-
-
-def build(log_posterior: LogPosterior, settings: BAOASettings, plan: Plan) -> Sampler:
-    from bayesgen.inference.libraries import posteriors
-    from bayesgen.inference.sampler import momentum_sampler
-
-    return momentum_sampler(posteriors.sgmcmc.baoa, log_posterior, settings, plan)
-
+from bayesgen.inference.registry import SamplerSpec, chain
 
 SAMPLER = SamplerSpec(
     name="baoa",
     summary="Langevin dynamics by a splitting that is second order in the step size",
     paper="https://doi.org/10.1007/978-3-319-16375-8",
-    settings=BAOASettings,
-    build=build,
+    settings=MomentumSettings,
+    build=chain("baoa"),
     floats=13.5,
     labelled={"learning_rate": 0.5},
 )

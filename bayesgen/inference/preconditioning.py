@@ -67,12 +67,11 @@ class Scales:
     def tensors(self) -> dict[str, Tensor]:
         """For a file."""
         norm = self.gradient_norm
-        stored = {} if self.d is None else {"scale": self.d}
-        return (
-            stored
-            if norm is None
-            else stored | {"gradient_norm": torch.tensor(norm, dtype=torch.float64)}
-        )
+        found = {
+            "scale": self.d,
+            "gradient_norm": None if norm is None else torch.tensor(norm, dtype=torch.float64),
+        }
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], device: torch.device) -> Self:

@@ -16,6 +16,7 @@ from bayesgen.config import (
     LABELS,
     LEARNED_PRIORS,
     ChainSettings,
+    MomentumSettings,
     PassSettings,
     PerExampleSettings,
     TrainSettings,
@@ -69,6 +70,33 @@ def plan_of(settings: TrainSettings, steps_per_epoch: int) -> Plan:
         settings.temperature,
         final_fraction=vars(settings).get("final_fraction", 1.0),  # of an optimizer
     )
+
+
+def chain(
+    algorithm: str,
+    init_with: Callable[[Any], tuple[float, ...]] = lambda settings: (),
+    look_ahead: bool = False,
+) -> Callable[[LogPosterior, Any, Plan], Sampler]:
+    """The builder of a chain of `posteriors.sgmcmc`, with momenta where its settings have them.
+
+    Args:
+        algorithm: its module there.
+        init_with: what its `init` takes after parameters and momenta, by settings.
+        look_ahead: take the gradient where the step moves to, for an algorithm that takes it where
+            the step begins.
+    """
+
+    def build(log_posterior: LogPosterior, settings: ChainSettings, plan: Plan) -> Sampler:
+        from bayesgen.inference.libraries import posteriors
+        from bayesgen.inference.sampler import momentum_sampler, position_sampler
+
+        module = getattr(posteriors.sgmcmc, algorithm)
+        if not isinstance(settings, MomentumSettings):
+            return position_sampler(module, log_posterior, plan)
+        more = init_with(settings)
+        return momentum_sampler(module, log_posterior, settings, plan, *more, look_ahead=look_ahead)
+
+    return build
 
 
 @dataclass(frozen=True)

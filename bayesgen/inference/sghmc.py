@@ -16,36 +16,15 @@ small only where lr² h is. BAOA has no such error in a quadratic well.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 from bayesgen.config import MomentumSettings
-from bayesgen.inference.registry import SamplerSpec
-
-if TYPE_CHECKING:
-    from bayesgen.inference.log_posterior import LogPosterior
-    from bayesgen.inference.sampler import Sampler
-    from bayesgen.inference.schedules import Plan
-
-
-@dataclass(frozen=True)
-class SGHMCSettings(MomentumSettings):
-    pass
-
-
-def build(log_posterior: LogPosterior, settings: SGHMCSettings, plan: Plan) -> Sampler:
-    from bayesgen.inference.libraries import posteriors
-    from bayesgen.inference.sampler import momentum_sampler
-
-    return momentum_sampler(posteriors.sgmcmc.sghmc, log_posterior, settings, plan, look_ahead=True)
-
+from bayesgen.inference.registry import SamplerSpec, chain
 
 SAMPLER = SamplerSpec(
     name="sghmc",
     summary="Hamiltonian dynamics with friction and noise",
     paper="https://arxiv.org/abs/1402.4102",
-    settings=SGHMCSettings,
-    build=build,
+    settings=MomentumSettings,
+    build=chain("sghmc", look_ahead=True),
     floats=13.5,
     labelled={"learning_rate": 0.5},
 )

@@ -16,7 +16,7 @@ from bayesgen.config import ChainSettings
 from bayesgen.config.fields import NonNegative
 from bayesgen.config.shared import Temperature
 from bayesgen.errors import UserError
-from bayesgen.inference.registry import SamplerSpec
+from bayesgen.inference.registry import SamplerSpec, chain
 
 if TYPE_CHECKING:
     from bayesgen.inference.log_posterior import LogPosterior
@@ -33,15 +33,12 @@ class SGLRWSettings(ChainSettings):
 
 
 def build(log_posterior: LogPosterior, settings: SGLRWSettings, plan: Plan) -> Sampler:
-    from bayesgen.inference.libraries import posteriors
-    from bayesgen.inference.sampler import position_sampler
-
     if not (plan.temperature > 0).all():
         raise UserError(
             "`sampler=sglrw` moves by its noise alone: the temperature must be above 0 at every"
             " step (no cyclical schedule, `temperature` above 0)"
         )
-    return position_sampler(posteriors.sgmcmc.sglrw, log_posterior, plan)
+    return chain("sglrw")(log_posterior, settings, plan)
 
 
 SAMPLER = SamplerSpec(

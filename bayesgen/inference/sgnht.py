@@ -12,44 +12,16 @@ taken at the new θ; ξ is moved by the momenta that the step began with.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 from bayesgen.config import MomentumSettings
-from bayesgen.inference.registry import SamplerSpec
-
-if TYPE_CHECKING:
-    from bayesgen.inference.log_posterior import LogPosterior
-    from bayesgen.inference.sampler import Sampler
-    from bayesgen.inference.schedules import Plan
-
-
-@dataclass(frozen=True)
-class SGNHTSettings(MomentumSettings):
-    pass
-
-
-def build(log_posterior: LogPosterior, settings: SGNHTSettings, plan: Plan) -> Sampler:
-    from bayesgen.inference.libraries import posteriors
-    from bayesgen.inference.sampler import momentum_sampler
-
-    # the third argument of init is the first ξ
-    return momentum_sampler(
-        posteriors.sgmcmc.sgnht,
-        log_posterior,
-        settings,
-        plan,
-        settings.friction,
-        look_ahead=True,
-    )
-
+from bayesgen.inference.registry import SamplerSpec, chain
 
 SAMPLER = SamplerSpec(
     name="sgnht",
     summary="SGHMC whose friction is a thermostat",
     paper="https://proceedings.neurips.cc/paper/2014/hash/21fe5b8ba755eeaece7a450849876228",
-    settings=SGNHTSettings,
-    build=build,
+    settings=MomentumSettings,
+    # its init takes the first ξ, too
+    build=chain("sgnht", lambda settings: (settings.friction,), look_ahead=True),
     floats=13.5,
     labelled={"learning_rate": 0.5},
 )
