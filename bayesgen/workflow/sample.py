@@ -10,17 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bayesgen.config import (
-    SAMPLERS,
-    EvalSettings,
-    TrainSettings,
-    described,
-    labelled_defaults,
-    validate,
-    without_effect,
-)
+from bayesgen.config import EvalSettings, TrainSettings, described
 from bayesgen.config.provenance import Chosen
 from bayesgen.errors import UserError, nearest
+from bayesgen.inference.registry import SAMPLERS
 from bayesgen.models import FunctionalModel
 from bayesgen.posterior import Posterior
 from bayesgen.priors import Prior
@@ -142,13 +135,8 @@ def _chosen(
     sampler: str, model: FunctionalModel | str | Path, data: Any, given: Mapping[str, Any]
 ) -> tuple[Chosen[TrainSettings], FunctionalModel]:
     """Checked settings, where each came from, and the model."""
-    if sampler not in SAMPLERS:
-        raise UserError(
-            f"`sampler`: unknown sampler '{sampler}'{nearest(sampler, SAMPLERS)}"
-            f" ({', '.join(SAMPLERS)})"
-        )
-    cls = SAMPLERS[sampler]
-    known = described(cls)
+    spec = SAMPLERS[sampler]
+    known = described(spec.settings)
     for key in given:
         if key not in known:
             raise UserError(f"`{key}` is no setting of {sampler}{nearest(key, known)}")
@@ -158,9 +146,7 @@ def _chosen(
         for key in ("task", "model", "meta_path", "device"):
             if key in given:
                 raise UserError(f"`{key}`: the model is loaded already; give it to load_model")
-    base = labelled_defaults(
-        sampler, task, prior=given.get("prior"), init_from=given.get("init_from")
-    )
+    base = spec.defaults(task, prior=given.get("prior"), init_from=given.get("init_from"))
     values = {**base, "task": task, **given}
     if network is not None:
         values["model"] = network.info.name
@@ -169,14 +155,14 @@ def _chosen(
         values["parameters"] = str(network.parameters)
     else:
         values["model"] = str(model)
-    settings = cls(**values)
+    settings = spec.settings(**values)
     if network is None:
         of_data = settings if data is None else replace(settings, **_place(task, data))
         network = model_of(of_data)
     if data is not None:
         settings = replace(settings, **named(network, data))
-    validate(settings)
-    for key, why in without_effect(sampler, settings).items():
+    spec.validate(settings)
+    for key, why in spec.without_effect(settings).items():
         if key in given:
             raise UserError(f"`{key}` {why}")
     return Chosen(settings, dict.fromkeys((k for k in given if k != "out"), PATH)), network
