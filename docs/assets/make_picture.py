@@ -7,6 +7,7 @@ Every panel has its own background, so that the picture can be read on a light a
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def network() -> str:
               enumerate((3, 4, 3))]  # fmt: skip
     lines = [
         f'<line x1="{a[0]}" y1="{a[1]}" x2="{b[0]}" y2="{b[1]}" stroke="{LINE}"/>'
-        for left, right in zip(layers, layers[1:], strict=False)
+        for left, right in itertools.pairwise(layers)
         for a in left
         for b in right
     ]
