@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install quickstart test test-slow lint format lock benchmark results clean
+.PHONY: help install quickstart test test-slow lint format docs lock benchmark results clean
 
 # Interpreters to try, in order, when .venv has to be made. The lock files are made with 3.11.
 PYTHON ?= python3.11 python3
@@ -40,6 +40,9 @@ format: $(DEV) ## Sort imports, apply the safe fixes and format the code
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
+docs: $(DEV) ## Build the documentation as a site, in site/ (warnings are errors)
+	$(BIN)/zensical build --strict --clean
+
 # pip-compile keeps the pins that still fit; `make lock UPGRADE=1` looks for newer versions.
 COMPILE = CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/python -m piptools compile --quiet \
 	--allow-unsafe --strip-extras --no-emit-index-url --no-emit-trusted-host \
@@ -51,7 +54,7 @@ STRIP_LOCAL = sed 's/^\(torch==[^+ ]*\)+[a-z0-9.]*/\1/'
 # The development extras alone, without what requirements.txt already holds.
 DEV_EXTRAS = import tomllib; \
 	extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; \
-	print(*(line for name in ("test", "lint", "plots", "wandb", "lock") for line in extras[name]), sep="\n")
+	print(*(line for name in ("test", "lint", "docs", "plots", "wandb", "lock") for line in extras[name]), sep="\n")
 
 lock: $(VENV)/pyvenv.cfg ## Pin every package again (UPGRADE=1: to the newest versions that fit)
 	@$(BIN)/python -c 'import piptools' 2>/dev/null || $(PIP) install pip-tools
@@ -59,7 +62,7 @@ lock: $(VENV)/pyvenv.cfg ## Pin every package again (UPGRADE=1: to the newest ve
 	@$(STRIP_LOCAL) requirements.txt > requirements.txt.new && mv requirements.txt.new requirements.txt
 	@! grep -E '^(nvidia|cuda|triton)' requirements.txt || { \
 	echo "make lock: the CPU build of torch is needed: a GPU build brings its own companions, which fit Linux only" >&2; exit 1; }
-	@echo "requirements-dev.txt: the extras test, lint, plots, wandb and lock on top of requirements.txt"
+	@echo "requirements-dev.txt: the extras test, lint, docs, plots, wandb and lock on top of requirements.txt"
 	@$(BIN)/python -c '$(DEV_EXTRAS)' | $(COMPILE) -c requirements.txt --output-file requirements-dev.txt -
 	@sed 's/via -r -$$/via bayesgen (pyproject.toml)/; s/#   -r -$$/#   bayesgen (pyproject.toml)/' \
 	requirements-dev.txt > requirements-dev.txt.new && mv requirements-dev.txt.new requirements-dev.txt
@@ -77,7 +80,7 @@ results: ## Say which command makes each table under results/ again
 	done
 
 clean: ## Delete caches (never checkpoints, results or .venv)
-	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .cache site
 	find . \( -path ./.venv -o -path ./.git -o -path ./checkpoints \) -prune -o \
 	-type d -name __pycache__ -exec rm -rf {} +
 

@@ -1,9 +1,8 @@
-"""From an encoder to a classifier with nothing in between: the two commands of the README."""
+"""From an encoder to a classifier with nothing in between: the commands of docs/how-to."""
 
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 
 import pytest
@@ -14,39 +13,34 @@ from bayesgen.cli.train import choose
 from bayesgen.inference.registry import SAMPLERS
 from bayesgen.inference.swag import SWAGSettings
 from bayesgen.priors import LearnedPrior
+from tests.docs.pages import DOCS, blocks, commands
 from tests.masked import WORDS, save_bert
 
 pytest.importorskip("transformers")
 
-README = Path(__file__).parents[2] / "README.md"
-DOORS = {
-    "learn_prior.py": "prior_learn", "bayesian_training_script.py": "train", "prior": "prior",
-}  # fmt: skip
+PAGE = DOCS / "how-to" / "learn-prior.md"
 SHORT = {
-    "learn_prior.py": ("--block-size", "16", "--batch-size", "4", "--warmup-steps", "4",
-                       "--sampling-steps", "24", "--thinning", "1", "--precision", "fp32"),
-    "bayesian_training_script.py": ("--train-samples", "12", "--batch-size", "4",
-                                    "--block-size", "16", "--precision", "fp32",
-                                    "--warmup-steps", "4", "--sampling-steps", "20",
-                                    "--thinning", "1",
-                                    "--prior-scale-steps", "8", "--out", "run"),
+    ("prior", "learn"): ("--block-size", "16", "--batch-size", "4", "--warmup-steps", "4",
+                         "--sampling-steps", "24", "--thinning", "1", "--precision", "fp32"),
+    ("train",): ("--train-samples", "12", "--batch-size", "4", "--block-size", "16",
+                 "--precision", "fp32", "--warmup-steps", "4", "--sampling-steps", "20",
+                 "--thinning", "1", "--prior-scale-steps", "8", "--out", "run"),
 }  # fmt: skip
 
 
-def commands() -> list[tuple[str, list[str]]]:
-    """Script or command, and flags, of the README's lines that make and use an encoder's prior."""
-    text = README.read_text().replace("\\\n", " ")
-    found = [
-        shlex.split(line, comments=True) for line in text.splitlines() if "priors/news" in line
-    ]
+def page_commands() -> list[tuple[tuple[str, ...], list[str]]]:
+    """Command and flags of the lines of the page that make and use an encoder's prior."""
+    found = [words for block in blocks(PAGE, "sh") for words in commands(block)]
     return [
-        (Path(words[1]).name, words[2:]) for words in found if words[0] in {"python", "bayesgen"}
+        (tuple(words[: 2 if words[0] == "prior" else 1]), words[2 if words[0] == "prior" else 1 :])
+        for words in found
+        if any("priors/news" in word for word in words)
     ]
 
 
-def test_the_flags_of_the_readme_make_plans() -> None:
+def test_the_flags_of_the_page_make_plans() -> None:
     """As they stand: as many models are collected as the prior has directions, and draws are."""
-    (_, learn), (_, use), *_ = commands()
+    (_, learn), (_, use), *_ = page_commands()
     upstream = choose(learn, DOOR).chosen.settings
     assert isinstance(upstream, SWAGSettings)
     assert int(SAMPLERS["swag"].plan(upstream, 1).collect.sum()) >= upstream.rank
@@ -54,18 +48,18 @@ def test_the_flags_of_the_readme_make_plans() -> None:
     assert SAMPLERS[command.sampler].plan(command.chosen.settings, 1).num_draws >= 10
 
 
-def test_the_two_commands_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     save_bert(tmp_path / "encoder", head=False)
     lines = [f"{WORDS[i % 18]} {WORDS[(i + 5) % 18]} sat on the mat\t{i % 3}" for i in range(80)]
     (tmp_path / "rows.tsv").write_text("text\tlabel\n" + "\n".join(lines))
     ours = {"$ENCODER": "encoder", "ag_news": "rows.tsv"}
-    scripts = []
-    for script, flags in commands():
+    names = []
+    for name, flags in page_commands():
         argv = [ours.get(flag, flag) for flag in flags]
-        assert door(DOORS[script], [*argv, *SHORT.get(script, ())]) == 0
-        scripts.append(script)
-    assert scripts == [*DOORS, "prior"]
+        assert door(name[0], [*name[1:], *argv, *SHORT.get(name, ())]) == 0
+        names.append(" ".join(name))
+    assert names == ["prior learn", "train", "prior show", "prior check"]
 
     prior = LearnedPrior.read(Path("checkpoints/priors/news"))
     assert prior.rank == 20
