@@ -93,6 +93,19 @@ class FunctionalModel:
         layout: names, shapes and offsets of θ.
         loaded: the loaded weights, float32 [P]: what priors are placed around.
         theta: where every chain starts, [P]: the same, unless `start_at` says otherwise.
+
+    Example:
+        >>> import torch
+        >>> from bayesgen import FunctionalModel, Gaussian
+        >>> net = torch.nn.Linear(2, 1)
+        >>> model = FunctionalModel(
+        ...     net, lambda apply, batch: apply(batch["inputs"]), likelihood=Gaussian(0.1)
+        ... )
+        >>> model
+        FunctionalModel(Linear, custom, 3 of 3 parameters Bayesian)
+        >>> x = {"inputs": torch.ones(4, 2)}
+        >>> torch.equal(model(model.theta, x), net(x["inputs"]))
+        True
     """
 
     def __init__(
@@ -120,6 +133,13 @@ class FunctionalModel:
         named = dict(module.named_parameters())
         self.layout = Layout.of((name, named[name]) for name in select(module, parameters or "all"))
         self.loaded = self.theta = self.layout.ravel(named)
+
+    def __repr__(self) -> str:
+        size, whole = self.layout.size, self.num_parameters
+        return (
+            f"FunctionalModel({type(self.module).__name__}, {self.info.family},"
+            f" {size:,} of {whole:,} parameters Bayesian)"
+        )
 
     @property
     def device(self) -> torch.device:

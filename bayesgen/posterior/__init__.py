@@ -52,8 +52,15 @@ class Posterior(Draws):
 
     Example:
         >>> import bayesgen
-        >>> posterior = bayesgen.Posterior.load("runs/x")  # doctest: +SKIP
-        >>> posterior.generate("ROMEO:", max_new_tokens=200)  # doctest: +SKIP
+        >>> posterior = bayesgen.Posterior.load("runs/x")
+        >>> len(posterior), posterior.info["sampler"]
+        (2, 'sghmc')
+        >>> p = posterior.predict(["the quick", "a "])
+        >>> tuple(p.probs.shape) == (2, posterior.model.tokenizer.vocab_size)
+        True
+        >>> text = posterior.generate("the ", max_new_tokens=5)
+        >>> len(text.tokens), str(text).startswith("the ")
+        (5, True)
     """
 
     run: Run | None = None

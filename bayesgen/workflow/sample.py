@@ -68,9 +68,11 @@ def sample(
 
     Example:
         >>> import bayesgen
-        >>> model = bayesgen.load_model("model.pt")  # doctest: +SKIP
-        >>> posterior = bayesgen.sample(model, "python-docs", sampler="sghmc")  # doctest: +SKIP
-        >>> posterior.generate("The", max_new_tokens=20)  # doctest: +SKIP
+        >>> model = bayesgen.load_model("model.pt")
+        >>> short = {"warmup_steps": 4, "sampling_steps": 8, "thinning": 4}
+        >>> posterior = bayesgen.sample(model, "corpus.txt", sampler="sghmc", **short)
+        >>> len(posterior), posterior[0].shape == (model.layout.size,)
+        (2, True)
     """
     folder = None
     if out is None:
@@ -123,8 +125,8 @@ def load(
 
     Example:
         >>> import bayesgen
-        >>> posterior = bayesgen.load("runs/x")  # doctest: +SKIP
-        >>> posterior.predict(["A text."])  # doctest: +SKIP
+        >>> bayesgen.load("runs/x")
+        Posterior(sghmc, 2 draws of ... parameters, 'runs/x')
     """
     posterior = Posterior.load(run_dir, model=model, device=device)
     _ = posterior.model
