@@ -6,7 +6,7 @@ import copy
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bayesgen.errors import UserError
 from bayesgen.parameters import Layout
-from bayesgen.runs import Run
+from bayesgen.runs import Run, RunRecord
 
 
 class Draws:
@@ -25,14 +25,14 @@ class Draws:
 
     Attributes:
         layout: names, shapes and offsets of θ.
-        info: the run's `run.json`; empty for draws in memory.
+        info: the record of the run; None for draws in memory.
     """
 
     def __init__(
-        self, layout: Layout, shards: Sequence[Path] | Tensor, info: dict[str, Any] | None = None
+        self, layout: Layout, shards: Sequence[Path] | Tensor, info: RunRecord | None = None
     ) -> None:
         self.layout = layout
-        self.info = info or {}
+        self.info = info
         self._shards = shards
         if isinstance(shards, Tensor):
             self._rows = [(0, row) for row in range(len(shards))]
@@ -54,7 +54,7 @@ class Draws:
         paths = run.draw_paths()
         if not paths:
             raise UserError(f"'{run_dir}' has no draws yet; continue it with `resume='{run_dir}'`")
-        return cls(Layout.from_json(info["parameters"]), paths, info)
+        return cls(Layout.from_json(info.parameters), paths, info)
 
     @classmethod
     def from_draws(cls, draws: Tensor, layout: Layout) -> Self:

@@ -78,13 +78,13 @@ def recorded(run: str, draws: int) -> tuple[FunctionalModel, Draws, Windows]:
     source = open_source(run, device="cpu")
     assert source.run is not None
     record = source.run.record()
-    settings = record["settings"]
+    settings = record.settings
     corpus = load_corpus(
         settings["corpus"],
         tokenizer=source.model.tokenizer,
         data_dir=Path(settings["data_dir"]) if settings["data_dir"] else None,
     )
-    windows = Windows.tiled(corpus.val, record["block_size"], split="val")
+    windows = Windows.tiled(corpus.val, record.block_size, split="val")
     return source.model, source.posterior.thin(draws), windows
 
 

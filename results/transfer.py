@@ -291,7 +291,7 @@ class Study:
 
     def strength(self, arm: str, size: int, seed: int) -> str:
         """What was chosen, as the run was given it."""
-        settings = Run(self.run(arm, size, seed)).record()["settings"]
+        settings = Run(self.run(arm, size, seed)).record().settings
         rate, decay = settings["learning_rate"], settings.get("weight_decay")
         if arm == "adamw":
             steps = round(settings["epochs"] * math.ceil(size / self.task.batch))

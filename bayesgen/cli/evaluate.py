@@ -131,15 +131,15 @@ def _prepare(name: str, settings: EvaluateSettings) -> tuple[Run, FunctionalMode
     source = open_source(name, model=settings.model, device=settings.device)
     assert source.run is not None
     record = source.run.record()
-    stored = {f.name: record["settings"].get(f.name, f.default) for f in fields(DataSettings)}
+    stored = {f.name: record.settings.get(f.name, f.default) for f in fields(DataSettings)}
     elsewhere = {
         "data_dir": settings.data_dir or stored["data_dir"],
         "corpus": settings.corpus or stored["corpus"],
         "data": settings.data or stored["data"],
     }
     data = DataSettings(**(stored | elsewhere))
-    inputs = read_inputs(source.model, data, record["block_size"])
-    if inputs.data["sha256"] != record["data"]["sha256"]:
+    inputs = read_inputs(source.model, data, record.block_size)
+    if inputs.data["sha256"] != record.data.sha256:
         raise UserError(
             f"--corpus, --data: '{inputs.data['name']}' is not what the run '{name}' was made on"
             " (its sha256 differs)"

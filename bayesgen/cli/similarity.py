@@ -121,7 +121,7 @@ def _open(name: str, settings: SimilaritySettings) -> Source:
     from bayesgen.workflow.sources import open_source
 
     if (Path(name) / "run.json").is_file():
-        task = Run.open(name).record()["settings"]["task"]
+        task = Run.open(name).record().settings["task"]
         if task not in TASKS:
             raise UserError(
                 f"'{name}' is a run of {task}; embeddings are made by {' and '.join(TASKS)}"
@@ -184,7 +184,7 @@ def _batches(source: Source, texts: list[str]) -> list[Batch]:
     limits = [model.block_size, model.tokenizer.max_length]
     longest = min((n for n in limits if n is not None), default=DEFAULT_LENGTH)
     if source.run is not None:
-        longest = source.run.record()["block_size"]
+        longest = source.run.record().block_size
     shape: Any = {"padding": True, "truncation": True, "max_length": longest}
     batches: list[Batch] = []
     cut = 0

@@ -177,7 +177,7 @@ def _sampler_of(resume: str | None) -> str | None:
         return None
     from bayesgen.runs import Run
 
-    return str(Run.open(resume).record()["sampler"])
+    return Run.open(resume).record().sampler
 
 
 def _run_to_resume(name: str, chosen: Chosen[TrainSettings], resume: str | None) -> Run | None:
@@ -200,13 +200,13 @@ def _resumed(run: Run, name: str, flags: dict[str, Any]) -> Chosen[TrainSettings
         UserError: a flag contradicts the run, or another version wrote it.
     """
     record = run.record()
-    if record["sampler"] != name:
-        raise UserError(f"--sampler {name}: '{run.path}' is a run of {record['sampler']}")
+    if record.sampler != name:
+        raise UserError(f"--sampler {name}: '{run.path}' is a run of {record.sampler}")
     cls = SAMPLERS[name].settings
     known = described(cls)
-    stored = {
+    stored: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value
-        for key, value in record["settings"].items()
+        for key, value in record.settings.items()
     }
     if stored.keys() != known.keys():
         odd = sorted(stored.keys() ^ known.keys())[0]
@@ -223,5 +223,5 @@ def _resumed(run: Run, name: str, flags: dict[str, Any]) -> Chosen[TrainSettings
                 " keeps its settings, start a new one to change them"
             )
     changed = {key: value for key, value in flags.items() if key in CHANGEABLE}
-    sources = record["sources"] | {key: f"flag {flag(key)}" for key in changed}
+    sources = record.sources | {key: f"flag {flag(key)}" for key in changed}
     return Chosen(cls(**(stored | changed)), sources)

@@ -8,6 +8,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from bayesgen.runs import RunRecord
+
 USE = {
     "BayesianCausalLM": (
         "AutoModelForCausalLM",
@@ -31,27 +33,26 @@ PIPELINES = {
 }
 
 
-def facts(record: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -> dict[str, Any]:
+def facts(record: RunRecord, evaluation: Mapping[str, Any] | None) -> dict[str, Any]:
     """What a saved posterior tells of its run, plain data.
 
     Args:
-        record: content of the run's `run.json`.
         evaluation: content of one of its evaluation files.
     """
     splits = evaluation["splits"] if evaluation else {}
     kept = ("num_tokens", "num_draws", "predictors", "entropy", "variance")
     return {
-        "sampler": record["sampler"],
-        "temperature": record["settings"]["temperature"],
-        "num_observations": record["num_observations"],
-        "model": {name: record["model"][name] for name in ("name", "family", "sha256")},
-        "data": dict(record["data"]),
-        "settings": {name: record["settings"][name] for name in sorted(record["sources"])},
+        "sampler": record.sampler,
+        "temperature": record.settings["temperature"],
+        "num_observations": record.num_observations,
+        "model": record.model.model_dump(include={"name", "family", "sha256"}),
+        "data": record.data.to_json(),
+        "settings": {name: record.settings[name] for name in sorted(record.sources)},
         "evaluation": {
             split: {name: report[name] for name in kept if name in report}
             for split, report in splits.items()
         },
-        "versions": dict(record["versions"]),
+        "versions": dict(record.versions),
     }
 
 

@@ -47,6 +47,7 @@ from bayesgen.models import FunctionalModel
 from bayesgen.models.lora import add_adapters
 from bayesgen.parameters import Layout
 from bayesgen.predictive.mixture import mixture
+from bayesgen.runs import RunRecord
 
 
 class BayesianConfig(PreTrainedConfig):  # type: ignore[misc]
@@ -158,7 +159,7 @@ class BayesianModel(PreTrainedModel):  # type: ignore[misc]
         cls,
         model: FunctionalModel,
         posterior: Draws,
-        run_record: Mapping[str, Any] | None = None,
+        run_record: RunRecord | None = None,
         evaluation: Mapping[str, Any] | None = None,
     ) -> Self:
         """The posterior with copies of the model's network and of all draws, in memory.
@@ -166,7 +167,7 @@ class BayesianModel(PreTrainedModel):  # type: ignore[misc]
         Args:
             model: a Hugging Face model, or a nanoGPT, which becomes the GPT-2 that is the same
                 function.
-            run_record: content of the run's `run.json`, for the model card.
+            run_record: of the run, for the model card.
             evaluation: content of one of its evaluation files, for the same.
 
         Raises:

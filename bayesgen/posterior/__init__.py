@@ -47,7 +47,7 @@ class Posterior(Draws):
 
     Attributes:
         layout: names, shapes and offsets of θ.
-        info: the run's `run.json`; empty for draws that are of no run.
+        info: the record of the run; None for draws that are of no run.
         run: the run that the draws are of, or None.
 
     Example:
@@ -100,7 +100,7 @@ class Posterior(Draws):
         return posterior
 
     def __repr__(self) -> str:
-        sampler = f"{self.info['sampler']}, " if self.info else ""
+        sampler = f"{self.info.sampler}, " if self.info else ""
         where = f", {str(self.run.path)!r}" if self.run else ""
         draws = f"{len(self)} draw{'' if len(self) == 1 else 's'}"
         return f"Posterior({sampler}{draws} of {self.layout.size:,} parameters{where})"
@@ -209,14 +209,18 @@ class Posterior(Draws):
         paired = not isinstance(texts[0], str)
         first, second = zip(*texts, strict=True) if paired else (tuple(texts), None)
         rows = Labelled("inputs", first, second, np.zeros(len(texts), dtype=np.int64), None)
-        limits = (self.info.get("block_size"), self.model.block_size, DEFAULT_LENGTH)
+        limits = (
+            self.info.block_size if self.info else None,
+            self.model.block_size,
+            DEFAULT_LENGTH,
+        )
         longest = next(limit for limit in limits if limit is not None)
         apart = self.model.info.task == "sentence-similarity"
         examples = Examples(rows, tokenizer, longest, apart=apart)
         return [examples.batch(part.numpy()) for part in torch.arange(len(texts)).split(ROWS)]
 
     def _classes(self) -> tuple[str, ...] | None:
-        named = self.info.get("data", {}).get("classes")
+        named: Any = self.info.data.classes if self.info else None
         if named is None:
             labels = self.model.info.config.get("id2label")
             named = labels and [labels[key] for key in sorted(labels, key=int)]

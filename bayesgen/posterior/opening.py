@@ -16,6 +16,7 @@ from bayesgen.models import FunctionalModel, Lora, ModelInfo, load_model
 from bayesgen.models.device import resolve_device
 from bayesgen.parameters import names_adapters
 from bayesgen.runs import Run
+from bayesgen.runs.record import ModelRecord, StartRecord
 
 LABEL_SETTINGS = ("noise_std", "score_range")
 """What a model's config.json says of its labels, which no weight shows."""
@@ -30,21 +31,20 @@ class Start:
 
     Attributes:
         theta: [P].
-        record: what run.json says of it: the run, its sampler, hash of θ, and the gradients that
-            it took, all that led to it among them.
+        record: the run that led there, and the gradients that it took, all before among them.
     """
 
     theta: Tensor
-    record: dict[str, Any]
+    record: StartRecord
 
     @property
     def gradient_evaluations(self) -> int:
-        return int(self.record["gradient_evaluations"])
+        return self.record.gradient_evaluations
 
     def row(self) -> tuple[str, str]:
         """For the pre-flight table."""
         of, count = self.record, self.gradient_evaluations
-        return "start", f"mean weights of '{of['run']}' ({of['sampler']}, {count:,} gradients)"
+        return "start", f"mean weights of '{of.run}' ({of.sampler}, {count:,} gradients)"
 
 
 def model_of_run(
@@ -59,23 +59,23 @@ def model_of_run(
         UserError: it is not there, or is another model.
     """
     record = run.record()
-    settings, stored = record["settings"], record["model"]
+    settings, stored = record.settings, record.model
     if isinstance(model, FunctionalModel):
         loaded = model
-    elif stored["family"] == CUSTOM:
+    elif stored.family == CUSTOM:
         raise UserError(
             f"the run '{run.path}' is of a network of your own, which it cannot load: `model`: give"
             " the FunctionalModel that it was made with"
         )
     else:
         loaded = _loaded(run, settings, stored, model, device)
-    if loaded.sha256 != stored["sha256"]:
+    if loaded.sha256 != stored.sha256:
         raise UserError(
             f"'{loaded.info.name}' is not the model that the run '{run.path}' started from (its"
             " sha256 differs); name that one with `model`"
         )
     require_same_labels(stored, loaded.info, str(run.path))
-    if loaded.layout.to_json() != record["parameters"]:
+    if loaded.layout.to_json() != record.parameters:
         raise UserError(
             f"'{run.path}': the parameters in its run.json are not those of '{loaded.info.name}';"
             " the file was damaged or written by another version: copy it back, or use that version"
@@ -87,9 +87,9 @@ def model_of_run(
 
 
 def _loaded(
-    run: Run, settings: Mapping[str, Any], stored: Mapping[str, Any], model: str | None, device: str
+    run: Run, settings: Mapping[str, Any], stored: ModelRecord, model: str | None, device: str
 ) -> FunctionalModel:
-    place = Path(stored["name"])
+    place = Path(stored.name)
     if model is None and not place.exists() and (place.suffix or len(place.parts) > 2):
         raise UserError(
             f"the model of the run '{run.path}' is not at '{place}' any more; say with `model`"
@@ -97,17 +97,17 @@ def _loaded(
         )
     classes = LABELS.get(settings["task"]) == "class"
     return load_model(
-        model or stored["name"],
+        model or stored.name,
         task=settings["task"],
         parameters=settings["parameters"],
         lora=adapters(settings),
-        num_labels=len(stored["config"]["id2label"]) if classes else None,
+        num_labels=len(stored.config["id2label"]) if classes else None,
         meta_path=settings["meta_path"],
         device=str(resolve_device(device)),
     )
 
 
-def require_same_labels(stored: Mapping[str, Any], now: ModelInfo, run: str) -> None:
+def require_same_labels(stored: ModelRecord, now: ModelInfo, run: str) -> None:
     """Refuse a model with the weights of `run` but other scores or another noise.
 
     Args:
@@ -117,7 +117,7 @@ def require_same_labels(stored: Mapping[str, Any], now: ModelInfo, run: str) -> 
         UserError: its config.json was changed.
     """
     for key in LABEL_SETTINGS:
-        before, found = stored["config"].get(key), now.config.get(key)
+        before, found = stored.config.get(key), now.config.get(key)
         if before != found:
             raise UserError(
                 f"`model`: {key} in the config.json of '{now.name}' is {found}, and the run"
@@ -143,26 +143,14 @@ def stored_start(run: Run, model: FunctionalModel) -> Start | None:
     Raises:
         UserError: what the run kept of it is missing or damaged.
     """
-    record = run.record()
-    start = record.get("start")
-    if start is None and record["settings"].get("init_from") is None:
+    start = run.record().start
+    if start is None:
         return None
-    if start is None or not whole(start):
-        raise UserError(
-            f"'{run.path / 'run.json'}': 'start' is missing or wrong; the file was damaged: copy it"
-            " back"
-        )
     tensors = run.read_tensors(START)
     theta = None if tensors is None else tensors.get("theta")
-    if theta is None or theta.shape != model.loaded.shape or sha256(theta) != start["sha256"]:
+    if theta is None or theta.shape != model.loaded.shape or sha256(theta) != start.sha256:
         raise UserError(f"'{run.path / START}' is missing or damaged; copy it back")
     return Start(theta, start)
-
-
-def whole(start: Any) -> bool:
-    """Whether all is there that a record of a start is read for."""
-    kinds = {"run": str, "sampler": str, "sha256": str, "gradient_evaluations": int}
-    return isinstance(start, dict) and all(type(start.get(k)) is kind for k, kind in kinds.items())
 
 
 def sha256(theta: Tensor) -> str:

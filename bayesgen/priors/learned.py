@@ -24,7 +24,8 @@ from bayesgen.config import LEARNED_PRIORS
 from bayesgen.errors import UserError
 from bayesgen.parameters import Layout
 from bayesgen.priors.placed import Placed, bare, place
-from bayesgen.runs import adds_up, atomic_save, file_sha256, finite
+from bayesgen.runs import atomic_save, file_sha256, finite
+from bayesgen.runs.record import adds_up
 
 FILE = "prior.safetensors"
 """The name of a prior in a folder."""
@@ -219,9 +220,7 @@ def _described(text: str, path: Path, setting: str) -> tuple[Layout, dict[str, A
             " prior anew, or use the version that wrote it"
         )
     rows = content.pop("parameters", None)
-    if not adds_up(rows):
-        raise ValueError("names, shapes and offsets of its parameters do not add up")
-    layout = Layout.from_json(rows)
+    layout = Layout.from_json(adds_up(rows))
     model, upstream = content.get("model", {}), content.get("upstream", {})
     if not (isinstance(model, dict) and isinstance(upstream, dict)):
         raise ValueError("'model' or 'upstream' is no record")

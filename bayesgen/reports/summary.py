@@ -13,26 +13,23 @@ from bayesgen.reports.tables import (
     predictor_caption,
     predictor_table,
 )
+from bayesgen.runs import RunRecord
 
 
-def summary(
-    run: Mapping[str, Any], totals: Mapping[str, Any], evaluation: Mapping[str, Any] | None
-) -> str:
+def summary(run: RunRecord, totals: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -> str:
     """The text of the summary.
 
     Args:
-        run: content of run.json.
         totals: content of <sampler>_metrics.json.
         evaluation: content of an evaluation file, or None.
     """
-    data, model = run["data"], run["model"]
+    data, model = run.data, run.model
     lines = [
-        f"{run['sampler']} posterior over {model['name']}",
+        f"{run.sampler} posterior over {model.name}",
         "",
-        f"model       {model['family']}, {run['num_bayesian']:,} Bayesian parameters of"
-        f" {run['num_parameters']:,}",
-        f"data        {data['name']}, N = {run['num_observations']:,}"
-        f" (sha256 {data['sha256'][:12]}...)",
+        f"model       {model.family}, {run.num_bayesian:,} Bayesian parameters of"
+        f" {run.num_parameters:,}",
+        f"data        {data.name}, N = {run.num_observations:,} (sha256 {data.sha256[:12]}...)",
         f"draws       {totals['draws']} from {totals['chains']} chains, {totals['steps']:,} steps",
         f"clipped     the gradient of {totals['clipped_steps']:,} steps",
         f"training    NLL {totals['nll']:.4f} nats per observation at the end",
@@ -40,13 +37,13 @@ def summary(
         f" peak memory {totals['peak_memory_mib']:.0f} MiB",
         "",
         "before the run",
-        *(f"  {name:<16}{value}" for name, value in run["opening"]["rows"]),
-        *(f"  WARNING {text}" for text in run["opening"]["warnings"]),
+        *(f"  {name:<16}{value}" for name, value in run.opening.rows),
+        *(f"  WARNING {text}" for text in run.opening.warnings),
         "",
         "settings that are not the default, and where they came from",
         *(
-            f"  {name:<28}{run['settings'][name]!s:<22}  {source}"
-            for name, source in sorted(run["sources"].items())
+            f"  {name:<28}{run.settings[name]!s:<22}  {source}"
+            for name, source in sorted(run.sources.items())
         ),
     ]
     if evaluation is not None:

@@ -28,8 +28,8 @@ def write_prior(job: Job, run: Run, chain: int, learned: Learned) -> Path:
     upstream = {
         "method": learned.method,
         "task": info.task,
-        "data": record["data"],
-        "block_size": record["block_size"],
+        "data": record.data.to_json(),
+        "block_size": record.block_size,
         "num_observations": job.num_observations,
         "steps": job.plan.steps,
         "collected": learned.collected,

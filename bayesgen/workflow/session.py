@@ -33,7 +33,8 @@ from bayesgen.reports.tables import (
     predictor_table,
     show,
 )
-from bayesgen.runs import Run, atomic_write, new_run_path
+from bayesgen.runs import Run, RunRecord, atomic_write, new_run_path
+from bayesgen.runs.record import DataRecord, ModelRecord, OpeningRecord
 from bayesgen.runs.tracking import Tracker
 from bayesgen.workflow.inputs import Inputs, read_inputs
 from bayesgen.workflow.job import Job, make_job
@@ -126,10 +127,10 @@ def run_sampler(
                 run.write_json(PRIOR_SCALE, curve)
             if start is not None:
                 keep_start(run, start)
-            run.write_json("run.json", _record(job, chosen, inputs, sizes, start))
+            run.write_json("run.json", _record(job, chosen, inputs, sizes, start).to_json())
             (run.path / TRIALS).unlink(missing_ok=True)
             _print_opening(name, run, sizes, words)
-        config = run.record()["settings"] if settings.wandb else None
+        config = run.record().settings if settings.wandb else None
         with graceful_stop() as stop, Tracker(run, config) as tracker:
             chains = [run_chain(job, run, tracker, c, stop, watch) for c in range(settings.chains)]
             if watch is not None:
@@ -237,20 +238,20 @@ def _stored_scale(run: Run) -> dict[str, Any]:
 def require_same_inputs(run: Run, inputs: Inputs, settings: TrainSettings) -> None:
     """Refuse to continue a run on another model, other data, or under another prior."""
     record = run.record()
-    if record["model"]["sha256"] != inputs.model.sha256:
+    if record.model.sha256 != inputs.model.sha256:
         raise UserError(
             f"`resume`: '{inputs.model.info.name}' is not the model that the run started from (its"
             " sha256 differs); put the old one back or start a new run"
         )
-    require_same_labels(record["model"], inputs.model.info, str(run.path))
+    require_same_labels(record.model, inputs.model.info, str(run.path))
     if settings.prior_path is not None:
         now = fingerprint(Path(settings.prior_path))
-        if record["prior"].get("sha256") != now:
+        if record.prior.get("sha256") != now:
             raise UserError(
                 f"`resume`: '{settings.prior_path}' is not the prior that the run started with (its"
                 " sha256 differs); put the old one back or start a new run"
             )
-    if record["data"]["sha256"] != inputs.data["sha256"]:
+    if record.data.sha256 != inputs.data["sha256"]:
         raise UserError(
             f"`resume`: the data '{inputs.data['name']}' are not those that the run started with"
             " (their sha256 differs); put the old ones back or start a new run"
@@ -263,43 +264,39 @@ def _record(
     inputs: Inputs,
     sizes: Opening,
     start: Start | None,
-) -> dict[str, Any]:
+) -> RunRecord:
     """The content of run.json."""
     info = job.model.info
     packages = ("torch", "posteriors", "torchopt", "numpy", "safetensors", "bayesgen")
-    return {
-        "sampler": job.spec.name,
-        "created": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": sys.argv,
-        "settings": vars(chosen.settings),
-        "sources": chosen.sources,
-        "model": {
-            "name": info.name,
-            "family": info.family,
-            "task": info.task,
-            "config": dict(info.config),
-            "sha256": job.model.sha256,
-        },
-        "start": None if start is None else start.record,
-        "data": inputs.data,
-        "block_size": inputs.block_size,
-        "num_observations": job.num_observations,
-        "num_parameters": job.model.num_parameters,
-        "num_bayesian": job.model.layout.size,
-        "opening": {
-            "rows": sizes.rows,
-            "numbers": sizes.numbers,
-            "warnings": sizes.warnings,
-        },
-        "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
-        "machine": {
+    return RunRecord(
+        sampler=job.spec.name,
+        created=datetime.now().astimezone().isoformat(timespec="seconds"),
+        command=sys.argv,
+        settings=vars(chosen.settings),
+        sources=chosen.sources,
+        model=ModelRecord(
+            name=info.name,
+            family=info.family,
+            task=info.task,
+            config=dict(info.config),
+            sha256=job.model.sha256,
+        ),
+        start=None if start is None else start.record,
+        data=DataRecord(**inputs.data),
+        block_size=inputs.block_size,
+        num_observations=job.num_observations,
+        num_parameters=job.model.num_parameters,
+        num_bayesian=job.model.layout.size,
+        opening=OpeningRecord(rows=sizes.rows, numbers=sizes.numbers, warnings=sizes.warnings),
+        versions={"python": platform.python_version(), **{p: version(p) for p in packages}},
+        machine={
             "platform": platform.platform(),
             "device": str(job.model.device),
             "threads": torch.get_num_threads(),
         },
-        "parameters": job.model.layout.to_json(),
-        "prior": job.prior.record() | _prior_file(job.settings),
-    }
+        parameters=job.model.layout.to_json(),
+        prior=job.prior.record() | _prior_file(job.settings),
+    )
 
 
 def _prior_file(settings: TrainSettings) -> dict[str, str]:

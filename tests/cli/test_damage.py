@@ -16,7 +16,8 @@ from torch import Tensor
 
 from bayesgen.cli.main import door
 from bayesgen.errors import UserError
-from bayesgen.runs import NEEDED, NEEDED_OF_ADAPTERS, Run
+from bayesgen.runs import Run
+from bayesgen.runs.record import ADAPTERS
 from tests.workspace import furnished
 
 READERS = {"evaluate": [], "generate": ["--prompt", "the", "--max-new-tokens", "2"]}
@@ -71,6 +72,16 @@ def put(record: dict[str, Any], key: str, value: Any = ...) -> None:
 
 
 # -- run.json ------------------------------------------------------------------------------------
+
+
+NEEDED = (
+    "sampler", "settings", "settings.corpus", "settings.data_dir", "settings.meta_path",
+    "settings.parameters", "settings.seed", "settings.task", "settings.temperature",
+    "settings.train_samples", "sources", "model", "model.name", "model.family", "model.sha256",
+    "data", "data.name", "data.sha256", "block_size", "num_observations", "num_parameters",
+    "num_bayesian", "opening", "opening.rows", "opening.warnings", "versions", "parameters",
+)  # fmt: skip
+"""Keys that runs of every version have."""
 
 
 @pytest.mark.parametrize("key", NEEDED)
@@ -128,7 +139,28 @@ def test_whatever_is_wrong_is_named(run: Run, key: str, value: Any) -> None:
 def test_a_layout_that_adds_up_is_read(run: Run) -> None:
     rows = [ENTRY, {"name": "scale", "shape": [], "offset": 4}, ENTRY | {"name": "b", "offset": 5}]
     edit(run, lambda record: put(record, "parameters", rows))
-    assert run.record()["parameters"] == rows
+    assert run.record().parameters == rows
+
+
+def test_a_record_is_written_without_loss(run: Run) -> None:
+    """Also where another version left keys that this one does not know, and lacks newer ones."""
+    content = run.read_json("run.json")
+    content["colour"], content["model"]["colour"], content["start"] = "red", ["blue"], None
+    for key in ("prior", "machine", "model.task"):
+        put(content, key)
+    run.write_json("run.json", content)
+    assert run.record().to_json() == content
+
+
+@pytest.mark.parametrize("levels", [30, 400, 10**5])
+@pytest.mark.parametrize("command", ["evaluate", "generate", "train"])
+def test_records_in_records_without_end_are_one_line(
+    run: Run, command: str, levels: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (run.path / "run.json").read_text().strip().removesuffix("}")
+    deep = '{"a":' * levels + "1" + "}" * levels
+    (run.path / "run.json").write_text(f'{text}, "more": {deep}}}')
+    assert "'run/run.json' is missing or damaged (nested too deeply)" in refused(command, capsys)
 
 
 def test_a_source_of_no_setting_is_named(run: Run) -> None:
@@ -140,7 +172,7 @@ def test_a_source_of_no_setting_is_named(run: Run) -> None:
 def test_a_run_from_before_there_were_adapters_is_read(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for key in (*NEEDED_OF_ADAPTERS, "model.task"):
+    for key in (*(f"settings.{name}" for name in ADAPTERS), "model.task"):
         edit(run, lambda record, key=key: put(record, key))
     for command, argv in READERS.items():
         assert door(command, ["run", *argv]) == 0
@@ -171,7 +203,7 @@ def test_a_record_that_is_a_list_is_one_line(
     run: Run, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (run.path / "run.json").write_text("[1, 2]")
-    assert "'run/run.json' is damaged" in refused(command, capsys)
+    assert "'run/run.json' is missing or damaged (no JSON object)" in refused(command, capsys)
 
 
 # -- draws ---------------------------------------------------------------------------------------

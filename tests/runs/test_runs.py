@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import resource
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bayesgen import runs
 from bayesgen.errors import UserError
 from bayesgen.runs import (
     Run,
@@ -22,10 +22,9 @@ from bayesgen.runs import (
     atomic_write,
     new_run_path,
     newest_unfinished,
-    restore_rng,
-    rng_state,
     sampler_folder,
 )
+from bayesgen.workflow.generators import restore_rng, rng_state
 
 CPU = torch.device("cpu")
 
@@ -198,7 +197,7 @@ def test_json_that_is_missing_or_damaged_is_a_user_error(run: Run, text: str | N
 
 def test_a_list_is_no_record(run: Run) -> None:
     (run.path / "run.json").write_text("[]")
-    with pytest.raises(UserError, match="is damaged: it holds no record"):
+    with pytest.raises(UserError, match=r"missing or damaged \(no JSON object\)"):
         run.record()
 
 
@@ -381,12 +380,12 @@ def test_runs_of_a_sampler_lie_in_its_folder(tmp_path: Path) -> None:
 
 
 def test_a_new_run_has_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Stopped(runs.datetime):
+    class Stopped(datetime):
         @classmethod
         def now(cls, tz: Any = None) -> Any:
             return cls(2026, 1, 2, 3, 4, 5)
 
-    monkeypatch.setattr(runs, "datetime", Stopped)
+    monkeypatch.setattr("bayesgen.runs.run.datetime", Stopped)
     names = []
     for _ in range(3):
         path = new_run_path(tmp_path, "sghmc")

@@ -1,0 +1,299 @@
+"""A run on disk: one folder.
+
+run.json                 settings, data fingerprint, versions, model, layout of θ
+draws/c0-000012.safetensors   tensor "draws" [k, P]: the 13th draw of chain 0
+state/c0.safetensors     what resume needs of chain 0; c0.previous.safetensors the one before
+metrics.jsonl            one line per logged step
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from bayesgen.errors import UserError
+from bayesgen.runs.files import atomic_save, atomic_write, finite, parse_record
+from bayesgen.runs.record import RunRecord
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What resume needs of one chain, after `step` steps."""
+
+    tensors: dict[str, Tensor]
+    step: int
+    draws: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """The folder of one run."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path) -> Run:
+        """Make the folder.
+
+        Raises:
+            UserError: it cannot be written, or already holds a run.
+        """
+        try:
+            cls.require_free(path)
+            for folder in ("draws", "state"):
+                (path / folder).mkdir(parents=True, exist_ok=True)
+            probe = path / ".probe"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise UserError(
+                f"`out`: cannot write to '{path}' ({error.strerror}); name a writable folder"
+            ) from error
+        return cls(path)
+
+    @staticmethod
+    def require_free(path: Path) -> None:
+        """Refuse a folder that holds a run already.
+
+        Raises:
+            UserError: it does.
+        """
+        if (path / "run.json").exists():
+            raise UserError(
+                f"`out`: '{path}' already holds a run; continue it with `resume='{path}'` or"
+                " name another folder"
+            )
+
+    @classmethod
+    def open(cls, path: str | Path, setting: str = "`resume`") -> Run:
+        """A run that exists.
+
+        Raises:
+            UserError: there is no run at `path`.
+        """
+        run = cls(Path(path))
+        if not (run.path / "run.json").is_file():
+            raise UserError(f"{setting}: no run at '{path}' (run.json missing)")
+        return run
+
+    def record(self) -> RunRecord:
+        """The content of run.json.
+
+        Raises:
+            UserError: something that its readers need is not there, or not what it should be.
+        """
+        return RunRecord.read(self.read_json("run.json"), self.path / "run.json")
+
+    # -- records ---------------------------------------------------------------------------------
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> Path:
+        """Put `content` into the file `name` of the folder; NaN and infinities as null."""
+        text = json.dumps(finite(content), indent=2, allow_nan=False)
+        atomic_write(self.path / name, f"{text}\n".encode())
+        return self.path / name
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """The JSON object in the file `name` of the folder.
+
+        Raises:
+            UserError: it is missing, or holds none.
+        """
+        try:
+            return parse_record((self.path / name).read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"'{self.path / name}' is missing or damaged ({error}); copy it back"
+            ) from error
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run's totals have been written."""
+        return any(self.path.glob("*_metrics.json"))
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    # -- draws -----------------------------------------------------------------------------------
+
+    def draw_paths(self, chain: int | None = None) -> list[Path]:
+        """Shards in order: chain by chain, first draw first.
+
+        Raises:
+            UserError: a file has almost the name of a shard.
+        """
+        paths = sorted((self.path / "draws").glob("c*.safetensors"), key=_shard_key)
+        return [path for path in paths if chain is None or _shard_key(path)[0] == chain]
+
+    def write_draw(self, chain: int, index: int, theta: Tensor, step: int) -> None:
+        """Add draw `index` of `chain`: θ [P], after `step` steps."""
+        atomic_save(
+            self.path / "draws" / _shard_name(chain, index),
+            {"draws": theta.detach().cpu().unsqueeze(0)},
+            {"chain": str(chain), "step": str(step)},
+        )
+
+    def drop_draws(self, chain: int, keep: int) -> None:
+        """Forget the draws of `chain` from number `keep` on (they will be made again)."""
+        for path in self.draw_paths(chain):
+            if _shard_key(path)[1] >= keep:
+                path.unlink()
+
+    # -- state -----------------------------------------------------------------------------------
+
+    def write_state(self, chain: int, snapshot: Snapshot) -> None:
+        """Make `snapshot` the state of `chain`; the one before it is kept."""
+        current, previous = self._states(chain)
+        metadata = {k: str(getattr(snapshot, k)) for k in ("step", "draws", "seconds")}
+        fresh = current.with_name(f".{current.name}.new")
+        atomic_save(fresh, snapshot.tensors, metadata)
+        if current.exists():
+            current.replace(previous)
+        fresh.replace(current)
+
+    def read_state(self, chain: int) -> Snapshot | None:
+        """The last good state of `chain`, or None where none was saved."""
+        return next(filter(None, map(_read_snapshot, self._states(chain))), None)
+
+    def resume_state(self, chain: int) -> Snapshot | None:
+        """The state that `chain` continues from, or None where it has not begun.
+
+        Raises:
+            UserError: there are draws that no state accounts for, or fewer than it says.
+        """
+        snapshot = self.read_state(chain)
+        draws = len(self.draw_paths(chain))
+        if draws and snapshot is None:
+            raise UserError(
+                f"'{self.path}' has {draws} draws of chain {chain} but no readable state: it"
+                " cannot be continued; copy state/ back, or start a new run"
+            )
+        if snapshot is not None and draws < snapshot.draws:
+            raise UserError(
+                f"'{self.path}' has {draws} draws of chain {chain}, its state says"
+                f" {snapshot.draws}: some files are missing; copy them back, or start a new run"
+            )
+        return snapshot
+
+    def _states(self, chain: int) -> tuple[Path, Path]:
+        folder = self.path / "state"
+        return folder / f"c{chain}.safetensors", folder / f"c{chain}.previous.safetensors"
+
+    # -- tensors kept beside the draws -----------------------------------------------------------
+
+    def write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        atomic_save(self.path / name, {k: v.detach().cpu() for k, v in tensors.items()}, {})
+
+    def read_tensors(self, name: str) -> dict[str, Tensor] | None:
+        path = self.path / name
+        try:
+            return load_file(path) if path.is_file() else None
+        except SafetensorError as error:
+            raise UserError(f"'{path}' is damaged ({error}); copy it back") from error
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run: one process at a time may write to it.
+
+        Raises:
+            UserError: another process holds it.
+        """
+        lock = FileLock(self.path / ".lock")
+        try:
+            with lock.acquire(timeout=0):
+                yield
+        except Timeout as error:
+            raise UserError(
+                f"'{self.path}' is being written by another process; wait for it or stop it"
+            ) from error
+
+    @property
+    def busy(self) -> bool:
+        """Whether another process is writing to this run."""
+        try:
+            with self.locked():
+                return False
+        except UserError:
+            return True
+
+
+def _read_snapshot(path: Path) -> Snapshot | None:
+    """The snapshot in `path`, or None where there is none or it is damaged."""
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            meta = file.metadata()
+        tensors = load_file(path)
+        return Snapshot(tensors, int(meta["step"]), int(meta["draws"]), float(meta["seconds"]))
+    except (SafetensorError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _shard_name(chain: int, index: int) -> str:
+    return f"c{chain}-{index:06d}.safetensors"
+
+
+def _shard_key(path: Path) -> tuple[int, int]:
+    """Chain and number of a shard.
+
+    A name that `write_draw` does not give is refused: to leave the file out could lose a draw that
+    was renamed, and to read it could count a draw twice that was copied. Only the user knows.
+
+    Raises:
+        UserError: it is no name of a shard.
+    """
+    found = re.fullmatch(r"c([0-9]+)-([0-9]+)\.safetensors", path.name)
+    key = (int(found[1]), int(found[2])) if found else (0, 0)
+    if found is None or path.name != _shard_name(*key):
+        raise UserError(
+            f"'{path}' is not named as a draw is ({_shard_name(*key)}): give it its name back, or"
+            " move it out of the folder"
+        )
+    return key
+
+
+def sampler_folder(base: Path, sampler: str) -> Path:
+    return base / "checkpoints" / "samplers" / f"{sampler}_sampler"
+
+
+def new_run_path(base: Path, sampler: str) -> Path:
+    """Make a folder that no run has yet, run_<timestamp>, also where several start at once."""
+    stem = sampler_folder(base, sampler) / f"run_{datetime.now():%Y%m%d-%H%M%S}"
+    for number in itertools.count(1):
+        path = stem if number == 1 else stem.with_name(f"{stem.name}-{number}")
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise UserError(
+                f"`base_dir`: cannot write to '{path}' ({error.strerror}); name a writable folder"
+            ) from error
+        return path
+    raise AssertionError("unreachable")
+
+
+def newest_unfinished(base: Path, sampler: str) -> Run | None:
+    """The run of `sampler` that `--resume auto` continues: not finished, and nobody at work."""
+    folders = (path.parent for path in sampler_folder(base, sampler).glob("run_*/run.json"))
+    unfinished = [run for run in map(Run, folders) if not run.finished and not run.busy]
+    return max(unfinished, key=lambda run: _age(run.path.name), default=None)
+
+
+def _age(name: str) -> tuple[str, int, str]:
+    """Sorts names by their timestamp, and within a second -2 before -10."""
+    return name[: len("run_YYYYmmdd-HHMMSS")], len(name), name
