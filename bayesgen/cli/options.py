@@ -40,7 +40,7 @@ def add_flags(
     for name, setting in described(cls).items():
         default = (base or {}).get(name, setting.default)
         shown = "" if default in (None, False) else f" (default: {_show(default)})"
-        text = as_flags(setting.help).replace("%", "%%") + shown
+        text = as_flags(setting.text).replace("%", "%%") + shown
         options: dict[str, Any] = {"help": text, "dest": name}
         if setting.kind is bool:
             options["action"] = argparse.BooleanOptionalAction

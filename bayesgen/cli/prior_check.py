@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
 from bayesgen.cli.options import Parser, add_flags, flag, parse
 from bayesgen.config import (
@@ -14,10 +13,7 @@ from bayesgen.config import (
     idle_prior_settings,
 )
 from bayesgen.config.provenance import combine
-from bayesgen.errors import UserError, warn
-
-if TYPE_CHECKING:
-    from bayesgen.evaluation.prior_predictive import PriorPredictive
+from bayesgen.errors import UserError
 
 EXAMPLES = """
 examples:
@@ -31,8 +27,6 @@ examples:
 """
 TRAINED = ("batch_size", "train_samples", "precision")
 """Settings of what is trained: nothing is, here."""
-MANY_CLASSES = 10
-"""Classes up to which each has a column."""
 
 
 def choose(argv: list[str]) -> CheckPriorSettings:
@@ -67,72 +61,17 @@ def choose(argv: list[str]) -> CheckPriorSettings:
 def main(argv: list[str]) -> int:
     settings = choose(argv)
 
-    import torch
-
-    from bayesgen.config import ScoringSettings
-    from bayesgen.evaluation.passes import evenly_spaced
-    from bayesgen.evaluation.prior_predictive import prior_predictive
-    from bayesgen.priors import build_prior
-    from bayesgen.workflow.inputs import read_inputs
-    from bayesgen.workflow.job import weights_of
-    from bayesgen.workflow.loading import model_of
-    from bayesgen.workflow.preflight import met
-
-    model = model_of(settings)
-    inputs = read_inputs(model, settings)
-    rows = inputs.material(ScoringSettings(eval_splits=("val",)), None).scored["val"]
-    rows = rows.take(evenly_spaced(len(rows), settings.num_samples).numpy())
-    prior = build_prior(settings, weights_of(model))
-    torch.manual_seed(settings.seed)
-    draws = torch.stack([prior.sample() for _ in range(settings.num_draws)])
-    print(f"prior: {prior.describe()}; the weights' own sd is {float(model.theta.std()):.3g}")
-    rest = model.num_parameters - model.layout.size
-    print(f"of {model.layout.size:,} parameters ({rest:,} others stay)")
-    for title, text in met(prior.record()):
-        print(f"{title}: {text}")
-    print(
-        f"{len(draws)} draws on {rows.num_targets:,} labels of {inputs.data['name']}'s validation"
-    )
-    _show(prior_predictive(model, draws, rows))
-    return 0
-
-
-def _show(found: PriorPredictive) -> None:
-    from rich import box
-    from rich.table import Table
-
+    from bayesgen.reports.prior import predictive_table
     from bayesgen.reports.tables import show
+    from bayesgen.workflow.check_prior import check_prior
 
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("", no_wrap=True)
-    for name in ("least", "median", "largest", "mixture", "loaded weights", "uniform"):
-        table.add_column(name, justify="right", no_wrap=True)
-
-    def row(name: str, values: object, *others: float | None) -> None:
-        import torch
-
-        each = torch.as_tensor(values)
-        three = (float(each.min()), float(each.median()), float(each.max()))
-        table.add_row(name, *("" if v is None else f"{v:.4g}" for v in (*three, *others)))
-
-    row("NLL of a draw, nats", found.draws, found.nll, found.loaded, found.uniform)
-    if found.confidence is not None:
-        row("mean largest probability", found.confidence)
-    for c in range(0 if found.shares is None else min(found.shares.shape[1], MANY_CLASSES)):
-        assert found.shares is not None
-        row(f"share of class {c}", found.shares[:, c], float(found.shares[:, c].mean()))
-    if found.outputs is not None:
-        row("mean prediction", found.outputs[0], float(found.outputs[0].mean()))
-        row("its sd over texts", found.outputs[1], float(found.outputs[1].mean()))
-    show(table)
-    if found.entropy is not None and found.aleatoric is not None:
+    checked = check_prior(settings)
+    print("\n".join(checked.lines()))
+    show(predictive_table(checked.found))
+    if checked.found.entropy is not None and checked.found.aleatoric is not None:
+        total, aleatoric = checked.found.entropy, checked.found.aleatoric
         print(
-            f"entropy {found.entropy:.4f} = {found.aleatoric:.4f} aleatoric +"
-            f" {found.entropy - found.aleatoric:.4f} epistemic nats"
+            f"entropy {total:.4f} = {aleatoric:.4f} aleatoric + {total - aleatoric:.4f} epistemic"
+            " nats"
         )
-    if found.uniform is not None and not found.nll <= found.uniform:
-        warn(
-            f"the mixture is worse ({found.nll:.3f}) than knowing nothing"
-            f" ({found.uniform:.3f}): these weights are sure of what they cannot know; lower"
-            " --prior-scale (or --prior-std), or --head-prior-std"
-        )
+    return 0

@@ -35,12 +35,12 @@ def main(argv: list[str]) -> int:
     path = Path(str(flags.pop("file")))
     settings = combine(PriorShowSettings, flags, {}, "").settings
 
+    from bayesgen.priors import read_prior
     from bayesgen.priors.explained import explain
-    from bayesgen.priors.learned import LearnedPrior
     from bayesgen.reports.prior import prior_document, prior_header, prior_table
     from bayesgen.reports.tables import show
 
-    prior = LearnedPrior.read(path, "FILE")
+    prior = read_prior(path, "FILE")
     explained = explain(prior)
     if settings.json:
         print(json.dumps(prior_document(prior, explained), ensure_ascii=False))

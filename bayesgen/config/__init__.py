@@ -17,6 +17,7 @@ from bayesgen.config.jobs import (
     GenerateSettings,
     SimilaritySettings,
 )
+from bayesgen.config.prior_spec import PRIORS, PriorSpec
 from bayesgen.config.priors import PriorImportSettings, PriorShowSettings
 from bayesgen.config.sampling import (
     ChainSettings,
@@ -29,7 +30,6 @@ from bayesgen.config.sampling import (
 )
 from bayesgen.config.shared import (
     LABELS,
-    LEARNED_PRIORS,
     DataSettings,
     EvalSettings,
     LoopSettings,
@@ -43,7 +43,7 @@ from bayesgen.config.shared import (
 __all__ = [
     "GPU_RECIPE",
     "LABELS",
-    "LEARNED_PRIORS",
+    "PRIORS",
     "BaselineSettings",
     "ChainSettings",
     "CheckPriorSettings",
@@ -63,6 +63,7 @@ __all__ = [
     "PriorImportSettings",
     "PriorSettings",
     "PriorShowSettings",
+    "PriorSpec",
     "ScoringSettings",
     "Seed",
     "Setting",

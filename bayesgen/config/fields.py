@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import types
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-from bayesgen.errors import UserError
+from bayesgen.errors import UserError, nearest
 
 
 class Range(NamedTuple):
@@ -26,6 +27,20 @@ class Range(NamedTuple):
         return f"must be at most {self.high:g}, not {value}" if value > self.high else None
 
 
+class Names(NamedTuple):
+    """Marks a text that must be one of some names; they are asked for when they are needed, since
+    users and other packages add to them."""
+
+    known: Callable[[], Sequence[str]]
+
+    def refusal(self, value: str) -> str | None:
+        """Why `value` is not allowed, or None."""
+        known = self.known()
+        if value in known:
+            return None
+        return f"must be one of {', '.join(known)}, not '{value}'{nearest(value, known)}"
+
+
 Count = Annotated[int, Range(1)]
 Steps = Annotated[int, Range(0)]
 Seed = Annotated[int, Range(0, 2**63 - 1)]
@@ -41,7 +56,7 @@ class Setting(NamedTuple):
     """One field of a settings class, as a command line needs it.
 
     `kind` is bool, int, float, str, a Literal, or a tuple of a Literal; `optional` says that None
-    is a value too, and `words` which words stand beside a number.
+    is a value too, `words` which words stand beside a number, and `names` which a text may be.
     """
 
     kind: Any
@@ -50,6 +65,12 @@ class Setting(NamedTuple):
     range: Range
     default: Any
     words: tuple[str, ...] = ()
+    names: Names | None = None
+
+    @property
+    def text(self) -> str:
+        """The help, with the names that there are."""
+        return self.help if self.names is None else f"{self.help}: {', '.join(self.names.known())}"
 
 
 def described(cls: type) -> dict[str, Setting]:
@@ -67,7 +88,8 @@ def described(cls: type) -> dict[str, Setting]:
             extras += more
         text = next(e for e in extras if isinstance(e, str))
         allowed = next((e for e in extras if isinstance(e, Range)), Range())
-        result[field.name] = Setting(kind, optional, text, allowed, field.default, words)
+        names = next((e for e in extras if isinstance(e, Names)), None)
+        result[field.name] = Setting(kind, optional, text, allowed, field.default, words, names)
     return result
 
 
@@ -89,6 +111,9 @@ def check_ranges(settings: Any) -> None:
             refusal = setting.range.refusal(value)
             if refusal:
                 raise UserError(f"`{name}` {refusal}")
+        refusal = setting.names.refusal(value) if setting.names and value is not None else None
+        if refusal:
+            raise UserError(f"`{name}` {refusal}")
         choices = get_args(setting.kind) if get_origin(setting.kind) is Literal else ()
         if choices and value is not None and value not in choices:
             raise UserError(f"`{name}` must be one of {', '.join(choices)}, not {value!r}")

@@ -32,7 +32,7 @@ class PriorImportSettings:
     order: Annotated[
         Literal["module", "torchvision"] | None,
         "order of the parameters in the files, where the model is a ResNet and no `model_file`"
-        " tells it",
+        " shows it",
     ] = None
     swag_state: Annotated[
         str | None, "state dict of a SWAG module (swa_gaussian), in the place of all these"

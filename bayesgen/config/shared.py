@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from bayesgen.config.fields import (
     Count,
     Fraction,
+    Names,
     NonNegative,
     Positive,
     Range,
@@ -17,6 +18,7 @@ from bayesgen.config.fields import (
     Steps,
     Width,
 )
+from bayesgen.config.prior_spec import PRIOR_SETTINGS, PRIORS
 from bayesgen.errors import UserError
 
 LABELS: Mapping[str, Literal["class", "score"]] = {
@@ -41,14 +43,10 @@ RampFraction = Annotated[
 FinalFraction = Annotated[Fraction, "step size at the end, as a fraction of the first"]
 PriorStd = Annotated[Width, "σ; with `prior_relative` the factor s in σᵢ = s·|θᵢ|"]
 PriorName = Annotated[
-    Literal["normal", "pretrained", "swag", "laplace"],
-    "N(0, σ²), N(loaded weights, σ²), or one learned from pretraining by SWAG or Laplace",
+    str,
+    Names(lambda: tuple(PRIORS)),
+    "density before any data: N(0, σ²), N(loaded weights, σ²), learned from pretraining, your own",
 ]
-LEARNED_PRIORS: Mapping[str, str] = {
-    "swag": "scripts/learn_prior.py",
-    "laplace": "a run with `sampler=laplace`",
-}
-"""Those of them that are read from a file, and what writes it."""
 DataDir = Annotated[str | None, "cache and search place for corpora; embeddings are kept there too"]
 BaseDir = Annotated[str, "folder that checkpoints/ lies in"]
 Device = Annotated[str, "cpu, cuda, mps, or auto"]
@@ -163,8 +161,8 @@ class PriorSettings:
 
     @property
     def learned_prior(self) -> bool:
-        """Whether the density comes from --prior-path."""
-        return self.prior in LEARNED_PRIORS
+        """Whether the density is read from `prior_path`."""
+        return PRIORS[self.prior].learned
 
 
 def check_prior_settings(settings: PriorSettings) -> None:
@@ -173,24 +171,23 @@ def check_prior_settings(settings: PriorSettings) -> None:
     Raises:
         UserError: see the messages.
     """
-    if settings.learned_prior and settings.prior_path is None:
+    spec = PRIORS[settings.prior]
+    if spec.learned and settings.prior_path is None:
         raise UserError(
-            f"`prior={settings.prior}` needs the learned prior's file: `prior_path=FILE`"
-            f" ({LEARNED_PRIORS[settings.prior]} writes one)"
+            f"`prior={settings.prior}`, {spec.summary}, needs its file: `prior_path=FILE`"
+            f" ({spec.written_by} writes one)"
         )
-    if settings.prior_relative and settings.prior != "pretrained":
-        raise UserError("`prior_relative` needs `prior=pretrained`")
+    if settings.prior_relative and "prior_relative" not in spec.uses:
+        raise UserError(f"`prior_relative` {PRIOR_SETTINGS['prior_relative']}")
+    if settings.prior_scale == "auto" and not spec.scales:
+        raise UserError(f"`prior_scale=auto`: `prior={settings.prior}` has no grid; give a number")
 
 
 def idle_prior_settings(settings: PriorSettings) -> dict[str, str]:
     """Settings of a prior that would change nothing beside the others, and what they need."""
-    idle = {}
-    if settings.learned_prior:
-        idle["prior_std"] = f"has no effect on `prior={settings.prior}`"
-    else:
-        idle["prior_epsilon"] = "needs `prior=swag` or `prior=laplace`"
-    if settings.prior == "normal":
-        idle["prior_path"] = "needs `prior=swag`, laplace or pretrained"
+    uses = PRIORS[settings.prior].uses | {"prior_relative"}  # refused where it is True
+    why = f"has no effect on `prior={settings.prior}`"
+    idle = {name: needs or why for name, needs in PRIOR_SETTINGS.items() if name not in uses}
     if settings.prior_scale != "auto":
         idle["prior_scale_steps"] = "needs `prior_scale=auto`"
     return idle

@@ -26,7 +26,7 @@ from torch import Tensor
 from bayesgen.inference.affine import Affine, Chunks, Step
 from bayesgen.likelihoods import Likelihood
 from bayesgen.models.functional import Batch, FunctionalModel
-from bayesgen.priors import Prior
+from bayesgen.priors.base import Prior
 
 Precision = Literal["fp32", "bf16"]
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from bayesgen.config import (
     LABELS,
-    LEARNED_PRIORS,
+    PRIORS,
     ChainSettings,
     MomentumSettings,
     PassSettings,
@@ -153,7 +153,7 @@ class SamplerSpec(Generic[S]):
                 "learning_rate": NUMBER_STEP * rate,
                 "temperature": NUMBER_TEMPERATURE,
             }
-        if prior in LEARNED_PRIORS and init_from is None:
+        if prior is not None and PRIORS[prior].learned and init_from is None:
             return chosen | {
                 "learning_rate": LEARNED_STEP * rate,
                 "temperature": LEARNED_TEMPERATURE,

@@ -22,7 +22,7 @@ from bayesgen.inference.libraries import posteriors
 from bayesgen.inference.log_posterior import LogPosterior, split
 from bayesgen.inference.schedules import Plan, lookup
 from bayesgen.models.functional import Batch
-from bayesgen.priors import DiagonalGaussian, Fitted
+from bayesgen.priors.base import DiagonalGaussian, Fitted
 
 State = Any
 """A `posteriors` state: a tensorclass whose fields are trees of tensors."""

@@ -65,12 +65,15 @@ def named_prior(
     layout: Layout,
     module: nn.Module,
     record: Mapping[str, Any] | None,
+    *,
+    divided: bool = False,
 ) -> LearnedPrior:
     """The prior of these tensors, of parameters of `module`.
 
     Args:
         mean, variance: [P].
-        rows: [K, P], divided by √(K − 1).
+        rows: deviations [K, P].
+        divided: whether they are divided by √(K − 1) already.
         record: of the prior; the prefix of the module's names is added.
 
     Raises:
@@ -78,16 +81,12 @@ def named_prior(
     """
     record = dict(record or {})
     record["model"] = {**record.get("model", {}), "base": base_of(module)}
-    prior = LearnedPrior(mean.float(), variance.float(), rows.float(), layout, record)
+    divisor = 1.0 if divided else float(max(len(rows) - 1, 1) ** 0.5)
+    prior = LearnedPrior(mean.float(), variance.float(), rows.float() / divisor, layout, record)
     fault = prior.fault()
     if fault is not None:
         raise UserError(f"the prior cannot be imported: {fault}; copy its files anew")
     return prior
-
-
-def divisor(rank: int) -> float:
-    """√(K − 1), and 1 of a single deviation."""
-    return float(max(rank - 1, 1) ** 0.5)
 
 
 def base_of(module: nn.Module) -> str:

@@ -13,13 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayesgen.priors.base import DiagonalGaussian, Prior
+from bayesgen.config import PriorSettings
+from bayesgen.priors.base import DiagonalGaussian, Prior, Weights
+from bayesgen.priors.prior_file import read_for
 
 RELATIVE_FLOOR = 1e-3
 """ε of the relative width: a weight that is exactly zero still has a prior with some width."""
 
 
-class Gaussian(Prior):
+class GaussianPrior(Prior):
     """N(mean, diag(sd²)) on θ ∈ R^P.
 
     Args:
@@ -80,13 +82,10 @@ class Gaussian(Prior):
             return f"N({centre}, σᵢ²), median σᵢ {float(self.sd.median()):.3g}{self.note}"
         return f"N({centre}, {self.sd:g}² I){self.note}"
 
-    def record(self) -> dict[str, Any]:
-        return {**super().record(), **self.origin}
 
-
-def normal(size: int, sd: float) -> Gaussian:
+def normal(size: int, sd: float) -> GaussianPrior:
     """N(0, sd² I) on R^size."""
-    return Gaussian(None, sd, size)
+    return GaussianPrior(None, sd, size)
 
 
 def pretrained(
@@ -95,7 +94,39 @@ def pretrained(
     *,
     relative: bool = False,
     origin: Mapping[str, Any] | None = None,
-) -> Gaussian:
+) -> GaussianPrior:
     """N(θ*, sd² I) around `theta` [P], or σ_i = sd·(|θ*_i| + 1e-3) when `relative`."""
     width: float | Tensor = sd * (theta.abs() + RELATIVE_FLOOR) if relative else sd
-    return Gaussian(theta.clone(), width, theta.numel(), origin=origin)
+    return GaussianPrior(theta.clone(), width, theta.numel(), origin=origin)
+
+
+def build(settings: PriorSettings, weights: Weights) -> GaussianPrior:
+    """`normal` or `pretrained`; around the mean of a learned prior where `prior_path` names one.
+
+    Raises:
+        UserError: that prior is missing, damaged, or of another model.
+    """
+    width = settings.prior_std * float(settings.prior_scale) ** 0.5
+    if settings.prior == "normal":
+        prior = normal(weights.theta.numel(), width)
+    else:
+        found = None if settings.prior_path is None else read_for(settings, weights)
+        centre = weights.theta if found is None else found.mean
+        origin = None if found is None else found.origin
+        prior = pretrained(centre, width, relative=settings.prior_relative, origin=origin)
+    if settings.head_prior_std is None or not weights.new:
+        return prior
+    return _with_head(prior, settings.head_prior_std, weights)
+
+
+def _with_head(prior: GaussianPrior, sd: float, weights: Weights) -> GaussianPrior:
+    """`prior`, but N(0, sd²) on parameters that are new."""
+    diagonal = prior.diagonal()
+    mean = diagonal.mean.clone().to(weights.theta.device)
+    width = diagonal.variance.sqrt().to(weights.theta.device)
+    for tensor, value in ((mean, 0.0), (width, sd)):
+        for name, view in weights.layout.views(tensor).items():
+            if name in weights.new:
+                view.fill_(value)
+    note = f"; new parameters N(0, {sd:g}²)"
+    return GaussianPrior(mean, width, prior.size, note, prior.origin)

@@ -1,48 +1,32 @@
-"""A prior learned from pretraining, as one file that describes itself.
+"""A prior learned from pretraining, and how it is matched to a model by parameter name.
 
     N(μ, λ · ½ (diag(v) + Qᵀ Q) + ε I),   Q [K, P]
 
-The safetensors file holds `mean` (μ), `variance` (v) and `deviations` (Q, already divided by
-√(K − 1)), and as metadata the parameters that they are of, the model that they belong to, and how
-they were learned. λ multiplies a covariance: both of its parts (Maddox et al. 2019,
-https://arxiv.org/abs/1902.02476, eq. 1; Shwartz-Ziv et al. 2022, https://arxiv.org/abs/2205.10279,
-section 3.2).
+λ multiplies a covariance: both of its parts (Maddox et al. 2019, https://arxiv.org/abs/1902.02476,
+eq. 1; Shwartz-Ziv et al. 2022, https://arxiv.org/abs/2205.10279, section 3.2).
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+import torch
 from torch import Tensor
 
-from bayesgen.config import LEARNED_PRIORS
+from bayesgen.config import PRIORS
 from bayesgen.errors import UserError
-from bayesgen.parameters import Layout
-from bayesgen.priors.placed import Placed, bare, place
-from bayesgen.runs import atomic_save, file_sha256, finite
-from bayesgen.runs.record import adds_up
+from bayesgen.parameters import Layout, ParameterSpec
+from bayesgen.priors.base import Weights
+from bayesgen.priors.low_rank import LowRankGaussian
 
-FILE = "prior.safetensors"
-"""The name of a prior in a folder."""
-KEY = "bayesgen_prior"
-FORMAT = 1
-CONVENTION = (
-    "theta ~ N(mean, scale * 0.5 * (diag(variance) + deviations^T deviations) + epsilon * I);"
-    " deviations [K, P] are already divided by sqrt(K - 1); scale multiplies the covariance"
-)
+TENSORS = ("mean", "variance", "deviations")
 SHIFT = "shift"
 """Key of `upstream`: the distance of the mean from where the learning started, over the length of
 that start."""
-FARTHEST = 1e6
-"""More than a path is long."""
-MOST_LEVELS = 20
-"""Of records in records: more is an attack on who prints them."""
-TENSORS = ("mean", "variance", "deviations")
+SHOWN = 5
+"""Names that a message lists."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +60,9 @@ class LearnedPrior:
 
     @property
     def method(self) -> str | None:
-        """How it was learned, by the name that --prior knows; None where the file does not say."""
+        """How it was learned, by the name that `prior` takes; None where the file does not say."""
         method = str(self.record.get("upstream", {}).get("method", "")).lower()
-        return method if method in LEARNED_PRIORS else None
+        return method if method in PRIORS and PRIORS[method].learned else None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -103,154 +87,168 @@ class LearnedPrior:
                 return f"'{name}' holds numbers that are not finite"
         return "a variance is negative" if bool((self.variance < 0).any()) else None
 
-    def write(self, path: Path) -> None:
-        """Put the file at `path`; whole or not at all.
+    def match(self, weights: Weights) -> Matched:
+        """The prior in the coordinates of another model's θ, matched by parameter name.
+
+        Names are compared without the prefix of the base model, so that an encoder is the same
+        under any head. A parameter of the head may have the prior's name and another shape, as of
+        other classes: then the prior does not know it. The centre of what it does not know is zero
+        for new parameters, and the loaded weight for others.
 
         Raises:
-            UserError: it cannot be written.
+            UserError: the prior is of another model: a parameter that both have differs in shape,
+                one that is neither new nor free is missing, it knows a layer in part, or nothing.
         """
-        content = {
-            "format": FORMAT,
-            "convention": CONVENTION,
-            "rank": self.rank,
-            "parameters": self.layout.to_json(),
-            **self.record,
-        }
-        tensors = {name: getattr(self, name).float().cpu().contiguous() for name in TENSORS}
-        atomic_save(path, tensors, {KEY: json.dumps(finite(content), allow_nan=False)})
-
-    @classmethod
-    def read(cls, path: Path, setting: str = "`prior_path`") -> LearnedPrior:
-        """The prior in the file at `path`, or in the folder; nothing in it is executed.
-
-        Raises:
-            UserError: there is none, it is damaged, or it is none of ours.
-        """
-        path = path / FILE if path.is_dir() else path
-        if not path.is_file():
-            raise UserError(
-                f"{setting}: no file at '{path}'; scripts/learn_prior.py or a run with `sampler`"
-                " laplace writes one, and 'bayesgen prior import' makes one of published files"
-            )
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                if KEY not in metadata:
-                    raise UserError(
-                        f"{setting}: '{path}' holds no prior (its metadata lack '{KEY}'); published"
-                        " files are imported by: bayesgen prior import"
-                    )
-                layout, record = _described(metadata[KEY], path, setting)
-                rank = record.pop("rank", None)
-                record.pop("convention", None)
-                for name in TENSORS:
-                    if file.get_slice(name).get_dtype() != "F32":
-                        raise ValueError(f"'{name}' is not float32")
-                prior = cls(
-                    **{n: file.get_tensor(n) for n in TENSORS}, layout=layout, record=record
-                )
-            if rank != prior.rank:
-                raise ValueError(f"it has {prior.rank} deviations, and says otherwise")
-            collected = record.get("upstream", {}).get("collected")
-            if isinstance(collected, int) and collected < prior.rank:
-                raise ValueError(f"{prior.rank} deviations of {collected} collected models")
-            fault = prior.fault()
-            if fault is not None:
-                raise ValueError(fault)
-        except _DAMAGE as error:
-            raise UserError(
-                f"{setting}: '{path}' is damaged ({_line(error)}); copy it anew"
-            ) from error
-        return prior
-
-    def on(
-        self,
-        layout: Layout,
-        theta: Tensor,
-        *,
-        new: Collection[str] = (),
-        free: Collection[str] = (),
-        base: str = "",
-        setting: str = "`prior_path`",
-    ) -> Placed:
-        """The prior in the coordinates of another model's θ, matched by name: `placed.place`."""
-        return place(self, layout, theta, new=new, free=free, base=base, setting=setting)
-
-
-def fingerprint(path: Path) -> str:
-    """sha256 of the file of a prior, or of that in a folder."""
-    return file_sha256(path / FILE if path.is_dir() else path)
-
-
-def rank_in(path: Path, setting: str = "`prior_path`") -> int:
-    """K of the prior in the file or folder `path`, without reading its numbers.
-
-    Raises:
-        UserError: it is not there, or damaged.
-    """
-    path = path / FILE if path.is_dir() else path
-    if not path.is_file():
-        return LearnedPrior.read(path, setting).rank  # which says what to do
-    try:
-        with safe_open(path, framework="pt") as file:
-            return int(file.get_slice("deviations").get_shape()[0])
-    except _DAMAGE as error:
-        raise UserError(f"{setting}: '{path}' is damaged ({_line(error)}); copy it anew") from error
-
-
-_DAMAGE = (
-    OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError,
-)  # fmt: skip
-"""What a damaged or hostile file can raise while it is read."""
-
-
-def _described(text: str, path: Path, setting: str) -> tuple[Layout, dict[str, Any]]:
-    """The layout and the rest of what the metadata say.
-
-    Raises:
-        UserError: another version wrote them.
-        ValueError: they cannot be true.
-    """
-    content = json.loads(text)
-    if not isinstance(content, dict):
-        raise ValueError("its metadata are no record")
-    if content.pop("format", None) != FORMAT:
-        raise UserError(
-            f"{setting}: '{path}' has another format than this version reads ({FORMAT}); learn the"
-            " prior anew, or use the version that wrote it"
+        known = dict(zip(self.names, self.layout.entries, strict=True))
+        taken: dict[str, ParameterSpec] = {}
+        missing, lacking, reshaped = [], [], []
+        for entry in weights.layout.entries:
+            found = known.get(bare(entry.name, weights.base))
+            if found is not None and found.shape == entry.shape:
+                taken[entry.name] = found
+            elif entry.name in weights.new or entry.name in weights.free:
+                missing.append(entry.name)
+            elif found is None:
+                lacking.append(entry.name)
+            else:
+                reshaped.append((entry, found))
+        name = self.record.get("model", {}).get("name")
+        other = "`prior_path`: the prior is of another model" + (
+            f" ({name[:80]!r})" if name else ""
         )
-    rows = content.pop("parameters", None)
-    layout = Layout.from_json(adds_up(rows))
-    model, upstream = content.get("model", {}), content.get("upstream", {})
-    if not (isinstance(model, dict) and isinstance(upstream, dict)):
-        raise ValueError("'model' or 'upstream' is no record")
-    base = model.get("base", "")
-    if not (isinstance(base, str) and isinstance(model.get("name", ""), str | None)):
-        raise ValueError("the model's name or base is no text")
-    shift = upstream.get(SHIFT, 0.0)
-    if isinstance(shift, bool) or not isinstance(shift, int | float | None):
-        raise ValueError(f"'{SHIFT}' is no number")
-    if abs(shift or 0.0) > FARTHEST:
-        raise ValueError(f"'{SHIFT}' cannot be")
-    if _deeper(content, MOST_LEVELS):
-        raise ValueError("its metadata are nested too deeply")
-    # names stand in messages, which are one line and leave the terminal as it is
-    if not all(name.isprintable() for name in layout.names):
-        raise ValueError("a parameter's name cannot be printed")
-    if len({bare(name, base) for name in layout.names}) < len(layout.names):
-        raise ValueError(f"two of its parameters have one name beside the prefix '{base}'")
-    return layout, content
+        if reshaped:
+            here, there = reshaped[0]
+            more = f", and {len(reshaped) - 1} more differ" if len(reshaped) > 1 else ""
+            raise UserError(
+                f"{other}: '{here.name}' is {list(here.shape)} here and {list(there.shape)}"
+                f" there{more}; name the prior of this model"
+            )
+        if lacking or not taken:
+            raise UserError(
+                f"{other}: it does not know {listed(lacking or missing)}; name the prior of this"
+                " model, or choose `parameters` that it knows"
+            )
+        layers = {_layer(name) for name in taken} - {""}
+        parts = [name for name in missing if _layer(name) in layers]
+        if parts:
+            raise UserError(
+                f"{other}: of the layer '{_layer(parts[0])}' it does not know {listed(parts)}; name"
+                " the prior of this model"
+            )
+        return self._placed(weights, taken, missing)
+
+    def _placed(
+        self, weights: Weights, taken: Mapping[str, ParameterSpec], missing: Collection[str]
+    ) -> Matched:
+        """The prior's numbers at the places of θ, on its device."""
+        layout, loaded, device = weights.layout, weights.theta.detach(), weights.theta.device
+        loaded = loaded.cpu().float()
+        mean, variance = loaded.clone(), torch.zeros(layout.size)
+        deviations = torch.zeros(self.rank, layout.size)
+        there = torch.zeros(layout.size, dtype=torch.bool)
+        for entry in layout.entries:
+            here = slice(entry.offset, entry.offset + entry.numel)
+            found = taken.get(entry.name)
+            if found is not None:
+                source = slice(found.offset, found.offset + found.numel)
+                mean[here], variance[here] = self.mean[source], self.variance[source]
+                deviations[:, here] = self.deviations[:, source]
+                there[here] = True
+            elif entry.name in weights.new:
+                mean[here] = 0
+        used = {entry.name for entry in taken.values()}
+        away = float((loaded[there] - mean[there]).norm())
+        return Matched(
+            mean.to(device),
+            variance.to(device),
+            deviations.to(device),
+            there.to(device),
+            missing=tuple(missing),
+            kept=tuple(name for name in missing if name not in weights.new),
+            extra=tuple(name for name in self.layout.names if name not in used),
+            distance=away / max(float(loaded[there].norm()), 1e-30),
+        )
 
 
-def _deeper(content: Any, levels: int) -> bool:
-    """Whether records and lists lie in each other deeper than that."""
-    if not isinstance(content, dict | list):
-        return False
-    inner = content.values() if isinstance(content, dict) else content
-    return levels == 0 or any(_deeper(each, levels - 1) for each in inner)
+@dataclass(frozen=True)
+class Matched:
+    """A learned prior in the coordinates of one θ [P].
+
+    Attributes:
+        mean: [P]; where the prior knows nothing the loaded weight, or zero of what is new.
+        variance: [P], and deviations [K, P]; zero where the prior knows nothing.
+        there: [P] bool, where it does.
+        missing: parameters of θ that it does not know.
+        kept: those of them that are not new: their centre is the loaded weight.
+        extra: parameters that it knows and θ has not.
+        distance: of the mean from the loaded weights, over the length of these, where it knows
+            them.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    deviations: Tensor
+    there: Tensor
+    missing: tuple[str, ...]
+    kept: tuple[str, ...]
+    extra: tuple[str, ...]
+    distance: float
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What a run keeps of how the two match."""
+        return {
+            "missing": list(self.missing),
+            "extra": list(self.extra),
+            "distance": self.distance,
+        }
+
+    def density(self, scale: float, *, epsilon: float, head_std: float) -> LowRankGaussian:
+        """The prior of θ:
+
+            N(μ, λ · ½ (diag(v) + Qᵀ Q) + ε I)
+
+        on what was learned, and N(mean, head_std²) on what is missing there.
+
+        Args:
+            scale: λ, positive.
+            epsilon: ε, the variance that every weight has at least, positive.
+            head_std: σ of parameters that were not learned, positive.
+
+        Raises:
+            UserError: a variance is zero or infinite in float32.
+        """
+        head = torch.tensor(head_std**2, device=self.mean.device)
+        diagonal = torch.where(self.there, 0.5 * scale * self.variance + epsilon, head)
+        gain = (0.5 * scale) ** 0.5
+        words = f"learned, λ = {scale:g}"
+        if len(self.missing) > len(self.kept):
+            words += f", new parameters N(0, {head_std:g}²)"
+        if self.kept:
+            words += f", others that it does not know N(θ*, {head_std:g}²)"
+        try:
+            return LowRankGaussian(
+                self.mean, diagonal, self.deviations, gain, words=words, origin=self.origin
+            )
+        except (ValueError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
+            raise UserError(
+                f"`prior_scale={scale:g}`: with ε = {epsilon:g} and σ = {head_std:g} of new"
+                " parameters the learned variances are too small or too large for float32; choose"
+                " numbers nearer to 1"
+            ) from error
 
 
-def _line(error: Exception) -> str:
-    """What went wrong, in one short line."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return "".join(c for c in text if c.isprintable())[:200]
+def listed(names: Collection[str]) -> str:
+    """Some names in words."""
+    shown = ", ".join(f"'{name}'" for name in list(names)[:SHOWN])
+    return shown + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def bare(name: str, base: str) -> str:
+    """`name` without the prefix of the base model."""
+    return name.removeprefix(f"{base}.") if base else name
+
+
+def _layer(name: str) -> str:
+    """The layer that a parameter belongs to; empty of one that stands alone."""
+    return name.rpartition(".")[0]

@@ -125,6 +125,3 @@ class LowRankGaussian(Prior):
     def describe(self) -> str:
         sd = float(self.marginal_variance().median().sqrt())
         return f"{self.words}: rank {len(self.deviations)}, median σᵢ {sd:.3g}"
-
-    def record(self) -> dict[str, Any]:
-        return {**super().record(), **self.origin}

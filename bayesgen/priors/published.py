@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from bayesgen.errors import UserError
 from bayesgen.parameters import Layout, Subset, select
-from bayesgen.priors.foreign import base_of, dense, divisor, named_prior
+from bayesgen.priors.foreign import base_of, dense, named_prior
 from bayesgen.priors.learned import SHIFT, LearnedPrior
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -44,7 +44,7 @@ def import_published(
         divided: whether the deviations are divided by √(K − 1) already.
         parameters: which of the module's parameters the tensors hold.
         order: of the parameters: `module` (that of `module.parameters()`) or `torchvision`; needed
-            where the two differ and no `weights` tell (see `torchvision_order`).
+            where the two differ and no `weights` show it (see `torchvision_order`).
         weights: of the network that the prior was learned from, in the order of the tensors.
         record: what the prior keeps of the model and of how it was learned.
 
@@ -77,10 +77,11 @@ def import_published(
     return named_prior(
         mean,
         variance,
-        rows if divided else rows.float() / divisor(len(rows)),
+        rows,
         Layout.of((name, named[name]) for name in ordered),
         module,
         record,
+        divided=divided,
     )
 
 
@@ -108,35 +109,35 @@ def _in_order(
     """`names` in the order of a file: the one that is named, or that fits the `weights`.
 
     Raises:
-        UserError: neither tells which it is, or none fits.
+        UserError: neither shows which it is, or none fits.
     """
     orders = {"module": names, "torchvision": torchvision_order(names)}
     differ = orders["module"] != orders["torchvision"]
     if order is not None and not differ:
         raise UserError(f"`order={order}`: this model has one order only; leave the setting out")
-    if order is not None:
-        orders = {order: orders[order]}
-    elif differ and weights is None:
+    if order is None and differ and weights is None:
         raise UserError(
             "`order`: a ResNet's shortcuts come before their blocks in transformers and after them"
             " in torchvision; say which order the files have, torchvision (as those that were"
-            " published) or module, or let `model_file` tell it"
+            " published) or module, or let `model_file` show it"
         )
+    candidates = list(orders.values()) if order is None else [orders[order]]
+    first = candidates[0]
     if weights is None:
-        return next(iter(orders.values()))
-    there = [(name, list(tensor.shape)) for name, tensor in weights.items()]
-    for each in orders.values():
-        if [list(named[name].shape) for name in each] == [shape for _, shape in there]:
+        return first
+    shapes = [tensor.shape for tensor in weights.values()]
+    for each in candidates:
+        if [named[name].shape for name in each] == shapes:
             return each
-    here = [(name, list(named[name].shape)) for name in next(iter(orders.values()))]
-    for (name, shape), (other, own) in zip(here, there, strict=False):
-        if shape != own:
+    for name, (other, tensor) in zip(first, weights.items(), strict=False):
+        if named[name].shape != tensor.shape:
             raise UserError(
-                f"`model_file`: '{other}' is {own} there and '{name}' {shape} in the model, which"
-                " should be the same: it is of another model, or in another `order`"
+                f"`model_file`: '{other}' is {list(tensor.shape)} there and '{name}'"
+                f" {list(named[name].shape)} in the model, which should be the same: it is of"
+                " another model, or in another `order`"
             )
     raise UserError(
-        f"`model_file`: it has {len(there)} parameters, and the prior is of {len(here)}: it is of"
+        f"`model_file`: it has {len(shapes)} parameters, and the prior is of {len(first)}: it is of"
         " another model"
     )
 
@@ -170,10 +171,10 @@ def spread_ratio(variance: Tensor, deviations: Tensor) -> float | None:
     """tr(QᵀQ) / tr(diag v) of deviations as they are in a file, over weights that vary.
 
     About 1 where they are divided by √(K − 1), and about K − 1 where they are not: by this the
-    files can be told apart, though a path that drifts blurs it. None where nothing varies.
+    files can be distinguished, though a path that drifts blurs it. None where nothing varies.
 
     Args:
-        variance: [P]; its least value is taken for a floor, below which nothing was told apart.
+        variance: [P]; its least value is taken for a floor, below which nothing was resolved.
         deviations: [K, P].
     """
     moving = variance > variance.min()

@@ -15,11 +15,10 @@ from torch import Tensor, nn
 
 from bayesgen.errors import UserError
 from bayesgen.parameters import Layout, Subset, select
-from bayesgen.priors.foreign import dense, divisor, named_prior
-from bayesgen.priors.learned import LearnedPrior
-from bayesgen.priors.placed import listed
+from bayesgen.priors.foreign import dense, named_prior
+from bayesgen.priors.learned import LearnedPrior, listed
 
-FLAG = "`swag_state`"
+SETTING = "`swag_state`"
 BASE = "base."
 """What the names of the network inside begin with."""
 MEAN, SQUARES, DEVIATIONS = "_mean", "_sq_mean", "_cov_mat_sqrt"
@@ -35,15 +34,15 @@ def swag_state(found: Any) -> dict[str, Any]:
     if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
         found = found["state_dict"]
     if not isinstance(found, Mapping) or not all(isinstance(key, str) for key in found):
-        raise UserError(f"{FLAG}: it is no state dict of a SWAG module")
+        raise UserError(f"{SETTING}: it is no state dict of a SWAG module")
     state = dict(found)
     if not stems(state):
         raise UserError(
-            f"{FLAG}: it is no state dict of a SWAG module: no name ends with '{SQUARES}'"
+            f"{SETTING}: it is no state dict of a SWAG module: no name ends with '{SQUARES}'"
         )
     count = collected(state)
     if count is not None and count < 2:
-        raise UserError(f"{FLAG}: it has collected {count} models; a variance needs two")
+        raise UserError(f"{SETTING}: it has collected {count} models; a variance needs two")
     return state
 
 
@@ -74,22 +73,24 @@ def import_swag_state(
     lacking = [name for name in chosen if name not in known]
     if lacking:
         raise UserError(
-            f"{FLAG}: it does not know {listed(lacking)}, which the model has: name the model that"
-            f" it was learned from, or choose `parameters` (it knows {listed(known)})"
+            f"{SETTING}: it does not know {listed(lacking)}, which the model has: name the model"
+            f" that it was learned from, or choose `parameters` (it knows {listed(known)})"
         )
     parts = [_part(state, known[name], name, named[name]) for name in chosen]
     if len({len(rows) for *_, rows in parts}) > 1:
-        raise UserError(f"{FLAG}: its parameters do not keep equally many deviations; copy it anew")
+        raise UserError(
+            f"{SETTING}: its parameters do not keep equally many deviations; copy it anew"
+        )
     mean, squares, rows = (torch.cat(each, dim=-1) for each in zip(*parts, strict=True))
     count = collected(state)
     if count is not None and len(rows) > count:
         raise UserError(
-            f"{FLAG}: it keeps {len(rows)} deviations of {count} collected models; copy it anew"
+            f"{SETTING}: it keeps {len(rows)} deviations of {count} collected models; copy it anew"
         )
     return named_prior(
         mean,
         (squares.double() - mean.double().square()).clamp(min=0),
-        rows.float() / divisor(len(rows)),
+        rows,
         Layout.of((name, named[name]) for name in chosen),
         module,
         record,
@@ -120,9 +121,9 @@ def collected(state: Mapping[str, Any]) -> int | None:
         return count
     if isinstance(count, Tensor) and count.dtype in {torch.int32, torch.int64}:
         count = count.to(torch.float64) if count.layout == torch.strided else None
-    number = dense(count, f"{FLAG} 'n_models'")
+    number = dense(count, f"{SETTING} 'n_models'")
     if number.numel() != 1 or not float(number).is_integer():
-        raise UserError(f"{FLAG} 'n_models': it is no number of models; copy it anew")
+        raise UserError(f"{SETTING} 'n_models': it is no number of models; copy it anew")
     return int(number)
 
 
@@ -130,7 +131,7 @@ def _part(
     state: Mapping[str, Any], stem: str, name: str, parameter: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Mean [n], mean square [n] and deviations [K, n] of one parameter; K is 0 where none are."""
-    where = f"{FLAG} '{name}'"
+    where = f"{SETTING} '{name}'"
     mean, squares = (
         dense(state.get(stem + end), where, parameter.dim()) for end in (MEAN, SQUARES)
     )
@@ -138,7 +139,7 @@ def _part(
     shapes = [list(tensor.shape) for tensor in (mean, squares, rows)]
     if shapes != [[*parameter.shape], [*parameter.shape], [len(rows), parameter.numel()]]:
         raise UserError(
-            f"{FLAG}: mean, mean square and deviations of '{name}' are {shapes}, and the model's is"
-            f" {list(parameter.shape)}: it is of another model"
+            f"{SETTING}: mean, mean square and deviations of '{name}' are {shapes}, and the model's"
+            f" is {list(parameter.shape)}: it is of another model"
         )
     return mean.flatten(), squares.flatten(), rows

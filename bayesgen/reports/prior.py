@@ -9,11 +9,15 @@ from typing import Any
 from rich import box
 from rich.markup import escape
 from rich.table import Table
+from torch import Tensor
 
+from bayesgen.evaluation.prior_predictive import PriorPredictive
 from bayesgen.priors.explained import Explained, Group
 from bayesgen.priors.learned import SHIFT, LearnedPrior
 from bayesgen.runs import finite
 
+MANY_CLASSES = 10
+"""Classes up to which each has a row."""
 DENSITY = "N(μ, λ · ½ (diag(v) + QᵀQ) + ε I): λ multiplies the covariance, Q is divided by √(K − 1)"
 
 
@@ -44,8 +48,8 @@ def prior_header(prior: LearnedPrior, explained: Explained) -> str:
     if isinstance(shift, int | float):
         rows.append((SHIFT, f"the mean lies {100 * shift:.2g} % of the start's length from it"))
     lines = [f"{name:<14}{_plain(text)}" for name, text in rows]
-    told = [f"  {_plain(key):<26}{_plain(value)}" for key, value in _flat(upstream)]
-    return "\n".join([*lines, *(["learned by"] if told else []), *told])
+    facts = [f"  {_plain(key):<26}{_plain(value)}" for key, value in _flat(upstream)]
+    return "\n".join([*lines, *(["learned by"] if facts else []), *facts])
 
 
 def prior_table(explained: Explained) -> Table:
@@ -58,6 +62,29 @@ def prior_table(explained: Explained) -> Table:
         table.add_row(escape(group.name), *_cells(group))
     table.add_section()
     table.add_row("all", *_cells(explained.total), style="bold")
+    return table
+
+
+def predictive_table(found: PriorPredictive) -> Table:
+    """What draws from a prior predict: least, median and largest of the draws, and the mixture."""
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("", no_wrap=True)
+    for name in ("least", "median", "largest", "mixture", "loaded weights", "uniform"):
+        table.add_column(name, justify="right", no_wrap=True)
+
+    def row(name: str, each: Tensor, *others: float | None) -> None:
+        three = (float(each.min()), float(each.median()), float(each.max()))
+        table.add_row(name, *("" if v is None else f"{v:.4g}" for v in (*three, *others)))
+
+    row("NLL of a draw, nats", found.draws, found.nll, found.loaded, found.uniform)
+    if found.confidence is not None:
+        row("mean largest probability", found.confidence)
+    if found.shares is not None:
+        for c, shares in enumerate(found.shares.T[:MANY_CLASSES]):
+            row(f"share of class {c}", shares, float(shares.mean()))
+    if found.outputs is not None:
+        row("mean prediction", found.outputs[0], float(found.outputs[0].mean()))
+        row("its sd over texts", found.outputs[1], float(found.outputs[1].mean()))
     return table
 
 

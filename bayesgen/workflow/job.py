@@ -22,7 +22,7 @@ from bayesgen.inference.schedules import Plan
 from bayesgen.models import FunctionalModel
 from bayesgen.models.checkpointing import refuse_idle
 from bayesgen.parameters import ADAPTER
-from bayesgen.priors import Prior, Weights, build_prior
+from bayesgen.priors.base import Prior, Weights, build_prior
 
 
 @dataclass(frozen=True)

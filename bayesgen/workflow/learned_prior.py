@@ -6,7 +6,8 @@ from pathlib import Path
 
 from bayesgen.config import EvalSettings, LoopSettings, described
 from bayesgen.inference.sampler import Learned
-from bayesgen.priors.learned import FILE, LearnedPrior
+from bayesgen.priors.learned import LearnedPrior
+from bayesgen.priors.prior_file import FILE, write_prior
 from bayesgen.runs import Run
 from bayesgen.workflow.job import Job
 
@@ -19,7 +20,7 @@ def prior_name(chain: int) -> str:
     return FILE if chain == 0 else f"prior-c{chain}.safetensors"
 
 
-def write_prior(job: Job, run: Run, chain: int, learned: Learned) -> Path:
+def keep_learned(job: Job, run: Run, chain: int, learned: Learned) -> Path:
     """Put the prior that chain `chain` learned into the folder of its run."""
     record = run.record()
     info, idle = job.model.info, {*ASIDE, *job.spec.without_effect(job.settings)}
@@ -48,12 +49,13 @@ def write_prior(job: Job, run: Run, chain: int, learned: Learned) -> Path:
         "type": info.config.get("model_type"),
         "base": job.model.base,
     }
-    path = run.path / prior_name(chain)
-    LearnedPrior(
+    prior = LearnedPrior(
         mean,
         learned.variance.cpu(),
         learned.deviations.cpu(),
         job.model.layout,
         {"model": model, "upstream": upstream},
-    ).write(path)
+    )
+    path = run.path / prior_name(chain)
+    write_prior(prior, path)
     return path

@@ -27,7 +27,7 @@ from bayesgen.runs import Run, Snapshot
 from bayesgen.runs.tracking import Tracker
 from bayesgen.workflow.generators import restore_rng, rng_state
 from bayesgen.workflow.job import Job, chain_seed
-from bayesgen.workflow.learned_prior import write_prior
+from bayesgen.workflow.learned_prior import keep_learned
 from bayesgen.workflow.validation import Best, Watch
 
 CHECK_EVERY = 10
@@ -206,7 +206,7 @@ def _sample_gaussian(job: Job, run: Run, chain: int, state: State) -> int:
     if not (torch.isfinite(gaussian.mean).all() and torch.isfinite(gaussian.variance).all()):
         raise UserError(_diverged(job, run, job.plan.steps, chain))
     if job.sampler.learned is not None:
-        write_prior(job, run, chain, job.sampler.learned(state))
+        keep_learned(job, run, chain, job.sampler.learned(state))
     run.write_tensors(gaussian_name(chain), gaussian.tensors())
     torch.manual_seed(chain_seed(job.settings.seed, chain) + 1)
     for index in range(draws):

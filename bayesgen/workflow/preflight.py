@@ -12,7 +12,7 @@ from torch import Tensor
 from bayesgen.config import LABELS, ChainSettings
 from bayesgen.models import FunctionalModel
 from bayesgen.parameters import ADAPTER
-from bayesgen.priors.placed import listed
+from bayesgen.priors.learned import listed
 from bayesgen.workflow.job import Job
 from bayesgen.workflow.resources import Needs, estimate
 
@@ -48,7 +48,7 @@ def opening(job: Job, beginning: Sequence[tuple[str, str]] = ()) -> Opening:
         *beginning,
         ("observations N", f"{n:,}"),
         ("prior", f"{job.prior.describe()}; the weights' own sd is {weight_sd:.3g}"),
-        *met(job.prior.record()),
+        *prior_rows(job.prior.record()),
         (
             "temperature",
             f"T = {job.settings.temperature:g}, T/N = {job.settings.temperature / n:.3g}",
@@ -75,9 +75,9 @@ def opening(job: Job, beginning: Sequence[tuple[str, str]] = ()) -> Opening:
     return Opening(needs, rows, numbers, warnings)
 
 
-def met(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """How a prior from a file met the model: names that they do not share, and how far its mean is
-    from the weights."""
+def prior_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """How a prior from a file fits the model, matched by parameter name: the names that they do not
+    share, and how far its mean is from the weights."""
     words = {"missing": "prior lacks", "extra": "prior alone has"}
     rows = [(title, listed(record[key])) for key, title in words.items() if record.get(key)]
     if "distance" in record:

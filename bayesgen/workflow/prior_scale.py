@@ -22,15 +22,6 @@ from bayesgen.predictive import Forward
 from bayesgen.predictive.mixture import Precision
 from bayesgen.workflow.job import Job, chain_seed
 
-GRIDS: Mapping[str, tuple[float, ...]] = {
-    "swag": (0.1, 1.0, 1e1, 1e2, 1e3, 1e4, 1e5),
-    "laplace": (0.1, 1.0, 1e1, 1e2, 1e3, 1e4, 1e5),
-    "pretrained": (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0),
-    "normal": (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0),
-}
-"""λ by prior. The path of an optimizer, and the posterior of much text, are far narrower than
-what a task may need; the widths of the others are chosen by --prior-std, in the same units as the
-weights."""
 MAX_ROWS = 1000
 """Validation rows (windows or examples) that a short run is scored on, evenly spaced."""
 MORE = 3

@@ -13,7 +13,7 @@ from bayesgen.config import TrainSettings
 from bayesgen.errors import UserError
 from bayesgen.inference.registry import SAMPLERS
 from bayesgen.models import FunctionalModel
-from bayesgen.priors.learned import rank_in
+from bayesgen.priors.prior_file import rank_in
 
 PRIOR_FLOATS = 2.5
 """Float32 numbers for each Bayesian parameter that a learned prior needs: its mean and widths, and

@@ -8,16 +8,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from bayesgen.config import EvalSettings, LoopSettings, ScoringSettings, TrainSettings
+from bayesgen.config import PRIORS, EvalSettings, LoopSettings, ScoringSettings, TrainSettings
 from bayesgen.errors import UserError, warn
 from bayesgen.posterior.opening import sha256
 from bayesgen.predictive.mixture import scoring_precision
-from bayesgen.priors.learned import fingerprint
+from bayesgen.priors.prior_file import fingerprint
 from bayesgen.reports.tables import scale_table, show
 from bayesgen.runs import atomic_write, file_sha256, finite
 from bayesgen.workflow.inputs import Inputs
 from bayesgen.workflow.job import Job, make_job
-from bayesgen.workflow.prior_scale import GRIDS, Trial, tune_scale
+from bayesgen.workflow.prior_scale import Trial, tune_scale
 
 TRIALS = "prior_scale_trials.json"
 ASIDE = {f.name for f in (*fields(LoopSettings), *fields(EvalSettings))} - {"eval_precision"}
@@ -82,7 +82,7 @@ def choose_scale(name: str, settings: TrainSettings, inputs: Inputs) -> dict[str
     kept = Trials.read(settings.out, _identity(name, settings, inputs))
     curve = tune_scale(
         make,
-        GRIDS[settings.prior],
+        PRIORS[settings.prior].scales,
         rows,
         batch_size=settings.eval_batch_size,
         precision=scoring_precision(settings.eval_precision, inputs.model),

@@ -23,8 +23,8 @@ from bayesgen.inference.preconditioning import Scales
 from bayesgen.models import FunctionalModel
 from bayesgen.models.device import resolve_device
 from bayesgen.posterior.opening import Start, require_same_labels, stored_start
-from bayesgen.priors import Prior
-from bayesgen.priors.learned import fingerprint
+from bayesgen.priors.base import Prior
+from bayesgen.priors.prior_file import fingerprint
 from bayesgen.reports.summary import summary
 from bayesgen.reports.tables import (
     accuracy_table,

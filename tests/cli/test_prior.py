@@ -16,7 +16,7 @@ from bayesgen.cli.main import door, main
 from bayesgen.config import PriorImportSettings, described
 from bayesgen.models.nanogpt import read_checkpoint
 from bayesgen.models.tasks import TASKS
-from bayesgen.priors.learned import LearnedPrior
+from bayesgen.priors import Weights, read_prior, write_prior
 from tests.priors.files import RECORD, agree, exact, random_parts, random_prior
 from tests.workspace import Workspace
 
@@ -74,9 +74,10 @@ def test_published_files_become_one_prior(
     shown = capsys.readouterr()
     assert shown.err == ""
     assert "rank 4" in shown.out
-    prior = LearnedPrior.read(Path("new/prior.safetensors"))
+    prior = read_prior(Path("new/prior.safetensors"))
     model = bayesgen.load_model("model.pt")
-    density = prior.on(model.layout, model.theta).density(0.5, epsilon=1e-6, head_std=0.2)
+    found = prior.match(Weights(model.theta, model.layout))
+    density = found.density(0.5, epsilon=1e-6, head_std=0.2)
     agree(density, exact(mean, variance, rows / 3**0.5, 0.5, 1e-6), model.theta)
     assert prior.record["model"]["sha256"] == model.info.sha256
     upstream = prior.record["upstream"]
@@ -106,7 +107,7 @@ def test_the_rows_are_never_guessed(gpt: tuple[Tensor, ...], capsys: Capture) ->
     assert main(["prior", "import", *PATHS, *GPT, "--out", "y"]) == 0
 
 
-def test_a_mean_that_is_far_from_the_model_is_told(
+def test_a_mean_that_is_far_from_the_model_is_reported(
     workspace: Workspace, gpt: tuple[Tensor, ...], capsys: Capture
 ) -> None:
     torch.save(gpt[0].flip(0) + 1, "p_mean.pt")
@@ -127,7 +128,7 @@ def test_the_state_of_a_swag_module_becomes_a_prior(workspace: Workspace, capsys
     torch.save({"epoch": 3, "state_dict": state}, "swag.pt")
     assert main(["prior", "import", "--swag-state", "swag.pt", *GPT, "--out", "x"]) == 0
     assert "left out, not among the chosen parameters: 'extra'" in capsys.readouterr().err
-    prior = LearnedPrior.read(Path("x"))
+    prior = read_prior(Path("x"))
     assert prior.record["upstream"]["collected"] == 6
     here = prior.layout.entries[1]
     _, variance, rows = random_parts(here.numel, 3)
@@ -156,21 +157,22 @@ def test_an_encoder_learned_on_masked_tokens_is_found_under_a_classifier(
     flags = ["--model", "masked", "--task", "masked-lm", "--rows", "divided", "--out", "x"]
     assert main(["prior", "import", "--published", "p", *flags]) == 0
     assert capsys.readouterr().err == ""
-    prior = LearnedPrior.read(Path("x"))
+    prior = read_prior(Path("x"))
     own = bayesgen.load_model("masked", task="masked-lm")
-    density = prior.on(own.layout, own.theta, base="bert").density(2.0, epsilon=1e-6, head_std=0.2)
+    found = prior.match(Weights(own.theta, own.layout, base="bert"))
+    density = found.density(2.0, epsilon=1e-6, head_std=0.2)
     agree(density, exact(mean, variance, rows / 3**0.5, 2.0, 1e-6), own.theta)
 
     other = bayesgen.load_model("masked", task="sequence-classification", num_labels=3)
-    placed = prior.on(other.layout, other.theta, new=other.new, base="bert")
-    assert set(placed.missing) == {
+    found = prior.match(Weights(other.theta, other.layout, new=other.new, base="bert"))
+    assert set(found.missing) == {
         "bert.pooler.dense.weight", "bert.pooler.dense.bias", "classifier.weight",
         "classifier.bias",
     }  # fmt: skip
-    assert all(name.startswith("cls.") for name in placed.extra)
+    assert all(name.startswith("cls.") for name in found.extra)
     theirs = own.layout.views(mean)
-    for name, part in other.layout.views(placed.mean).items():
-        if name not in placed.missing:
+    for name, part in other.layout.views(found.mean).items():
+        if name not in found.missing:
             torch.testing.assert_close(part, theirs[name], rtol=0, atol=0)
 
 
@@ -194,7 +196,7 @@ def test_a_resnet_takes_the_part_and_the_order_that_are_named(
     flags += ["--parameters", "resnet.*"]
     assert "--order: a ResNet's shortcuts" in refused(flags, capsys)
     assert main(["prior", *flags, "--order", "torchvision"]) == 0
-    layout = LearnedPrior.read(Path("x")).layout
+    layout = read_prior(Path("x")).layout
     assert set(layout.names) == set(backbone)
     assert layout.names[-3:] == tuple(
         f"resnet.encoder.stages.1.layers.0.shortcut.{end}"
@@ -286,7 +288,7 @@ def test_every_task_of_the_models_can_be_named() -> None:
 
 def test_a_prior_is_explained(tmp_path: Path, capsys: Capture) -> None:
     path = tmp_path / "prior.safetensors"
-    random_prior().write(path)
+    write_prior(random_prior(), path)
     for argument in (path, tmp_path):
         assert main(["prior", "show", str(argument)]) == 0
         shown = capsys.readouterr().out

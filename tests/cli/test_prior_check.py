@@ -66,7 +66,7 @@ def test_a_new_head_takes_the_classes_of_the_data(
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        ([], "--prior swag needs the learned prior's file"),
+        ([], "--prior swag, learned from the path of an optimizer in pretraining, needs its file"),
         (["--prior-path", "nowhere"], "no file at 'nowhere'"),
         (["--prior", "normal", "--prior-scale", "auto"], "choose a number"),
         (["--prior", "normal", "--batch-size", "3"], "has no effect here"),

@@ -22,7 +22,7 @@ from bayesgen.data.windows import Windows
 from bayesgen.evaluation.nll import nll_of
 from bayesgen.models import load_model
 from bayesgen.predictive import Forward
-from bayesgen.priors import LearnedPrior
+from bayesgen.priors import Weights, read_prior, write_prior
 from bayesgen.workflow.job import Job
 from tests.workspace import Workspace
 
@@ -47,7 +47,7 @@ def test_the_file_holds_the_path_of_the_optimizer(workspace: Workspace) -> None:
     # every step is collected: mean and variance can be had from the run's saved states alone
     assert learn("--warmup-steps", "0", "--sampling-steps", "6", "--thinning", "1", "--rank", "6",
                  "--checkpoint-every", "1") == 0  # fmt: skip
-    prior = LearnedPrior.read(Path("upstream/prior.safetensors"))
+    prior = read_prior(Path("upstream/prior.safetensors"))
     model = load_model("model.pt")
     assert prior.layout == model.layout
     assert prior.rank == 6
@@ -140,7 +140,7 @@ def test_presets_of_labelled_data_are_not_for_learning_a_prior() -> None:
 
 def test_trials_survive_a_stop(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given again, the command goes on with the λ that it had not tried; another makes its own."""
-    from bayesgen.evaluation import prior_scale
+    from bayesgen.workflow import prior_scale
 
     flags = ("--prior", "normal", "--prior-scale", "auto", "--prior-scale-steps", "6")
     assert workspace.train("sghmc", *flags, "--seed", "9", "--out", "whole") == 0
@@ -177,7 +177,7 @@ def test_trials_survive_a_stop(workspace: Workspace, monkeypatch: pytest.MonkeyP
 def test_damaged_trials_are_made_again(
     content: str, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bayesgen.cli import prior_scale
+    from bayesgen.workflow import scale_search
 
     Path("run").mkdir()
     Path("run/prior_scale_trials.json").write_text(content)
@@ -186,7 +186,7 @@ def test_damaged_trials_are_made_again(
     for trials in ([5], [{"scale": "x", "steps": 1}], [{"scale": 1.0, "steps": None}], [{}], 7):
         of: dict[str, Any] = {"a": 1}
         Path("run/prior_scale_trials.json").write_text(json.dumps({"of": of, "trials": trials}))
-        assert prior_scale.Trials.read("run", of).found == []
+        assert scale_search.Trials.read("run", of).found == []
 
 
 def test_trials_are_there_until_the_run_is(workspace: Workspace, capsys: Capture) -> None:
@@ -252,8 +252,8 @@ def test_a_run_goes_on_under_its_own_prior_only(
     assert workspace.train("sghmc", "--prior", "swag", "--prior-path", "upstream") == 0
     again = ("--prior", "swag", "--prior-path", "upstream", "--resume", "run")
     assert workspace.train("sghmc", *again) == 0
-    prior = LearnedPrior.read(Path("upstream"))
-    replace(prior, variance=2 * prior.variance).write(Path("upstream/prior.safetensors"))
+    prior = read_prior(Path("upstream"))
+    write_prior(replace(prior, variance=2 * prior.variance), Path("upstream/prior.safetensors"))
     capsys.readouterr()
     assert workspace.train("sghmc", *again) == 2
     assert "is not the prior that the run started with" in capsys.readouterr().err
@@ -263,10 +263,10 @@ def test_a_model_that_was_trained_apart_is_refused(
     workspace: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert learn() == 0
-    prior = LearnedPrior.read(Path("upstream"))
+    prior = read_prior(Path("upstream"))
     noise = torch.randn(len(prior.mean), generator=torch.Generator().manual_seed(0))
     other = prior.mean.norm() * noise / noise.norm()
-    replace(prior, mean=other).write(Path("other.safetensors"))
+    write_prior(replace(prior, mean=other), Path("other.safetensors"))
     flags = ("--prior", "swag", "--prior-path", "other.safetensors")
     assert workspace.train("sghmc", *flags) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
@@ -337,7 +337,7 @@ def test_the_posterior_of_laplace_is_the_prior_of_the_next(
     both = precision(Path("run"))
     assert not torch.allclose(both, alone, rtol=1e-2)
     torch.testing.assert_close(both, alone - 0.2**-2 + precision(laplace), rtol=1e-4, atol=0)
-    file = LearnedPrior.read(laplace)
+    file = read_prior(laplace)
     assert file.rank == 0
     assert file.record["upstream"]["settings"]["prior_std"] == 0.2
 
@@ -381,8 +381,8 @@ def test_what_a_prior_and_a_model_do_not_share_is_told(
     record = json.loads(Path("run/run.json").read_text())["prior"]
     assert record["extra"]
     model = load_model("model.pt", parameters="*.h.0.*")
-    placed = LearnedPrior.read(Path("upstream")).on(model.layout, model.theta)
-    away = float((model.theta - placed.mean).norm() / model.theta.norm())
+    found = read_prior(Path("upstream")).match(Weights(model.theta, model.layout))
+    away = float((model.theta - found.mean).norm() / model.theta.norm())
     assert record["distance"] == pytest.approx(away, rel=1e-5)
     checked = ("--model", "model.pt", "--corpus", "corpus.txt", "--parameters", "*.h.0.*")
     assert door("prior", ["check", *checked, *flags]) == 0
@@ -395,8 +395,9 @@ def test_a_diagonal_prior_is_the_diagonal_posterior() -> None:
              "--warmup-steps", "2", "--sampling-steps", "8", "--thinning", "2", "--covariance",
              "diag")  # fmt: skip
     assert door("train", list(flags)) == 0
-    model, prior = load_model("model.pt"), LearnedPrior.read(Path("run"))
-    density = prior.on(model.layout, model.theta).density(1.0, epsilon=1e-30, head_std=1.0)
+    model, prior = load_model("model.pt"), read_prior(Path("run"))
+    found = prior.match(Weights(model.theta, model.layout))
+    density = found.density(1.0, epsilon=1e-30, head_std=1.0)
     gaussian = density.diagonal()
     assert gaussian is not None
     sd = load_file("run/gaussian-c0.safetensors")["sd"]

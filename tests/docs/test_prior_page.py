@@ -12,7 +12,7 @@ from bayesgen.cli.prior_learn import DOOR
 from bayesgen.cli.train import choose
 from bayesgen.inference.registry import SAMPLERS
 from bayesgen.inference.swag import SWAGSettings
-from bayesgen.priors import LearnedPrior
+from bayesgen.priors import read_prior
 from tests.docs.pages import DOCS, blocks, commands
 from tests.masked import WORDS, save_bert
 
@@ -61,7 +61,7 @@ def test_the_commands_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         names.append(" ".join(name))
     assert names == ["prior learn", "train", "prior show", "prior check"]
 
-    prior = LearnedPrior.read(Path("checkpoints/priors/news"))
+    prior = read_prior(Path("checkpoints/priors/news"))
     assert prior.rank == 20
     assert prior.record["upstream"]["task"] == "masked-lm"
     record = json.loads(Path("run/run.json").read_text())

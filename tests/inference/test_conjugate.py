@@ -24,7 +24,7 @@ from bayesgen.inference.log_posterior import LogPosterior
 from bayesgen.inference.registry import SAMPLERS as OURS
 from bayesgen.inference.schedules import pass_plan
 from bayesgen.models import FunctionalModel
-from bayesgen.priors import DiagonalGaussian, Gaussian
+from bayesgen.priors import DiagonalGaussian, GaussianPrior
 from examples import mysgld
 
 Array = NDArray[np.float64]
@@ -84,7 +84,7 @@ class Regression:
             module.weight.copy_(torch.tensor(self.start[:, :-1]))
             module.bias.copy_(torch.tensor(self.start[:, -1]))
         self.model = FunctionalModel(module, lambda apply, batch: apply(batch["inputs"]))
-        self.prior = Gaussian(
+        self.prior = GaussianPrior(
             self.ravel(np.tile(self.prior_mean, (self.copies, 1))),
             self.ravel(np.tile(self.prior_sd, (self.copies, 1))),
             self.copies * D,

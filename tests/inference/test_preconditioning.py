@@ -30,7 +30,7 @@ from bayesgen.inference.preconditioning import (
 from bayesgen.inference.registry import SAMPLERS
 from bayesgen.models import FunctionalModel, load_model
 from bayesgen.models.nanogpt import GPT, GPTConfig, write_checkpoint
-from bayesgen.priors import Gaussian
+from bayesgen.priors import GaussianPrior
 
 Tiny = Any  # the fixture of conftest.py
 
@@ -282,7 +282,7 @@ def test_widths_that_differ_take_part_undamped(tiny: Tiny) -> None:
     size = tiny.model.layout.size
     sd = torch.linspace(1e-3, 1.0, size)
     target = tiny.log_posterior()
-    target.prior = Gaussian(tiny.model.theta, sd, size)
+    target.prior = GaussianPrior(tiny.model.theta, sd, size)
     settings = ChainSettings(preconditioner_batches=3, preconditioner_damping=0.5)
     d = measure(settings, tiny.model, target, tiny.batches).d
     moments = squared_gradients(target, tiny.model.theta, tiny.batches, 3)
@@ -301,7 +301,7 @@ def test_at_a_mode_that_another_run_found_nothing_is_raised(tiny: Tiny) -> None:
     target, settings = tiny.log_posterior(), ChainSettings(preconditioner_batches=3)
     # so little of a gradient that TURN decides
     moments = torch.full((size,), 1e-9)
-    target.prior = Gaussian(tiny.model.theta, torch.linspace(0.1, 1.0, size), size)
+    target.prior = GaussianPrior(tiny.model.theta, torch.linspace(0.1, 1.0, size), size)
 
     def turned() -> float:
         d = preconditioning.measure(settings, tiny.model, target, tiny.batches, moments).d
@@ -336,7 +336,7 @@ def test_widths_that_meet_by_chance_change_nothing(tiny: Tiny) -> None:
     def d(head: float) -> torch.Tensor:
         sd = torch.full((size,), 0.5)
         sd[:5] = head
-        target.prior = Gaussian(tiny.model.theta, sd, size)
+        target.prior = GaussianPrior(tiny.model.theta, sd, size)
         found = measure(settings, tiny.model, target, tiny.batches).d
         assert found is not None
         return found
@@ -347,7 +347,7 @@ def test_widths_that_meet_by_chance_change_nothing(tiny: Tiny) -> None:
 def test_many_observations_are_no_overflow(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     size = tiny.model.layout.size
     target = tiny.log_posterior()
-    target.prior = Gaussian(tiny.model.theta, torch.full((size,), 0.5), size)
+    target.prior = GaussianPrior(tiny.model.theta, torch.full((size,), 0.5), size)
     monkeypatch.setattr(target, "num_observations", 9 * 10**9)
     monkeypatch.setattr(type(tiny.batches), "steps_per_epoch", 10**7)
     d = measure(ChainSettings(preconditioner_batches=3), tiny.model, target, tiny.batches).d

@@ -7,7 +7,7 @@ from torch.distributions import Normal
 
 from bayesgen.config import PriorSettings
 from bayesgen.parameters import Layout
-from bayesgen.priors import Gaussian, Prior, Weights, build_prior, normal, pretrained
+from bayesgen.priors import GaussianPrior, Prior, Weights, build_prior, normal, pretrained
 
 SIZE = 50
 
@@ -20,7 +20,7 @@ WEIGHTS = random(0)
 LAYOUT = Layout.of([("weight", WEIGHTS)])
 WEIGHTS[:3] = 0  # such as biases that were never trained
 
-PRIORS: dict[str, tuple[Gaussian, Normal]] = {
+PRIORS: dict[str, tuple[GaussianPrior, Normal]] = {
     "normal": (normal(SIZE, 0.2), Normal(torch.zeros(SIZE), 0.2)),
     "pretrained": (pretrained(WEIGHTS, 0.3), Normal(WEIGHTS, 0.3)),
     "relative": (
@@ -28,14 +28,14 @@ PRIORS: dict[str, tuple[Gaussian, Normal]] = {
         Normal(WEIGHTS, 0.5 * (WEIGHTS.abs() + 0.001)),
     ),
     "zero mean, own width each": (
-        Gaussian(None, random(5).exp(), SIZE),
+        GaussianPrior(None, random(5).exp(), SIZE),
         Normal(torch.zeros(SIZE), random(5).exp()),
     ),
 }
 
 
 @pytest.fixture(params=PRIORS)
-def case(request: pytest.FixtureRequest) -> tuple[Gaussian, Normal]:
+def case(request: pytest.FixtureRequest) -> tuple[GaussianPrior, Normal]:
     return PRIORS[request.param]
 
 
@@ -45,7 +45,7 @@ def theta() -> Tensor:
 
 
 def test_log_prob_is_the_sum_of_normal_log_densities(
-    case: tuple[Gaussian, Normal], theta: Tensor
+    case: tuple[GaussianPrior, Normal], theta: Tensor
 ) -> None:
     prior, truth = case
     value = prior.log_prob(theta)
@@ -54,7 +54,7 @@ def test_log_prob_is_the_sum_of_normal_log_densities(
 
 
 def test_the_gradient_of_log_prob_is_that_of_the_normal_densities(
-    case: tuple[Gaussian, Normal], theta: Tensor
+    case: tuple[GaussianPrior, Normal], theta: Tensor
 ) -> None:
     prior, truth = case
     torch.testing.assert_close(
@@ -65,7 +65,7 @@ def test_the_gradient_of_log_prob_is_that_of_the_normal_densities(
 
 @pytest.mark.parametrize("weight", [1.0, 0.003])
 def test_accumulate_adds_the_weighted_gradient_and_returns_the_log_density(
-    case: tuple[Gaussian, Normal], theta: Tensor, weight: float
+    case: tuple[GaussianPrior, Normal], theta: Tensor, weight: float
 ) -> None:
     prior, _ = case
     before = random(2)
@@ -94,14 +94,16 @@ def test_a_prior_that_has_only_log_prob_accumulates_its_own_gradient(theta: Tens
     assert Cubic().diagonal() is None
 
 
-def test_log_prob_can_be_vmapped_over_draws(case: tuple[Gaussian, Normal], theta: Tensor) -> None:
+def test_log_prob_can_be_vmapped_over_draws(
+    case: tuple[GaussianPrior, Normal], theta: Tensor
+) -> None:
     prior, _ = case
     draws = torch.stack([theta, theta + 0.01, random(3)])
     expected = torch.stack([prior.log_prob(draw) for draw in draws])
     torch.testing.assert_close(torch.vmap(prior.log_prob)(draws), expected)
 
 
-def test_diagonal_holds_mean_and_variance(case: tuple[Gaussian, Normal]) -> None:
+def test_diagonal_holds_mean_and_variance(case: tuple[GaussianPrior, Normal]) -> None:
     prior, truth = case
     diagonal = prior.diagonal()
     torch.testing.assert_close(diagonal.mean, truth.loc.expand(SIZE))

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from bayesgen.errors import UserError
-from bayesgen.priors.learned import CONVENTION, FILE, KEY, LearnedPrior
+from bayesgen.priors.prior_file import CONVENTION, FILE, KEY, read_prior, write_prior
 from tests.priors.files import RECORD, random_prior
 
 Content = dict[str, Any]
@@ -25,16 +25,16 @@ Content = dict[str, Any]
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / FILE
-    random_prior().write(path)
+    write_prior(random_prior(), path)
     return path
 
 
 def refusal(path: Path) -> str:
     """The one line of it."""
     with pytest.raises(UserError) as caught:
-        LearnedPrior.read(path)
+        read_prior(path)
     line = str(caught.value)
-    assert line.startswith("--prior-path: ")
+    assert line.startswith("`prior_path`: ")
     assert len(line.splitlines()) == 1
     assert line.isprintable()
     assert len(line) < 600
@@ -53,9 +53,9 @@ def rewritten(path: Path, change: Callable[[Content], Any], **tensors: torch.Ten
 @pytest.mark.parametrize("rank", [0, 1, 4])
 def test_what_is_written_is_read_to_the_bit(rank: int, tmp_path: Path) -> None:
     prior = random_prior(rank)
-    prior.write(tmp_path / FILE)
+    write_prior(prior, tmp_path / FILE)
     for path in (tmp_path / FILE, tmp_path):  # the file, or the folder that holds it
-        back = LearnedPrior.read(path)
+        back = read_prior(path)
         for name in ("mean", "variance", "deviations"):
             torch.testing.assert_close(getattr(back, name), getattr(prior, name), rtol=0, atol=0)
         assert back.layout == prior.layout
@@ -78,7 +78,7 @@ def test_the_file_says_what_it_is(file: Path) -> None:
 
 def test_other_tensors_in_the_file_are_ignored(file: Path) -> None:
     rewritten(file, lambda content: None, other=torch.zeros(2), more=torch.zeros(0, 10**6))
-    assert LearnedPrior.read(file).rank == 3
+    assert read_prior(file).rank == 3
 
 
 def parameters(change: Callable[[list[Content]], Any]) -> Callable[[Content], None]:
@@ -239,7 +239,7 @@ def test_a_missing_file_names_what_writes_one(tmp_path: Path) -> None:
 
 
 def test_a_prior_without_a_model_is_one(tmp_path: Path) -> None:
-    replace(random_prior(), record={}).write(tmp_path / FILE)
-    back = LearnedPrior.read(tmp_path / FILE)
+    write_prior(replace(random_prior(), record={}), tmp_path / FILE)
+    back = read_prior(tmp_path / FILE)
     assert back.base == ""
     assert back.names == back.layout.names

@@ -14,8 +14,8 @@ from torch.func import functional_call
 
 from bayesgen.errors import UserError
 from bayesgen.models.functional import FunctionalModel
+from bayesgen.priors import Weights, read_prior, write_prior
 from bayesgen.priors.foreign import read_pt
-from bayesgen.priors.learned import LearnedPrior
 from bayesgen.priors.published import import_published, spread_ratio, torchvision_order, weights_of
 from tests.priors.files import agree, exact, random_parts
 
@@ -103,12 +103,13 @@ def test_the_density_is_the_one_that_the_rows_give(
     for part, tensor in (("mean", mean), ("variance", variance), ("covmat", rows)):
         torch.save(tensor, tmp_path / f"{part}.pt")
     read = [read_pt(tmp_path / f"{name}.pt", "--x") for name in ("mean", "variance", "covmat")]
-    import_published(*read, module=module, divided=divided).write(tmp_path / "prior.safetensors")
-    prior = LearnedPrior.read(tmp_path / "prior.safetensors")
+    found = import_published(*read, module=module, divided=divided)
+    write_prior(found, tmp_path / "prior.safetensors")
+    prior = read_prior(tmp_path / "prior.safetensors")
     model = FunctionalModel(module)
     # without the statistics of batch norms, which are no parameters
     assert not any("running" in name for name in prior.layout.names)
-    placed = prior.on(model.layout, model.theta)
+    placed = prior.match(Weights(model.theta, model.layout))
     density = placed.density(3.0, epsilon=1e-4, head_std=0.2)
     q = rows if divided or rank == 1 else rows / (rank - 1) ** 0.5
     agree(density, exact(mean, variance, q, 3.0, 1e-4), model.theta)
@@ -153,19 +154,19 @@ def test_the_order_of_a_resnet_is_never_guessed(resnet: ResNet, theirs: Any) -> 
     names = tuple(n for n, _ in theirs.named_parameters() if n.startswith("resnet."))
     assert own.layout.names == names
     assert sorted(torchvision_order(names)) == sorted(names)
-    with pytest.raises(UserError, match="`order` module: this model has one order only"):
+    with pytest.raises(UserError, match="`order=module`: this model has one order only"):
         import_published(*parts, module=resnet, divided=True, order="module")
     # its own weights contradict the order that was named
     with pytest.raises(UserError, match=r"`model_file`: 'layer2\.0.conv1.weight' is"):
         import_published(
             *parts, module=theirs, divided=True, parameters="resnet.*", order="module",
-            weights=weights_of(resnet.state_dict(), "--model-file"),
+            weights=weights_of(resnet.state_dict(), "`model_file`"),
         )  # fmt: skip
 
 
 def test_weights_of_another_model_are_refused(resnet: ResNet) -> None:
     parts = random_parts(size_of(resnet), 3)
-    weights = weights_of(resnet.state_dict(), "--model-file")
+    weights = weights_of(resnet.state_dict(), "`model_file`")
     less = dict(list(weights.items())[:-1])
     with pytest.raises(UserError, match=f"has {len(less)} parameters, and the prior is of"):
         import_published(*parts, module=resnet, divided=True, weights=less)
@@ -180,7 +181,7 @@ def test_another_size_is_refused_with_both_numbers(resnet: ResNet, theirs: Any) 
     size, whole = size_of(resnet), size_of(theirs)
     with pytest.raises(UserError, match=f"has {size:,} numbers, and the model {whole:,}") as caught:
         import_published(*random_parts(size, 3), module=theirs, divided=True)
-    assert "--parameters 'resnet.*'" in str(caught.value)  # the model without its head
+    assert "`parameters='resnet.*'`" in str(caught.value)  # the model without its head
     with pytest.raises(UserError, match="choose its `parameters`"):
         import_published(*random_parts(size - 1, 3), module=resnet, divided=True)
 
@@ -188,18 +189,18 @@ def test_another_size_is_refused_with_both_numbers(resnet: ResNet, theirs: Any) 
 @pytest.mark.parametrize(
     ("place", "change", "says"),
     [
-        (0, lambda t: t.long(), "--mean: it holds torch.int64"),
-        (0, lambda t: t.unsqueeze(0), "--mean: its shape is"),
-        (0, lambda t: {"mean": t}, "--mean: it holds no tensor of numbers"),
-        (0, lambda t: t.to("meta"), "--mean: it holds torch.float32 on 'meta'"),
+        (0, lambda t: t.long(), "`mean`: it holds torch.int64"),
+        (0, lambda t: t.unsqueeze(0), "`mean`: its shape is"),
+        (0, lambda t: {"mean": t}, "`mean`: it holds no tensor of numbers"),
+        (0, lambda t: t.to("meta"), "`mean`: it holds torch.float32 on 'meta'"),
         (0, lambda t: t * float("nan"), "'mean' holds numbers that are not finite"),
-        (0, lambda t: t.to_sparse(), "--mean: it holds no tensor of numbers"),
-        (0, lambda t: t.to(torch.complex64), "--mean: it holds torch.complex64"),
-        (1, lambda t: t[:-1], "--variance: its shape is"),
+        (0, lambda t: t.to_sparse(), "`mean`: it holds no tensor of numbers"),
+        (0, lambda t: t.to(torch.complex64), "`mean`: it holds torch.complex64"),
+        (1, lambda t: t[:-1], "`variance`: its shape is"),
         (1, lambda t: t - 1, "a variance is negative"),
-        (2, lambda t: t.T, "--deviations: its shape is"),
-        (2, lambda t: t[0], "--deviations: its shape is"),
-        (2, lambda t: t[:1].expand(10**9, -1), "--deviations: its shape .* is larger than what"),
+        (2, lambda t: t.T, "`deviations`: its shape is"),
+        (2, lambda t: t[0], "`deviations`: its shape is"),
+        (2, lambda t: t[:1].expand(10**9, -1), "`deviations`: its shape .* is larger than what"),
         (2, lambda t: t / 0, "'deviations' holds numbers that are not finite"),
     ],
 )  # fmt: skip
@@ -245,7 +246,7 @@ def test_what_a_file_would_execute_is_not(how: str, tmp_path: Path) -> None:
     else:
         torch.save(content, path, _use_new_zipfile_serialization=how == "torch")
     with pytest.raises(UserError, match="holds more than tensors and plain data") as caught:
-        read_pt(path, "--mean")
+        read_pt(path, "`mean`")
     assert len(str(caught.value).splitlines()) == 1
     assert not mark.exists()
     # the same file does leave it where it is trusted
@@ -258,7 +259,7 @@ def test_what_a_file_would_execute_is_not(how: str, tmp_path: Path) -> None:
 def test_a_damaged_file_is_one_line(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "x.pt").write_bytes(content)
     with pytest.raises(UserError, match=r"`mean`: '.*x\.pt' cannot be read") as caught:
-        read_pt(tmp_path / "x.pt", "--mean")
+        read_pt(tmp_path / "x.pt", "`mean`")
     assert len(str(caught.value).splitlines()) == 1
     with pytest.raises(UserError, match="`mean`: no file at"):
-        read_pt(tmp_path / "gone.pt", "--mean")
+        read_pt(tmp_path / "gone.pt", "`mean`")

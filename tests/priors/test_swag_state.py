@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from bayesgen.errors import UserError
 from bayesgen.models.functional import FunctionalModel
+from bayesgen.priors import Weights
 from bayesgen.priors.swag_state import collected, import_swag_state, left_out, stems, swag_state
 from tests.priors.files import agree, exact
 
@@ -57,7 +58,8 @@ def test_the_density_is_that_of_the_state(path: list[dict[str, Tensor]]) -> None
     mean, variance = every.mean(0), every.var(0, correction=0)
     deviations = torch.stack([every[i] - every[: i + 1].mean(0) for i in range(7)])[-KEPT:]
     q = deviations / (KEPT - 1) ** 0.5
-    density = prior.on(model.layout, model.theta).density(2.0, epsilon=1e-4, head_std=0.2)
+    found = prior.match(Weights(model.theta, model.layout))
+    density = found.density(2.0, epsilon=1e-4, head_std=0.2)
     agree(density, exact(mean, variance, q, 2.0, 1e-4), model.theta)
     assert collected(state) == 7
     assert set(stems(state)) == set(path[0])  # the buffer running_mean is no parameter

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from bayesgen.data.windows import RandomWindows, Windows
-from bayesgen.evaluation import prior_scale
 from bayesgen.evaluation.nll import nll_of
 from bayesgen.inference.registry import SAMPLERS
 from bayesgen.inference.schedules import chain_plan
 from bayesgen.models import FunctionalModel
 from bayesgen.predictive import Forward
+from bayesgen.workflow import prior_scale
 from bayesgen.workflow.job import Job, make_job
 from bayesgen.workflow.prior_scale import Curve, Trial, short_run, tune_scale
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from bayesgen.errors import UserError
 from bayesgen.parameters import Layout
-from bayesgen.priors.learned import LearnedPrior
-from bayesgen.priors.placed import Placed
+from bayesgen.priors import Weights
+from bayesgen.priors.learned import LearnedPrior, Matched
 from tests.priors.files import SHAPES, agree, exact, layout_of, random_prior
 
 INNER = {name: shape for name, shape in SHAPES.items() if name.startswith("bert.")}
@@ -22,21 +22,21 @@ def started(layout: Layout) -> Tensor:
     return torch.randn(layout.size, generator=torch.Generator().manual_seed(5))
 
 
-def placed(
+def matched(
     prior: LearnedPrior, shapes: Shapes, new: tuple[str, ...] = (), free: tuple[str, ...] = (),
     base: str = "bert",
-) -> tuple[Placed, Layout, Tensor]:  # fmt: skip
+) -> tuple[Matched, Layout, Tensor]:  # fmt: skip
     layout = layout_of(shapes)
     theta = started(layout)
-    return prior.on(layout, theta, new=new, free=free, base=base), layout, theta
+    return prior.match(Weights(theta, layout, new, free, base)), layout, theta
 
 
 def refusal(shapes: Shapes, new: tuple[str, ...] = (), free: tuple[str, ...] = ()) -> str:
     with pytest.raises(UserError) as caught:
-        placed(random_prior(), shapes, new, free)
+        matched(random_prior(), shapes, new, free)
     line = str(caught.value)
     assert len(line.splitlines()) == 1
-    assert line.startswith("--prior-path: the prior is of another model ('tiny-bert')")
+    assert line.startswith("`prior_path`: the prior is of another model ('tiny-bert')")
     return line
 
 
@@ -44,7 +44,7 @@ def refusal(shapes: Shapes, new: tuple[str, ...] = (), free: tuple[str, ...] = (
 @pytest.mark.parametrize("rank", [0, 1, 4])
 def test_density_and_gradient_are_the_gaussians(scale: float, rank: int) -> None:
     prior = random_prior(rank)
-    found, layout, _ = placed(prior, SHAPES)
+    found, layout, _ = matched(prior, SHAPES)
     density = found.density(scale, epsilon=1e-4, head_std=0.2)
     truth = exact(prior.mean, prior.variance, prior.deviations, scale, 1e-4)
     agree(density, truth, prior.mean + 0.1 * started(layout))
@@ -53,7 +53,7 @@ def test_density_and_gradient_are_the_gaussians(scale: float, rank: int) -> None
 
 def test_the_scale_multiplies_both_parts_of_the_covariance_but_not_the_floor() -> None:
     prior = random_prior()
-    found, *_ = placed(prior, SHAPES)
+    found, *_ = matched(prior, SHAPES)
     one, two = (found.density(scale, epsilon=1e-3, head_std=0.2) for scale in (1.0, 2.0))
     torch.testing.assert_close(two.variance - 1e-3, 2 * (one.variance - 1e-3))
     torch.testing.assert_close(two.factor, 2**0.5 * one.factor)
@@ -69,7 +69,7 @@ def test_names_are_matched_under_another_head_and_in_another_order() -> None:
     back = {name.replace("bert.", "encoder."): shape for name, shape in reversed(INNER.items())}
     head = ("classifier.weight", "classifier.bias")
     shapes = {**back, head[0]: (3, 4), head[1]: (3,)}
-    found, layout, theta = placed(prior, shapes, new=head, base="encoder")
+    found, layout, theta = matched(prior, shapes, new=head, base="encoder")
     assert found.missing == head
     assert found.kept == ()
     assert found.extra == ("cls.decoder.bias",)
@@ -96,7 +96,7 @@ def test_names_are_matched_under_another_head_and_in_another_order() -> None:
 def test_a_pooler_that_no_training_upstream_has_seen_stays_where_it_was_loaded() -> None:
     pooler = ("bert.pooler.dense.weight", "bert.pooler.dense.bias")
     shapes = {**INNER, pooler[0]: (4, 4), pooler[1]: (4,)}
-    found, layout, theta = placed(random_prior(), shapes, free=pooler)
+    found, layout, theta = matched(random_prior(), shapes, free=pooler)
     assert found.missing == found.kept == pooler
     loaded, mean = layout.views(theta), layout.views(found.mean)
     density = found.density(1.0, epsilon=1e-4, head_std=0.3)
@@ -113,16 +113,16 @@ def test_a_head_of_other_classes_is_missing_and_one_of_the_same_is_taken() -> No
     names = tuple(head)
     wider = {**INNER, "classifier.weight": (3, 4), "classifier.bias": (3,)}
     for new, free in ((names, ()), ((), names)):
-        found, *_ = placed(prior, wider, new, free)
+        found, *_ = matched(prior, wider, new, free)
         assert found.missing == names
         assert found.extra == names
-    found, *_ = placed(prior, {**INNER, **head}, new=names)
+    found, *_ = matched(prior, {**INNER, **head}, new=names)
     assert found.missing == ()
 
 
 def test_a_part_of_the_parameters_has_its_part_of_the_prior() -> None:
     block = {name: shape for name, shape in INNER.items() if ".layer.1." in name}
-    found, _, theta = placed(random_prior(), block)
+    found, _, theta = matched(random_prior(), block)
     assert found.there.all()
     assert len(found.extra) == 4
     assert len(found.mean) == len(theta)
@@ -159,6 +159,6 @@ def test_a_layer_that_it_knows_in_part_is_refused() -> None:
     ("scale", "epsilon", "head_std"), [(1e300, 1e-6, 0.2), (1e-60, 1e-60, 0.2), (1.0, 1e-6, 1e30)]
 )
 def test_numbers_beyond_float32_are_one_line(scale: float, epsilon: float, head_std: float) -> None:
-    found, *_ = placed(random_prior(), {**INNER, "new.weight": (2,)}, new=("new.weight",))
-    with pytest.raises(UserError, match=r"`prior_scale` .* too small or too large"):
+    found, *_ = matched(random_prior(), {**INNER, "new.weight": (2,)}, new=("new.weight",))
+    with pytest.raises(UserError, match=r"`prior_scale=.* too small or too large"):
         found.density(scale, epsilon=epsilon, head_std=head_std)

@@ -1,0 +1,200 @@
+"""The file of a learned prior: one safetensors file that describes itself.
+
+It holds `mean` (μ), `variance` (v) and `deviations` (Q, already divided by √(K − 1)), and as
+metadata the parameters that they are of, the model that they belong to, and how they were learned.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from bayesgen.config import PriorSettings
+from bayesgen.errors import UserError
+from bayesgen.parameters import Layout
+from bayesgen.priors.base import Weights
+from bayesgen.priors.learned import SHIFT, TENSORS, LearnedPrior, Matched, bare
+from bayesgen.priors.low_rank import LowRankGaussian
+from bayesgen.runs import atomic_save, file_sha256, finite
+from bayesgen.runs.files import parse_record
+from bayesgen.runs.record import adds_up
+
+FILE = "prior.safetensors"
+"""The name of a prior in a folder."""
+KEY = "bayesgen_prior"
+FORMAT = 1
+CONVENTION = (
+    "theta ~ N(mean, scale * 0.5 * (diag(variance) + deviations^T deviations) + epsilon * I);"
+    " deviations [K, P] are already divided by sqrt(K - 1); scale multiplies the covariance"
+)
+FARTHEST = 1e6
+"""More than a path is long."""
+FAR = 1.0
+"""Distance of a prior's mean from the weights, over their length, beyond which it is of another
+model: of two that were trained apart it is about √2."""
+HEAD_STD = 0.5
+"""Standard deviation of what a learned prior does not know, unless another is given: a logit of a
+normalised encoder's classifier has one of about 2 before any data."""
+
+
+def build(settings: PriorSettings, weights: Weights) -> LowRankGaussian:
+    """`swag` or `laplace`: the density of the file in `prior_path`.
+
+    Raises:
+        UserError: it is missing, damaged, or of another model.
+    """
+    head_std = HEAD_STD if settings.head_prior_std is None else settings.head_prior_std
+    return read_for(settings, weights).density(
+        float(settings.prior_scale), epsilon=settings.prior_epsilon, head_std=head_std
+    )
+
+
+def read_for(settings: PriorSettings, weights: Weights) -> Matched:
+    """The learned prior in `prior_path`, matched to `weights` by parameter name.
+
+    Raises:
+        UserError: it is missing, damaged, or of another model.
+    """
+    assert settings.prior_path is not None
+    prior = read_prior(Path(settings.prior_path))
+    if settings.learned_prior and prior.method not in {None, settings.prior}:
+        raise UserError(
+            f"`prior={settings.prior}`: the prior in '{settings.prior_path}' was learned by"
+            f" {prior.method}; say `prior={prior.method}`"
+        )
+    if not settings.learned_prior:  # it is for the mean alone
+        prior = replace(prior, deviations=prior.deviations[:0])
+    found = prior.match(weights)
+    if found.distance > FAR:
+        raise UserError(
+            "`prior_path`: the prior is of another model: its mean lies"
+            f" {found.distance:.0%} of the length of the weights from them, and fine-tunes stay"
+            " far below that; name the prior of this model"
+        )
+    return found
+
+
+def write_prior(prior: LearnedPrior, path: Path) -> None:
+    """Put the file at `path`; whole or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    content = {
+        "format": FORMAT,
+        "convention": CONVENTION,
+        "rank": prior.rank,
+        "parameters": prior.layout.to_json(),
+        **prior.record,
+    }
+    tensors = {name: getattr(prior, name).float().cpu().contiguous() for name in TENSORS}
+    atomic_save(path, tensors, {KEY: json.dumps(finite(content), allow_nan=False)})
+
+
+def read_prior(path: Path, setting: str = "`prior_path`") -> LearnedPrior:
+    """The prior in the file at `path`, or in the folder; nothing in it is executed.
+
+    Raises:
+        UserError: there is none, it is damaged, or it is none of ours.
+    """
+    with _opened(path, setting) as (file, name):
+        metadata = file.metadata() or {}
+        if KEY not in metadata:
+            raise UserError(
+                f"{name} holds no prior (its metadata lack '{KEY}'); published files are imported"
+                " by: bayesgen prior import"
+            )
+        layout, record = _described(metadata[KEY], name)
+        rank = record.pop("rank", None)
+        record.pop("convention", None)
+        for key in TENSORS:
+            if file.get_slice(key).get_dtype() != "F32":
+                raise ValueError(f"'{key}' is not float32")
+        tensors = {key: file.get_tensor(key) for key in TENSORS}
+        prior = LearnedPrior(**tensors, layout=layout, record=record)
+        if rank != prior.rank:
+            raise ValueError(f"it has {prior.rank} deviations, and says otherwise")
+        collected = record.get("upstream", {}).get("collected")
+        if isinstance(collected, int) and collected < prior.rank:
+            raise ValueError(f"{prior.rank} deviations of {collected} collected models")
+        fault = prior.fault()
+        if fault is not None:
+            raise ValueError(fault)
+    return prior
+
+
+def rank_in(path: Path) -> int:
+    """K of the prior in the file or folder `path`, without reading its numbers.
+
+    Raises:
+        UserError: it is not there, or damaged.
+    """
+    with _opened(path, "`prior_path`") as (file, _):
+        return int(file.get_slice("deviations").get_shape()[0])
+
+
+def fingerprint(path: Path) -> str:
+    """sha256 of the file of a prior, or of that in a folder."""
+    return file_sha256(path / FILE if path.is_dir() else path)
+
+
+@contextmanager
+def _opened(path: Path, setting: str) -> Iterator[tuple[Any, str]]:
+    """The file at `path` or in the folder, and what messages call it.
+
+    Raises:
+        UserError: it is not there, or whatever is done with it shows that it is damaged.
+    """
+    path = path / FILE if path.is_dir() else path
+    if not path.is_file():
+        raise UserError(
+            f"{setting}: no file at '{path}'; scripts/learn_prior.py or a run with `sampler`"
+            " laplace writes one, and 'bayesgen prior import' makes one of published files"
+        )
+    name = f"{setting}: '{path}'"
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file, name
+    except (
+        OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError,
+    ) as error:  # fmt: skip
+        text = " ".join(str(error).split()) or type(error).__name__
+        line = "".join(c for c in text if c.isprintable())[:200]
+        raise UserError(f"{name} is damaged ({line}); copy it anew") from error
+
+
+def _described(text: str, name: str) -> tuple[Layout, dict[str, Any]]:
+    """The layout and the rest of what the metadata say.
+
+    Raises:
+        UserError: another version wrote them.
+        ValueError: they cannot be true.
+    """
+    content = parse_record(text)
+    if content.pop("format", None) != FORMAT:
+        raise UserError(
+            f"{name} has another format than this version reads ({FORMAT}); learn the prior anew,"
+            " or use the version that wrote it"
+        )
+    layout = Layout.from_json(adds_up(content.pop("parameters", None)))
+    model, upstream = content.get("model", {}), content.get("upstream", {})
+    if not (isinstance(model, dict) and isinstance(upstream, dict)):
+        raise ValueError("'model' or 'upstream' is no record")
+    base = model.get("base", "")
+    if not (isinstance(base, str) and isinstance(model.get("name", ""), str | None)):
+        raise ValueError("the model's name or base is no text")
+    shift = upstream.get(SHIFT) or 0.0
+    if isinstance(shift, bool) or not isinstance(shift, int | float) or abs(shift) > FARTHEST:
+        raise ValueError(f"'{SHIFT}' is no number, or cannot be")
+    # names stand in messages, which are one line and leave the terminal as it is
+    if not all(name.isprintable() for name in layout.names):
+        raise ValueError("a parameter's name cannot be printed")
+    if len({bare(name, base) for name in layout.names}) < len(layout.names):
+        raise ValueError(f"two of its parameters have one name beside the prefix '{base}'")
+    return layout, content

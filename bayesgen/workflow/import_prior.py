@@ -1,0 +1,155 @@
+"""A prior that another program learned, with the parameter names that its files lack."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bayesgen.config import PriorImportSettings
+from bayesgen.errors import UserError, warn
+from bayesgen.models import FunctionalModel
+from bayesgen.priors.foreign import read_pt
+from bayesgen.priors.learned import LearnedPrior, listed
+from bayesgen.priors.prior_file import FAR
+from bayesgen.priors.published import import_published, spread_ratio, weights_of
+from bayesgen.priors.swag_state import collected, import_swag_state, left_out, swag_state
+from bayesgen.runs import file_sha256
+
+FILES = {"mean": "mean", "variance": "variance", "deviations": "covmat", "model_file": "model"}
+"""Setting -> what the name of a published file ends with, before .pt."""
+NEEDED = ("mean", "variance", "deviations")
+
+
+def check_files(settings: PriorImportSettings) -> PriorImportSettings:
+    """`settings` with the files that `published` stands for.
+
+    Raises:
+        UserError: a setting is missing or has no effect beside the others, or a file is not there.
+    """
+    given = [name for name in (*FILES, "rows", "order") if getattr(settings, name) is not None]
+    if settings.swag_state is not None and settings.published is not None:
+        raise UserError("`published` and `swag_state`: give one of them")
+    if settings.swag_state is not None and given:
+        raise UserError(f"`{given[0]}` has no effect beside `swag_state`; give one of them")
+    if settings.published is not None and set(given) & set(FILES):
+        raise UserError(f"`{given[0]}` has no effect beside `published`, which names it")
+    if settings.swag_state is None and settings.published is None:
+        for name in NEEDED:
+            if name not in given:
+                raise UserError(
+                    f"`{name}` is missing: name `mean`, `variance` and `deviations`, or"
+                    " `published`, or `swag_state`"
+                )
+    if settings.model is None:
+        raise UserError("`model` is missing: name the model that the prior was learned from")
+    if settings.out is None:
+        raise UserError("`out` is missing: name the file to write")
+    if Path(settings.out).exists():
+        raise UserError(f"`out`: '{settings.out}' is there already; name a file that is not")
+    return settings if settings.published is None else _found(settings, settings.published)
+
+
+def _found(settings: PriorImportSettings, stem: str) -> PriorImportSettings:
+    """`settings` with the files whose path begins with `stem`, or that lie in the folder."""
+    if Path(stem).is_dir():
+        stems = sorted(str(p).removesuffix("_mean.pt") for p in Path(stem).glob("*_mean.pt"))
+        if len(stems) != 1:
+            what = "no *_mean.pt" if not stems else f"{len(stems)} priors, such as '{stems[0]}'"
+            raise UserError(f"`published`: '{stem}' holds {what}; name the files up to the _")
+        stem = stems[0]
+    paths: dict[str, Any] = {name: f"{stem}_{end}.pt" for name, end in FILES.items()}
+    if not Path(paths["model_file"]).is_file():
+        paths["model_file"] = None
+    for name in NEEDED:
+        if not Path(paths[name]).is_file():
+            raise UserError(f"`published`: no file at '{paths[name]}'")
+    return replace(settings, **paths)
+
+
+def import_prior(settings: PriorImportSettings, model: FunctionalModel) -> LearnedPrior:
+    """The prior in the files of `settings`, of parameters of `model`.
+
+    Raises:
+        UserError: a file is damaged, or does not fit the model; or nobody said whether the
+            deviations are divided by √(K − 1).
+    """
+    read = {
+        name: read_pt(Path(path), f"`{name}`")
+        for name in (*FILES, "swag_state")
+        if (path := getattr(settings, name)) is not None
+    }
+    files = {Path(path := getattr(settings, name)).name: file_sha256(Path(path)) for name in read}
+    record: dict[str, dict[str, Any]] = {
+        "model": {"name": model.info.name, "sha256": model.info.sha256},
+        "upstream": {"method": "swag", "imported": files},
+    }
+    if settings.swag_state is not None:
+        state = swag_state(read["swag_state"])
+        record["upstream"]["collected"] = collected(state)
+        prior = import_swag_state(
+            state, model.module, parameters=settings.parameters, record=record
+        )
+        extra = left_out(state, prior)
+        if extra:
+            warn(f"left out, not among the chosen parameters: {listed(extra)}")
+        return prior
+    record["upstream"]["rows"] = settings.rows
+    weights = read.pop("model_file", None)
+    prior = import_published(
+        **read,
+        module=model.module,
+        divided=settings.rows == "divided",  # of fewer than 3 deviations both are the same
+        parameters=settings.parameters,
+        order=settings.order,
+        weights=None if weights is None else weights_of(weights, "`model_file`"),
+        record=record,
+    )
+    _judge_rows(settings.rows, prior)
+    return prior
+
+
+def _judge_rows(rows: str | None, prior: LearnedPrior) -> None:
+    """Compare `rows` with what the numbers themselves say; refuse to go on without it.
+
+    Raises:
+        UserError: the deviations are three or more, and nobody said whether they are divided.
+    """
+    if prior.rank < 3:
+        if rows is not None:
+            raise UserError(
+                f"`rows={rows}`: has no effect on {prior.rank} deviations; leave the setting out"
+            )
+        return
+    ratio = spread_ratio(prior.variance, prior.deviations)
+    if ratio is None:
+        found, likely = "the variances do not show it", rows
+    else:
+        raw = ratio if rows == "divided" else ratio * (prior.rank - 1)
+        found = (
+            f"their squares sum to {raw:.3g} times the variances, where about 1 is expected of"
+            f" divided rows and about {prior.rank - 1} of others"
+        )
+        likely = "divided" if raw < math.sqrt(prior.rank - 1) else "undivided"
+    if rows is None:
+        raise UserError(
+            "`rows`: say whether the deviations are divided by √(K − 1) already (divided, as by the"
+            f" code of the published priors) or not (undivided); {found}"
+        )
+    if likely != rows:
+        warn(f"`rows={rows}`: {found}")
+
+
+def distance(prior: LearnedPrior, model: FunctionalModel) -> float:
+    """Of the prior's mean from the model's own weights, over the length of these; warns where it is
+    that of another model."""
+    weights = prior.layout.ravel(dict(model.module.named_parameters()))
+    length = float(weights.norm())
+    found = float((prior.mean - weights).norm()) / length if length else math.inf
+    if found > FAR:
+        warn(
+            "`model`: its weights are not near the prior's mean; is it the model that the prior was"
+            " learned from?"
+        )
+    return found
