@@ -195,4 +195,4 @@ def test_a_prior_object(here: Path) -> None:
             return "Cauchy(0, 1)"
 
     posterior = bayesgen.sample("model.pt", "corpus.txt", prior=Cauchy(), **SHORT)
-    assert posterior.info["prior"]["density"] == "Cauchy(0, 1)"
+    assert posterior.info.prior["density"] == "Cauchy(0, 1)"

@@ -93,10 +93,11 @@ def assert_close(found: Any, stored: Any, where: str = "") -> None:
 def test_a_posterior_is_opened(here: Path, draws: int, sampler: str) -> None:
     posterior = bayesgen.Posterior.load("run")
     assert len(posterior) == draws
-    assert posterior.info["sampler"] == sampler
+    assert posterior.info is not None
+    assert posterior.info.sampler == sampler
     assert all(theta.shape == (posterior.layout.size,) for theta in posterior)
-    task = posterior.info["settings"]["task"]
-    model = bayesgen.load_model(posterior.info["settings"]["model"], task=task)
+    task = posterior.info.settings["task"]
+    model = bayesgen.load_model(posterior.info.settings["model"], task=task)
     assert posterior.layout.size <= model.num_parameters
 
 

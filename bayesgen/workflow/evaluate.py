@@ -138,18 +138,18 @@ def _inputs(posterior: Posterior, data: Any) -> Inputs:
     """What is scored: the run's own data, or others."""
     model, info = posterior.model, posterior.info
     key = "data" if model.info.task in LABELS else "corpus"
-    stored = info.get("settings", {})
+    stored = info.settings if info else {}
     own = DataSettings(**{f.name: stored.get(f.name, f.default) for f in fields(DataSettings)})
     if data is not None and not isinstance(data, str | Path):
-        return scored_whole(model, data, own, info.get("data", {}).get("classes"))
+        return scored_whole(model, data, own, info.data.classes if info else None)
     if data is None and (not info or getattr(own, key) == GIVEN):
         raise UserError("`data`: these draws are of data that were given in Python; give them")
     chosen = own if data is None else replace(own, **dict[str, Any]({key: str(data)}))
-    inputs = read_inputs(model, chosen, info.get("block_size"))
-    if info and inputs.data["sha256"] != info["data"]["sha256"]:
+    inputs = read_inputs(model, chosen, info.block_size if info else None)
+    if info and inputs.data["sha256"] != info.data.sha256:
         if data is None:
             raise UserError(
-                f"`{key}`: '{inputs.data['name']}' is not what the run '{info['data']['name']}' was"
+                f"`{key}`: '{inputs.data['name']}' is not what the run '{info.data.name}' was"
                 " made on any more (its sha256 differs); copy it back, or give other `data`"
             )
         warn(f"'{inputs.data['name']}' is not what the run was made on: its own splits are scored")

@@ -178,12 +178,12 @@ def _place(task: str, data: Any) -> dict[str, Any]:
 def _require_same(run: Run, sampler: str, settings: TrainSettings) -> None:
     """Refuse to continue or open a run that was made with other settings."""
     record = run.record()
-    if record["sampler"] != sampler:
-        raise UserError(f"`out`: '{run.path}' holds a run of {record['sampler']}; name another")
+    if record.sampler != sampler:
+        raise UserError(f"`out`: '{run.path}' holds a run of {record.sampler}; name another")
     now = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(settings).items()}
     for key, value in now.items():
-        if key not in {*CHANGEABLE, "model"} and record["settings"].get(key) != value:
+        if key not in {*CHANGEABLE, "model"} and record.settings.get(key) != value:
             raise UserError(
                 f"`{key}={value}`: the run in '{run.path}' was made with"
-                f" {record['settings'].get(key)}; name another `out`, or give the same settings"
+                f" {record.settings.get(key)}; name another `out`, or give the same settings"
             )
