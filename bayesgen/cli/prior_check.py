@@ -65,11 +65,11 @@ def main(argv: list[str]) -> int:
     from bayesgen.reports.tables import show
     from bayesgen.workflow.check_prior import check_prior
 
-    checked = check_prior(settings)
-    print("\n".join(checked.lines()))
-    show(predictive_table(checked.found))
-    if checked.found.entropy is not None and checked.found.aleatoric is not None:
-        total, aleatoric = checked.found.entropy, checked.found.aleatoric
+    lines, found = check_prior(settings)
+    print("\n".join(lines))
+    show(predictive_table(found))
+    if found.entropy is not None and found.aleatoric is not None:
+        total, aleatoric = found.entropy, found.aleatoric
         print(
             f"entropy {total:.4f} = {aleatoric:.4f} aleatoric + {total - aleatoric:.4f} epistemic"
             " nats"

@@ -1,9 +1,9 @@
 """What a prior is: a density on θ, and how one of your own is added.
 
-A prior of your own is one file: the density, and a line that gives it a name.
+A prior of your own is one file, such as mylaplace.py: the density, and its name.
 
-    # mylaplace.py
-    import torch
+    import math
+
     from bayesgen.priors import PRIORS, Prior, PriorSpec
 
     class MyLaplace(Prior):

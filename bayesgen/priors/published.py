@@ -121,23 +121,22 @@ def _in_order(
             " in torchvision; say which order the files have, torchvision (as those that were"
             " published) or module, or let `model_file` show it"
         )
-    candidates = list(orders.values()) if order is None else [orders[order]]
+    candidates = [orders[order]] if order is not None else list(orders.values())
     first = candidates[0]
     if weights is None:
         return first
-    shapes = [tensor.shape for tensor in weights.values()]
+    there = [(name, list(tensor.shape)) for name, tensor in weights.items()]
     for each in candidates:
-        if [named[name].shape for name in each] == shapes:
+        if [list(named[name].shape) for name in each] == [shape for _, shape in there]:
             return each
-    for name, (other, tensor) in zip(first, weights.items(), strict=False):
-        if named[name].shape != tensor.shape:
+    for name, (other, shape) in zip(first, there, strict=False):
+        if (own := list(named[name].shape)) != shape:
             raise UserError(
-                f"`model_file`: '{other}' is {list(tensor.shape)} there and '{name}'"
-                f" {list(named[name].shape)} in the model, which should be the same: it is of"
-                " another model, or in another `order`"
+                f"`model_file`: '{other}' is {shape} there and '{name}' {own} in the model, which"
+                " should be the same: it is of another model, or in another `order`"
             )
     raise UserError(
-        f"`model_file`: it has {len(shapes)} parameters, and the prior is of {len(first)}: it is of"
+        f"`model_file`: it has {len(there)} parameters, and the prior is of {len(first)}: it is of"
         " another model"
     )
 

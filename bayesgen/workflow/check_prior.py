@@ -2,51 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
 from bayesgen.config import CheckPriorSettings, ScoringSettings
 from bayesgen.errors import warn
 from bayesgen.evaluation.passes import evenly_spaced
 from bayesgen.evaluation.prior_predictive import PriorPredictive, prior_predictive
-from bayesgen.models import FunctionalModel
-from bayesgen.priors.base import Prior, build_prior
+from bayesgen.priors.base import build_prior
 from bayesgen.workflow.inputs import read_inputs
 from bayesgen.workflow.job import weights_of
 from bayesgen.workflow.loading import model_of
 from bayesgen.workflow.preflight import prior_rows
 
 
-@dataclass(frozen=True)
-class CheckedPrior:
-    """A prior, the model that it is for, and what its draws predict.
-
-    Attributes:
-        data: name of the validation data.
-        labels: how many labels were predicted.
-    """
-
-    prior: Prior
-    model: FunctionalModel
-    data: str
-    labels: int
-    found: PriorPredictive
-
-    def lines(self) -> list[str]:
-        """What was drawn from, and what was predicted, a line each."""
-        size, whole = self.model.layout.size, self.model.num_parameters
-        return [
-            f"prior: {self.prior.describe()}; the weights' own sd is"
-            f" {float(self.model.theta.std()):.3g}",
-            f"of {size:,} parameters ({whole - size:,} others stay)",
-            *(f"{title}: {text}" for title, text in prior_rows(self.prior.record())),
-            f"{len(self.found.draws)} draws on {self.labels:,} labels of {self.data}'s validation",
-        ]
-
-
-def check_prior(settings: CheckPriorSettings) -> CheckedPrior:
+def check_prior(settings: CheckPriorSettings) -> tuple[list[str], PriorPredictive]:
     """Draw weights from the prior of `settings`, and predict validation rows by them.
+
+    Returns:
+        What was drawn from and what was predicted, in lines; and the predictions.
 
     Raises:
         UserError: the model, the data or the prior cannot be read, or do not go together.
@@ -65,4 +38,11 @@ def check_prior(settings: CheckPriorSettings) -> CheckedPrior:
             " these weights are sure of what they cannot know; lower `prior_scale` (or"
             " `prior_std`), or `head_prior_std`"
         )
-    return CheckedPrior(prior, model, inputs.data["name"], rows.num_targets, found)
+    size, data = model.layout.size, inputs.data["name"]
+    lines = [
+        f"prior: {prior.describe()}; the weights' own sd is {float(model.theta.std()):.3g}",
+        f"of {size:,} parameters ({model.num_parameters - size:,} others stay)",
+        *(f"{title}: {text}" for title, text in prior_rows(prior.record())),
+        f"{len(draws)} draws on {rows.num_targets:,} labels of {data}'s validation",
+    ]
+    return lines, found

@@ -116,22 +116,20 @@ def _judge_rows(rows: str | None, prior: LearnedPrior) -> None:
     Raises:
         UserError: the deviations are three or more, and nobody said whether they are divided.
     """
-    if prior.rank < 3:
-        if rows is not None:
-            raise UserError(
-                f"`rows={rows}`: has no effect on {prior.rank} deviations; leave the setting out"
-            )
+    rank = prior.rank
+    if rank < 3 and rows is not None:
+        raise UserError(f"`rows={rows}`: has no effect on {rank} deviations; leave the setting out")
+    if rank < 3:
         return
     ratio = spread_ratio(prior.variance, prior.deviations)
-    if ratio is None:
-        found, likely = "the variances do not show it", rows
-    else:
-        raw = ratio if rows == "divided" else ratio * (prior.rank - 1)
+    found, likely = "the variances do not show it", rows
+    if ratio is not None:
+        raw = ratio if rows == "divided" else ratio * (rank - 1)
+        likely = "divided" if raw < math.sqrt(rank - 1) else "undivided"
         found = (
             f"their squares sum to {raw:.3g} times the variances, where about 1 is expected of"
-            f" divided rows and about {prior.rank - 1} of others"
+            f" divided rows and about {rank - 1} of others"
         )
-        likely = "divided" if raw < math.sqrt(prior.rank - 1) else "undivided"
     if rows is None:
         raise UserError(
             "`rows`: say whether the deviations are divided by √(K − 1) already (divided, as by the"
