@@ -7,21 +7,21 @@ file held back for validation, scored on the 7,600 rows of its test file. SST-2:
 file. The temperature of `temperature_scaled` is fitted on validation rows.
 
 The chain's settings were chosen by validation NLL with seed 1: on AG News the presets; on SST-2,
-where the best settings are level within the noise (0.2249 to 0.2254 with --eval-splits val
---eval-max-samples 2500; scaled temperature: 0.2234), the shortest chain of these. Two hotter and
-longer ones had been scored on SST-2's test rows before (NLL 0.209, seed 1): its row is not blind.
+where the best settings are equal within the noise (0.2249 to 0.2254 on 2,500 validation rows;
+scaled temperature: 0.2234), the shortest chain of these. Two hotter and longer ones had been scored
+on SST-2's test rows before (NLL 0.209, seed 1): its test scores are not blind.
 
 Other sets of parameters (AG News, seed 1) have the same settings, which were not chosen for them. A
-head alone drifts to where its fixed features, fitted to the training rows, make it surer than it
-should be; for all 22.7 M parameters T = 0.5 is far too hot, as the opening of the run warns (P T/2N
-is 630 nats an observation).
+head alone drifts to where its fixed features, fitted to the training rows, make it overconfident;
+for all 22.7 M parameters T = 0.5 is much too hot, as the pre-flight table warns (P T/2N is 630 nats
+per observation).
 
-Texts of the other data set are the out-of-distribution ones, against all rows (first seed and first
-set of parameters only): AUROC by the mixture's mutual information ("epistemic"), its entropy, and
-the network's own entropy and largest probability.
+The texts of the other data set are out of distribution, and are compared with all rows (first seed
+and first set of parameters only): AUROC by the mixture's mutual information ("epistemic"), by its
+entropy, and by the network's own entropy and largest probability.
 
-Every fine-tune, run and score is kept under --folder and not made again, so that the command can be
-stopped and repeated; --table-only writes the table from what is there.
+Every fine-tune, run and score is kept under --folder and reused, so the command can be stopped and
+repeated; --table-only writes the table from what is there.
 
     python results/classification.py --model models/all-MiniLM-L6-v2 --seeds 1 2 3
     python results/classification.py --model models/all-MiniLM-L6-v2 --seeds 1 --sets ag_news \\
@@ -32,16 +32,26 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common import call, finetune, interval, mean_sd, report, sample
+from common import (
+    DATA_DIR,
+    PREDICTORS,
+    finetune,
+    interval,
+    mean_sd,
+    report,
+    sample,
+    script,
+)
+
+import bayesgen
 
 TABLE = Path(__file__).with_suffix(".md")
-TASK = ("--task", "sequence-classification")
-PREDICTORS = ("deterministic", "temperature_scaled", "posterior_mean", "mean_of_draws", "bma")
+TASK = "sequence-classification"
 COLUMNS = ("accuracy", "nll", "ece", "brier")
 
 
@@ -50,25 +60,27 @@ class Data:
     """One data set.
 
     Attributes:
-        finetune: flags of the fine-tune.
-        chain: flags of the chain, where it is not the presets'.
+        epochs: of the fine-tune.
         split: what is scored.
-        far: the data set whose texts are out of distribution.
+        ood: the data set whose texts are out of distribution.
+        train_samples: training rows; None for all of them.
+        chain: settings of the chain that are not the presets'.
     """
 
     name: str
-    finetune: tuple[str, ...]
+    epochs: float
     split: str
-    far: str
-    chain: tuple[str, ...] = ()
+    ood: str
+    train_samples: int | None = None
+    chain: Mapping[str, Any] = field(default_factory=dict)
 
 
 SETS = (
-    Data("ag_news", ("--num-train-epochs", "2"), "test", "sst2"),
+    Data("ag_news", 2.0, "test", "sst2"),
     Data(
-        "sst2", ("--num-train-epochs", "1", "--train-samples", "30000"), "test", "ag_news",
-        ("--temperature", "2", "--learning-rate", "0.1", "--warmup-steps", "20",
-         "--sampling-steps", "120", "--thinning", "10"),
+        "sst2", 1.0, "test", "ag_news", 30_000,
+        {"temperature": 2.0, "learning_rate": 0.1, "warmup_steps": 20, "sampling_steps": 120,
+         "thinning": 10},
     ),
 )  # fmt: skip
 
@@ -81,29 +93,29 @@ class Study:
     data_dir: str | None
     folder: Path
 
-    def flags(self, data: Data) -> tuple[str, ...]:
-        where = () if self.data_dir is None else ("--data-dir", self.data_dir)
-        return ("--data", data.name, *where, *TASK)
+    def of_data(self, data: Data, seed: int) -> dict[str, Any]:
+        """Settings of a fine-tune and of the chain that follows it."""
+        return {
+            "data": data.name, "data_dir": self.data_dir, "task": TASK,
+            "train_samples": data.train_samples, "seed": seed,
+        }  # fmt: skip
 
     def finetuned(self, data: Data, seed: int) -> Path:
         return finetune(
-            self.folder / data.name / f"finetuned_{seed}", "--model", self.model,
-            *self.flags(data), *data.finetune, "--learning-rate", "1e-4",
-            "--per-device-train-batch-size", "32", "--max-length", "64", "--bf16",
-            "--seed", str(seed),
+            self.folder / data.name / f"finetuned_{seed}", **self.of_data(data, seed),
+            model=self.model, num_train_epochs=data.epochs, learning_rate=1e-4,
+            per_device_train_batch_size=32, max_length=64, bf16=True,
         )  # fmt: skip
 
     def posterior(self, data: Data, seed: int, parameters: str) -> Path:
-        samples = data.finetune[-2:] if "--train-samples" in data.finetune else ()
         return sample(
-            self.run(data, seed, parameters), "--model", str(self.finetuned(data, seed)),
-            *self.flags(data), *samples, *data.chain, "--block-size", "64", "--sampler", "sghmc",
-            "--parameters", parameters, "--precision", "bf16", "--seed", str(seed), "--eval",
-            "--eval-precision", "bf16",
+            self.run(data, seed, parameters), **self.of_data(data, seed), **data.chain,
+            model=self.finetuned(data, seed), block_size=64, sampler="sghmc",
+            parameters=parameters, precision="bf16", eval=True, eval_precision="bf16",
         )  # fmt: skip
 
-    def outside(self, data: Data, seed: int, parameters: str) -> dict[str, Any] | None:
-        """What tells texts of the other data set from the rows of this one."""
+    def ood(self, data: Data, seed: int, parameters: str) -> dict[str, Any] | None:
+        """How well each score separates the texts of the other data set from this one's."""
         out = self.run(data, seed, parameters)
         for path in sorted(out.glob("bayesian_eval_*[0-9].json")):
             found = json.loads(path.read_text())["splits"].get(data.split, {}).get("ood")
@@ -111,12 +123,10 @@ class Study:
                 return dict(found["scores"])
         return None
 
-    def evaluate_outside(self, data: Data, seed: int, parameters: str) -> None:
-        if self.outside(data, seed, parameters) is None:
-            call(
-                "evaluate", str(self.run(data, seed, parameters)), "--ood-data", data.far,
-                "--eval-precision", "bf16", "--eval-splits", data.split,
-            )  # fmt: skip
+    def evaluate_ood(self, data: Data, seed: int, parameters: str) -> None:
+        if self.ood(data, seed, parameters) is None:
+            run = self.run(data, seed, parameters)
+            bayesgen.evaluate(run, splits=[data.split], ood_data=data.ood, precision="bf16")
 
     def run(self, data: Data, seed: int, parameters: str) -> Path:
         name = "".join(c if c.isalnum() else "_" for c in parameters)
@@ -160,7 +170,7 @@ def predictors(found: Sequence[Row]) -> list[str]:
     return lines
 
 
-def trust(found: Sequence[Row], outside: dict[str, Any] | None) -> list[str]:
+def trust(found: Sequence[Row], ood: dict[str, Any] | None) -> list[str]:
     """Accuracy where the least certain fifth is left out, and detection of the other data set."""
     lines = [
         "| ranked by | accuracy at 80 % | OOD AUROC | FPR at 95 % TPR |",
@@ -169,10 +179,9 @@ def trust(found: Sequence[Row], outside: dict[str, Any] | None) -> list[str]:
     for name in found[0].report["selective"]:
         kept = [row.report["selective"][name]["accuracy_at_80"]["estimate"] for row in found]
         shown = [mean_sd(kept), "", ""]
-        if outside is not None and name in outside:
-            far = outside[name]
-            shown[1] = "{estimate:.4f} [{low:.4f}, {high:.4f}]".format(**far["auroc"])
-            shown[2] = f"{far['fpr95']['estimate']:.3f}"
+        if ood is not None and name in ood:
+            shown[1] = "{estimate:.4f} [{low:.4f}, {high:.4f}]".format(**ood[name]["auroc"])
+            shown[2] = f"{ood[name]['fpr95']['estimate']:.3f}"
         lines.append(f"| {name.replace('_', ' ')} | {' | '.join(shown)} |")
     return lines
 
@@ -191,7 +200,7 @@ def table(study: Study, seeds: Sequence[int], kinds: Sequence[str]) -> str:
                 f" {first['num_draws']} draws; mean ± standard deviation over seeds; 95 % intervals"
                 " of the difference for each seed.\n",
                 *predictors(found), "",
-                *trust(found, study.outside(data, seeds[0], parameters)),
+                *trust(found, study.ood(data, seeds[0], parameters)),
             ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
@@ -202,7 +211,7 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--model", default="sentence-transformers/all-MiniLM-L6-v2")
-    parser.add_argument("--data-dir", help="holds the folders ag_news and sst2")
+    parser.add_argument("--data-dir", default=DATA_DIR, help="holds the folders ag_news and sst2")
     parser.add_argument("--sets", nargs="+", choices=[d.name for d in SETS], default=[])
     parser.add_argument(
         "--parameters", nargs="+", default=["layers=-2:,head"], help="what is Bayesian"
@@ -218,11 +227,11 @@ def main() -> None:
                     if data.name in (options.sets or [data.name]):
                         study.posterior(data, seed, parameters)
                         if (parameters, seed) == (options.parameters[0], options.seeds[0]):
-                            study.evaluate_outside(data, seed, parameters)
+                            study.evaluate_ood(data, seed, parameters)
     text = f"{__doc__}{table(study, options.seeds, options.parameters)}"
     TABLE.write_text(text)
     print(text)
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

@@ -1,38 +1,60 @@
-"""What the scripts here share."""
+"""What the scripts here share: fine-tunes and runs that are made once, and numbers as text."""
 
 from __future__ import annotations
 
 import json
+import os
 import statistics
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bayesgen.cli.main import door
+import bayesgen
+from bayesgen.config import BaselineSettings, FinetuneSettings
+from bayesgen.errors import Interrupted, UserError
 from bayesgen.runs import Run
+from bayesgen.workflow import baseline as baselines
+from bayesgen.workflow import finetune as finetunes
+
+PREDICTORS = ("deterministic", "temperature_scaled", "posterior_mean", "mean_of_draws", "bma")
+DATA_DIR = os.environ.get("DATA_DIR")
+"""Default of --data-dir."""
 
 
-def call(command: str, *flags: str) -> None:
-    """Give a command of bayesgen."""
-    if door(command, list(flags)):
-        raise SystemExit(f"'bayesgen {command} {' '.join(flags)}' failed")
+def script(main: Callable[[], None]) -> None:
+    """Run a script; an error that its user can put right is one line, and so is a stop."""
+    try:
+        main()
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
+    except Interrupted as stop:
+        print(f"{stop}, or give this command again", file=sys.stderr)
+        raise SystemExit(128 + stop.signum) from None
 
 
-def finetune(out: Path, *flags: str) -> Path:
-    """Fine-tune into `out`, or take or continue what is there."""
+def baseline(**settings: Any) -> None:
+    """Train a network by nanoGPT's recipe."""
+    baselines.make_baseline(BaselineSettings(**settings))
+
+
+def finetune(out: Path, **settings: Any) -> Path:
+    """Fine-tune into `out`; what is there is continued, or taken as it is."""
     if (out / "unfinished" / "finetune.json").is_file():
-        call("finetune", "--resume", str(out))
+        finetunes.finetune(finetunes.stored_settings(out, {}), out, resumed=True)
     elif not (out / "finetune.json").is_file():
-        call("finetune", *flags, "--out", str(out))
+        chosen = FinetuneSettings(**settings, out=str(out))
+        finetunes.finetune(chosen, finetunes.new_folder(chosen))
     return out
 
 
-def sample(out: Path, *flags: str) -> Path:
-    """Sample into `out` and score, or take or continue what is there."""
-    if not (out / "run.json").is_file():
-        call("train", *flags, "--out", str(out))
-    elif not Run(out).finished:
-        call("train", "--resume", str(out))
+def sample(out: Path, **settings: Any) -> Path:
+    """Sample into `out`, as `bayesgen.sample` does; what is there is continued, or taken as it is.
+
+    A finished run is not compared with the settings, which would load its model and data again.
+    """
+    if not Run(out).finished:
+        bayesgen.sample(out=out, **settings)
     return out
 
 

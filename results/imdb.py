@@ -1,21 +1,20 @@
 """Three heads on a frozen sentence encoder, on IMDB, and a posterior over each.
 
-The encoder (by default all-MiniLM-L6-v2) stays as it is: each review is embedded once, by the mean
-of its first 128 tokens, and only heads are trained on the embeddings. They differ in the width of a
+The encoder (by default all-MiniLM-L6-v2) is frozen: each review is embedded once, as the mean over
+its first 128 tokens, and only heads are trained on the embeddings. They differ in the width of a
 hidden layer (0: none), in dropout and in label smoothing. Each seed has its own order of the rows
-and its own dropout; the new head, and the rows that validate, are the same for all. The best epoch
-is that of the lowest validation loss, in which the labels are smoothed as in training: compare it
-only between heads of the same smoothing.
+and its own dropout; the initial head and the validation rows are the same for all. The best epoch
+is that of the lowest validation loss, whose labels are smoothed as in training: compare it only
+between heads of the same smoothing.
 
 Then SGHMC samples each head (the encoder is not Bayesian; prior and length of the chain were chosen
-by validation NLL with seed 1). What the mixture says of the test
-reviews stands beside the network that the chain started from, and beside that network with one
-fitted temperature. The posterior (prior N(0, 1), T = 0.3) is that of the labels as they are, not
-smoothed.
+by validation NLL with seed 1). The table shows the mixture's scores on the test reviews beside
+those of the network that the chain started from, without and with one fitted temperature. The
+posterior (prior N(0, 1), T = 0.3) is that of the labels as they are, not smoothed.
 
-Every fine-tune and run is kept under --folder and not made again, so that the command can be
-stopped and repeated; --table-only writes the table from what is there. With --train-samples the
-table is printed and not written.
+Every fine-tune and run is kept under --folder and reused, so the command can be stopped and
+repeated; --table-only writes the table from what is there. With --train-samples the table is
+printed and not written.
 
     python results/imdb.py --seeds 1 2 3
 """
@@ -24,14 +23,15 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import finetune, mean_sd, report, sample
+from common import DATA_DIR, finetune, mean_sd, report, sample, script
 
-MAX_LENGTH = "128"
+MAX_LENGTH = 128
+TASK = "sentence-classification"
 TABLE = Path(__file__).with_suffix(".md")
 PREDICTORS = ("deterministic", "temperature_scaled", "bma")
 SCORES = ("accuracy", "nll", "ece")
@@ -61,12 +61,12 @@ class Study:
     """What all fine-tunes and runs have in common.
 
     Attributes:
-        data: flags of the data set.
+        data: settings that say which reviews are used.
         folder: where everything is kept.
     """
 
     model: str
-    data: tuple[str, ...]
+    data: Mapping[str, Any]
     folder: Path
 
     def place(self, variant: Variant, seed: int) -> Path:
@@ -74,29 +74,25 @@ class Study:
 
     def finetuned(self, variant: Variant, seed: int) -> Path:
         return finetune(
-            self.place(variant, seed) / "finetune", "--model", self.model, *self.data,
-            "--max-length", MAX_LENGTH, "--task", "sentence-classification",
-            "--freeze", "encoder.*", "--head-hidden-size", str(variant.hidden_size),
-            "--head-dropout", str(variant.dropout),
-            "--label-smoothing-factor", str(variant.smoothing),
-            "--learning-rate", "3e-3", "--num-train-epochs", "20",
-            "--per-device-train-batch-size", "32", "--seed", str(seed), "--eval-test",
+            self.place(variant, seed) / "finetune", **self.data, model=self.model, task=TASK,
+            max_length=MAX_LENGTH, freeze=("encoder.*",), head_hidden_size=variant.hidden_size,
+            head_dropout=variant.dropout, label_smoothing_factor=variant.smoothing,
+            learning_rate=3e-3, num_train_epochs=20.0, per_device_train_batch_size=32, seed=seed,
+            eval_test=True,
         )  # fmt: skip
 
     def posterior(self, variant: Variant, seed: int) -> Path:
         return sample(
-            self.place(variant, seed) / "sghmc", "--sampler", "sghmc",
-            "--model", str(self.finetuned(variant, seed)), *self.data,
-            "--block-size", MAX_LENGTH, "--task", "sentence-classification",
-            "--parameters", "head", "--prior", "normal", "--prior-std", "1", "--temperature", "0.3",
-            "--preconditioner-damping", "0.01", "--warmup-steps", "1000",
-            "--sampling-steps", "3000", "--thinning", "100", "--seed", str(seed), "--eval",
+            self.place(variant, seed) / "sghmc", **self.data, model=self.finetuned(variant, seed),
+            sampler="sghmc", task=TASK, block_size=MAX_LENGTH, parameters="head", prior="normal",
+            prior_std=1.0, temperature=0.3, preconditioner_damping=0.01, warmup_steps=1000,
+            sampling_steps=3000, thinning=100, seed=seed, eval=True,
         )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Row:
-    """One head with one seed; what is not there yet is None."""
+    """One head with one seed; None where the posterior is not there yet."""
 
     finetune: dict[str, Any]
     predictors: dict[str, dict[str, float]] | None
@@ -145,27 +141,26 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--model", default="sentence-transformers/all-MiniLM-L6-v2")
-    parser.add_argument("--data-dir", help="holds the folder imdb, and keeps the embeddings")
+    parser.add_argument(
+        "--data-dir", default=DATA_DIR, help="holds the folder imdb, and keeps the embeddings"
+    )
     parser.add_argument("--train-samples", type=int, help="training reviews (default: all)")
     parser.add_argument("--folder", type=Path, default=Path("checkpoints/results/imdb"))
     parser.add_argument("--table-only", action="store_true", help="only write the table")
     options = parser.parse_args()
-    data, part = ["--data", "imdb"], "all"
-    if options.data_dir is not None:
-        data += ["--data-dir", options.data_dir]
-    if options.train_samples is not None:
-        data += ["--train-samples", str(options.train_samples)]
-        part = f"{options.train_samples}_reviews"
-    study = Study(options.model, tuple(data), options.folder / part)
+    samples = options.train_samples
+    data = {"data": "imdb", "data_dir": options.data_dir, "train_samples": samples}
+    part = "all" if samples is None else f"{samples}_reviews"
+    study = Study(options.model, data, options.folder / part)
     if not options.table_only:
         for seed in options.seeds:
             for variant in VARIANTS:
                 study.posterior(variant, seed)
     text = f"{__doc__}\n{table(study, options.seeds)}"
-    if options.train_samples is None:
+    if samples is None:
         TABLE.write_text(text)
     print(text)
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

@@ -1,14 +1,15 @@
 """STS-B: the similarity of two sentences by all-MiniLM-L6-v2, and a posterior over it.
 
-The encoder embeds each sentence by the mean of its tokens; the score of a pair is a line in the
-cosine of the two. It is fine-tuned for two epochs on 5,174 of the training pairs; the others choose
-the best epoch and the width σ of the noise. Then SGHMC samples its last two blocks. Both are scored
-on the 1,500 pairs of the dev file. Each seed has its own order of the pairs and its own chain.
+The encoder embeds each sentence as the mean over its tokens; the score of a pair is linear in the
+cosine of the two embeddings. It is fine-tuned for two epochs on 5,174 of the training pairs; the
+others choose the best epoch and the standard deviation σ of the noise. Then SGHMC samples its last
+two blocks. Both are scored on the 1,500 pairs of the dev file. Each seed has its own order of the
+pairs and its own chain.
 
 Coverage is the share of labels inside the central intervals of the predicted score.
 
-Every fine-tune and run is kept under --folder and not made again; --table-only writes the table
-from what is there.
+Every fine-tune and run is kept under --folder and reused; --table-only writes the table from what
+is there.
 
     python results/similarity.py --model models/all-MiniLM-L6-v2 --seeds 1 2 3
 """
@@ -20,10 +21,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common import finetune, interval, mean_sd, report, sample
+from common import (
+    DATA_DIR,
+    PREDICTORS,
+    finetune,
+    interval,
+    mean_sd,
+    report,
+    sample,
+    script,
+)
 
 TABLE = Path(__file__).with_suffix(".md")
-PREDICTORS = ("deterministic", "temperature_scaled", "posterior_mean", "mean_of_draws", "bma")
 COLUMNS = ("spearman", "pearson", "rmse", "nll", "ece")
 
 
@@ -31,15 +40,15 @@ def run(folder: Path, seed: int) -> Path:
     return folder / f"sghmc_{seed}"
 
 
-def posterior(model: str, data: Sequence[str], folder: Path, seed: int) -> None:
-    task = ("--task", "sentence-similarity", "--data", "stsb", *data, "--seed", str(seed))
+def posterior(model: str, data_dir: str | None, folder: Path, seed: int) -> None:
+    pairs = {"task": "sentence-similarity", "data": "stsb", "data_dir": data_dir, "seed": seed}
     tuned = finetune(
-        folder / f"finetuned_{seed}", "--model", model, *task, "--num-train-epochs", "2",
-        "--learning-rate", "5e-5", "--per-device-train-batch-size", "32", "--bf16",
+        folder / f"finetuned_{seed}", **pairs, model=model, num_train_epochs=2.0,
+        learning_rate=5e-5, per_device_train_batch_size=32, bf16=True,
     )  # fmt: skip
     sample(
-        run(folder, seed), "--sampler", "sghmc", "--model", str(tuned), *task,
-        "--parameters", "layers=-2:", "--precision", "bf16", "--eval",
+        run(folder, seed), **pairs, model=tuned, sampler="sghmc", parameters="layers=-2:",
+        precision="bf16", eval=True,
     )  # fmt: skip
 
 
@@ -85,14 +94,13 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--model", default="sentence-transformers/all-MiniLM-L6-v2")
-    parser.add_argument("--data-dir", help="holds the folder stsb")
+    parser.add_argument("--data-dir", default=DATA_DIR, help="holds the folder stsb")
     parser.add_argument("--folder", type=Path, default=Path("checkpoints/results/stsb"))
     parser.add_argument("--table-only", action="store_true", help="only write the table")
     options = parser.parse_args()
-    data = () if options.data_dir is None else ("--data-dir", options.data_dir)
     if not options.table_only:
         for seed in options.seeds:
-            posterior(options.model, data, options.folder, seed)
+            posterior(options.model, options.data_dir, options.folder, seed)
     found = [r for s in options.seeds if (r := report(run(options.folder, s), "test")) is not None]
     text = f"{__doc__}\n## Scores\n\n{table(found)}\n## Coverage\n\n{coverage(found)}"
     TABLE.write_text(text)
@@ -100,4 +108,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

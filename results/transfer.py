@@ -1,14 +1,14 @@
 """A prior learned from pretraining against isotropic ones, where the task has few data.
 
-- `ag_news`, `sst2`: all-MiniLM-L6-v2 goes on with masked words on the texts of the training file,
-  no label read, and SWAG learns a prior from its path. The task is a new linear head on the mean of
-  a text's tokens; its data are a number of labelled rows.
-- `shakespeare`: nanoGPT's CPU model is trained on `python-docs`, and SWAG goes on from there. The
-  task is another text, TinyShakespeare (but for a dollar sign, which the network does not know), of
-  which it gets a number of windows of 64 characters.
+- `ag_news`, `sst2`: all-MiniLM-L6-v2 is trained further on masked words in the texts of the
+  training file, without labels, and SWAG learns a prior from the path of the weights. The task is a
+  new linear head on the mean over a text's tokens; its data are a number of labelled rows.
+- `shakespeare`: nanoGPT's CPU model is trained on `python-docs`, and SWAG continues from there. The
+  task is another text, TinyShakespeare (without the dollar sign, which is not in the network's
+  vocabulary), of which it gets a number of windows of 64 characters.
 
-All arms start at the mean of that path, move the same parameters and take the same number of
-gradients (but for AdamW where it stops early):
+All arms start at the mean of that path, train the same parameters and take the same number of
+gradients (except AdamW where it stops early):
 
 - `adamw`: AdamW without a prior; weight decay, step size and when it stops are tuned;
 - `map_isotropic`, `map_learned`: AdamW on the log posterior, N(μ, σ²) or the learned prior;
@@ -16,22 +16,22 @@ gradients (but for AdamW where it stops early):
   a constant step size; the mixture of ten draws from the Gaussian of the second half;
 - `sghmc_isotropic`, `sghmc_learned`: SGHMC with the same priors, the mixture of its ten draws.
 
-All that is chosen is chosen by NLL on at most 1,000 validation rows, for each number of data, with
-seed 0. AdamW has nine settings. MAP and SGHMC have seven λ (of the isotropic priors: of σ²), up to
-three more beyond an end that is best, and with the best of them three other step sizes (MAP) or
-temperatures (SGHMC, at first T = 0.01). SWAG takes MAP's λ and has three step sizes. SGHMC's step
-size (shorter where the prior alone would not bear it), σ = 0.05 (times √λ) and the 0.5 of a new
-head, which gives a logit an sd of about 2 before any data, are fixed. (Under N(μ, σ² I) without a
-head the preconditioner is that of the likelihood alone.) Test rows are looked at once, at the end.
+Everything is chosen by NLL on at most 1,000 validation rows, for each number of rows, with seed 0.
+AdamW has nine settings. MAP and SGHMC have seven λ (which multiplies the prior's covariance), up to
+three more beyond an end of the grid that is best, and with the best of them three other step sizes
+(MAP) or temperatures (SGHMC, at first T = 0.01). SWAG takes MAP's λ and has three step sizes. Fixed
+are SGHMC's step size (smaller where the prior alone would make it unstable), σ = 0.05 (times √λ)
+and σ = 0.5 for a new head, which gives a logit an sd of about 2 a priori. (Under N(μ, σ² I) without
+a head the preconditioner is that of the likelihood alone.) Test rows are scored once, at the end.
 Every other seed draws its own training rows, the same for all arms.
 
-With 1,000 labels, of which 240 gradients see each about twice, SGHMC's step size is too long: under
-the priors that are best for MAP a chain leaves the mode (validation NLL above 1), and the λ that is
-chosen all but holds the encoder. (No arm is bold where one is missing: SWAG, which takes MAP's λ,
-was not run with 2,000 windows.) Test rows are not drawn like validation rows: those of AG News are
-another file, those of TinyShakespeare come later in the text.
+With 1,000 labels, each of which is in about two of the 240 batches, SGHMC's step size is too large:
+under the priors that are best for MAP a chain leaves the mode (validation NLL above 1), and the λ
+that is chosen nearly fixes the encoder. (No arm is bold where one is missing: SWAG, which takes
+MAP's λ, was not run with 2,000 windows.) Test rows are not distributed like validation rows: those
+of AG News come from another file, those of TinyShakespeare later in the text.
 
-Every run is kept under --folder and not made again, and its scores in transfer.json; --table-only
+Every run is kept under --folder and reused, and its scores are kept in transfer.json; --table-only
 writes table and picture from what is there.
 
     python results/transfer.py --model models/all-MiniLM-L6-v2
@@ -44,16 +44,18 @@ import hashlib
 import json
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from common import call, report, sample
+import numpy as np
+from common import DATA_DIR, baseline, report, sample, script
 from scipy import stats
 
+import bayesgen
 from bayesgen.data.corpora import corpus_text
 from bayesgen.runs import Run, file_sha256
 
@@ -67,25 +69,31 @@ ARMS = (
 OURS = "swag_learned"
 """What the table compares the others with."""
 STEPS = 240
-"""Gradients of every run: SGHMC's preconditioner takes 30 of them."""
+"""Gradients of every run, of which SGHMC's preconditioner takes 30."""
 MASKED_HEAD = "cls.predictions.transform*,cls.predictions.bias"
-"""What of the head for masked words is not tied to the embeddings of words."""
-TEMPERATURES = ("0.01", "0.001", "0.1", "1")
+"""Parameters of the head for masked words that are not tied to the word embeddings."""
+TEMPERATURES = (0.01, 0.001, 0.1, 1.0)
 """Of SGHMC; λ is chosen with the first."""
 FACTORS = (1.0, 3.0, 0.3, 0.1)
-"""Step sizes of MAP, the same, in those of the task."""
+"""Step sizes of MAP as multiples of the task's; λ is chosen with the first."""
 PATHS = FACTORS[:3]
 """The same of SWAG."""
 ADAMW = (
     (1.0, 0.0, 240), (1.0, 10.0, 240), (0.3, 1.0, 240), (0.1, 0.0, 240),
     (1.0, 0.0, 24), (0.3, 0.0, 60), (0.1, 0.0, 60), (0.1, 0.0, 120), (0.03, 0.0, 240),
 )  # fmt: skip
-"""Step size, in those of the task, weight decay, and steps, fewer to stop early."""
+"""Step size as a multiple of the task's, weight decay, and steps, fewer to stop early."""
+Settings = dict[str, Any]
+"""Of `bayesgen.sample`, by name."""
+
+
+LEARN_PRIOR: Settings = {"validation_every": 100, "num_draws": 1}
+"""What `bayesgen prior learn` asks of SWAG."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A task with few data.
+    """A task with few data; its repr is a part of the names of folders.
 
     Attributes:
         scores: what its table shows.
@@ -110,7 +118,7 @@ TASKS = {
 }
 TEST_ROWS = 1000
 VERSION = 3
-"""Of what a run does with its flags: to be raised where that changes, so that all is run again."""
+"""Raised whenever the same settings come to mean another run, so that all are made again."""
 PIECE = 300_000
 """Characters of TinyShakespeare for learning and tuning; as many after them are the test."""
 
@@ -134,50 +142,43 @@ class Study:
         return self.task.name == "shakespeare"
 
     @property
-    def where(self) -> tuple[str, ...]:
-        return () if self.data_dir is None else ("--data-dir", self.data_dir)
-
-    @property
-    def _precision(self) -> tuple[str, ...]:
+    def _precision(self) -> Settings:
         """Of what is scored."""
-        return () if self.text else ("--eval-precision", "bf16")
+        return {} if self.text else {"eval_precision": "bf16"}
 
     def upstream(self) -> Path:
         """Continued pretraining: the prior, and its mean as a model."""
-        out = self._upstream
         if self.text:
             self._cut_texts()
-        if self.text and not self._network.is_file():
-            call("baseline", "--corpus", "python-docs", "--out", str(self._network))
-        if not (out / "run.json").is_file():
-            model = str(self._network) if self.text else self.model
-            where = () if self.text else self.where
-            call("prior_learn", "--model", model, *where, *self._learning, "--out", str(out))
-        elif not Run(out).finished:
-            call("prior_learn", "--resume", str(out))
-        return out
+            if not self._network.is_file():
+                baseline(corpus="python-docs", out=str(self._network))
+        return sample(
+            self._upstream, **self._learning, **LEARN_PRIOR, sampler="swag",
+            model=self._network if self.text else self.model,
+            data_dir=None if self.text else self.data_dir,
+        )  # fmt: skip
 
     @property
-    def _learning(self) -> tuple[str, ...]:
-        """Flags of it, but for paths."""
+    def _learning(self) -> Settings:
+        """Settings of it that the name of its folder depends on."""
         if self.text:
-            return (
-                "--corpus", "python-docs", "--learning-rate", "3e-4", "--warmup-steps", "1000",
-                "--sampling-steps", "1000", "--thinning", "25", "--rank", "20",
-            )  # fmt: skip
-        return (
-            "--task", "masked-lm", "--corpus", self.task.name, "--parameters",
-            f"{self.layers},{MASKED_HEAD}", "--block-size", "64", "--batch-size", "16",
-            "--learning-rate", "2e-4", "--warmup-steps", "500", "--sampling-steps", "500",
-            "--thinning", "25", "--precision", "bf16", "--rank", "20",
-        )  # fmt: skip
+            return {
+                "corpus": "python-docs", "learning_rate": 3e-4, "warmup_steps": 1000,
+                "sampling_steps": 1000, "thinning": 25, "rank": 20,
+            }  # fmt: skip
+        return {
+            "task": "masked-lm", "corpus": self.task.name,
+            "parameters": f"{self.layers},{MASKED_HEAD}", "block_size": 64, "batch_size": 16,
+            "learning_rate": 2e-4, "warmup_steps": 500, "sampling_steps": 500, "thinning": 25,
+            "precision": "bf16", "rank": 20,
+        }  # fmt: skip
 
     @cached_property
     def _upstream(self) -> Path:
         """Folder of what was learned from one model in one way."""
         weights = Path(self.model) / "model.safetensors"
         start = "baseline" if self.text else file_sha256(weights)
-        return self.folder / self.task.name / f"upstream_{digest(start, self._learning)}"
+        return self.folder / self.task.name / f"upstream_{digest(start, words(self._learning))}"
 
     @property
     def _network(self) -> Path:
@@ -198,94 +199,97 @@ class Study:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text(text[number * PIECE : (number + 1) * PIECE])
 
-    def _data(self, size: int, seed: int) -> tuple[str, ...]:
+    def _data(self, size: int, seed: int) -> Settings:
         mean = self._upstream / ("mean.pt" if self.text else "mean")
-        common = (
-            "--model", str(mean), "--train-samples", str(size), "--seed", str(seed),
-            "--batch-size", str(self.task.batch),
-        )  # fmt: skip
+        common = {
+            "model": mean, "train_samples": size, "seed": seed, "batch_size": self.task.batch,
+        }  # fmt: skip
         if self.text:
-            return (*common, "--corpus", str(self._texts[0]))
-        return (
-            *common, "--data", self.task.name, *self.where, "--task", "sentence-classification",
-            "--parameters", f"{self.layers},head", "--block-size", self.task.length,
-            "--precision", "bf16",
-        )  # fmt: skip
+            return {**common, "corpus": str(self._texts[0])}
+        return {
+            **common, "data": self.task.name, "data_dir": self.data_dir,
+            "task": "sentence-classification", "parameters": f"{self.layers},head",
+            "block_size": int(self.task.length), "precision": "bf16",
+        }  # fmt: skip
 
-    def _arm(self, arm: str, prior_path: str) -> tuple[str, ...]:
-        """Sampler and prior, but for what rows of validation choose."""
+    def _arm(self, arm: str, prior_path: str) -> Settings:
+        """Sampler and prior, without what is chosen on validation rows."""
         method, _, prior = arm.partition("_")
-        density = {
-            "": ("--prior", "normal", "--prior-std", "1e6"),
-            "isotropic": ("--prior", "pretrained", "--prior-std", "0.05"),
-            "learned": ("--prior", "swag", "--prior-path", prior_path),
+        density: Settings = {
+            "": {"prior": "normal", "prior_std": 1e6},
+            "isotropic": {"prior": "pretrained", "prior_std": 0.05},
+            "learned": {"prior": "swag", "prior_path": prior_path},
         }[prior]
-        head = ("--head-prior-std", "0.5") if prior and not self.text else ()
+        if prior and not self.text:
+            density["head_prior_std"] = 0.5
         if method == "swag":
-            return (
-                "--sampler", "swag", "--warmup-steps", str(STEPS // 2), "--ramp-fraction", "0.1",
-                "--sampling-steps", str(STEPS // 2), "--thinning", str(STEPS // 40),
-                "--num-draws", "10", *density, *head,
-            )  # fmt: skip
+            return {
+                "sampler": "swag", "warmup_steps": STEPS // 2, "ramp_fraction": 0.1,
+                "sampling_steps": STEPS // 2, "thinning": STEPS // 40, "num_draws": 10, **density,
+            }  # fmt: skip
         if method != "sghmc":
-            return ("--sampler", "map", *density, *head)
-        return (
-            "--sampler", "sghmc", "--warmup-steps", "60", "--sampling-steps", str(STEPS - 90),
-            "--thinning", "15", "--learning-rate", "1", *density, *head,
-        )  # fmt: skip
+            return {"sampler": "map", **density}
+        return {
+            "sampler": "sghmc", "warmup_steps": 60, "sampling_steps": STEPS - 90, "thinning": 15,
+            "learning_rate": 1.0, **density,
+        }  # fmt: skip
 
-    def _tuned(self, arm: str, size: int) -> tuple[str, ...]:
-        """What they choose, as flags."""
+    def _tuned(self, arm: str, size: int) -> Settings:
+        """The settings that validation rows choose."""
+
+        def best(settings: Iterable[Settings]) -> Settings:
+            return min(settings, key=lambda chosen: self._nll(arm, size, chosen))
+
         if arm == "adamw":
-            settings = [self._adamw(size, *setting) for setting in ADAMW]
-            return min(settings, key=lambda flags: self._nll(arm, size, *flags))
+            return best(self._adamw(size, *setting) for setting in ADAMW)
         method, _, prior = arm.partition("_")
         if method == "swag":  # on the path of MAP
-            *_, scale = self._tuned(f"map_{prior}", size)
-            rates = (f"{factor * self.task.rate:g}" for factor in PATHS)
-            paths = [("--learning-rate", rate, "--prior-scale", scale) for rate in rates]
-            return min(paths, key=lambda flags: self._nll(arm, size, *flags))
-        first: tuple[str, ...]
-        others: list[tuple[str, ...]]
-        auto = ("--prior-scale", "auto", "--prior-scale-steps", str(STEPS))
+            scale = self._tuned(f"map_{prior}", size)["prior_scale"]
+            rates = [self._rate(factor) for factor in PATHS]
+            return best({"learning_rate": rate, "prior_scale": scale} for rate in rates)
+        settings: list[Settings]
         if method == "sghmc":
-            first, *others = (("--temperature", temperature) for temperature in TEMPERATURES)
+            settings = [{"temperature": temperature} for temperature in TEMPERATURES]
         else:
-            first, *others = (self._adamw(size, factor, 0.0, STEPS) for factor in FACTORS)
-        found = {first: self._nll(arm, size, *first, *auto)}
-        curve = json.loads((self._trial(arm, size, *first, *auto) / "prior_scale.json").read_text())
-        chosen = ("--prior-scale", str(curve["chosen"]))
-        found |= {flags: self._nll(arm, size, *flags, *chosen) for flags in others}
-        return (*min(found, key=lambda flags: found[flags]), *chosen)
+            settings = [self._adamw(size, factor, 0.0, STEPS) for factor in FACTORS]
+        auto = {**settings[0], "prior_scale": "auto", "prior_scale_steps": STEPS}
+        found = [self._nll(arm, size, auto)]
+        curve = json.loads((self._trial(arm, size, auto) / "prior_scale.json").read_text())
+        settings = [{**each, "prior_scale": curve["chosen"]} for each in settings]
+        found += [self._nll(arm, size, each) for each in settings[1:]]
+        return settings[found.index(min(found))]
 
-    def _trial(self, arm: str, size: int, *flags: str) -> Path:
+    def _trial(self, arm: str, size: int, chosen: Settings) -> Path:
         """Of a run that something is chosen by."""
-        return self._place(arm, size, "_".join(("tune", arm, *flags[1::2])))
+        short = {"learning_rate", "weight_decay", "temperature"}
+        values = (f"{v:g}" if name in short else str(v) for name, v in chosen.items())
+        return self._place(arm, size, "_".join(("tune", arm, *values)))
 
-    def _nll(self, arm: str, size: int, *flags: str) -> float:
+    def _nll(self, arm: str, size: int, chosen: Settings) -> float:
         """Of validation rows, with seed 0."""
-        out = self._trial(arm, size, *flags)
+        out = self._trial(arm, size, chosen)
         sample(
-            out, *self._data(size, 0), *self._arm(arm, str(self._upstream)), *flags,
-            "--eval", "--eval-splits", "val", "--eval-max-samples", "1000", *self._precision,
+            out, **self._data(size, 0), **self._arm(arm, str(self._upstream)), **chosen,
+            eval=True, eval_splits=("val",), eval_max_samples=1000, **self._precision,
         )  # fmt: skip
         scores = report(out, "val")
         assert scores is not None
         return float(scores["predictors"]["bma"]["nll"])
 
-    def _adamw(self, size: int, factor: float, decay: float, steps: int) -> tuple[str, ...]:
-        """A setting as flags."""
-        return (
-            "--learning-rate", f"{factor * self.task.rate:g}",
-            "--weight-decay", f"{decay:g}",
-            "--epochs", str(steps / math.ceil(size / self.task.batch)),
-        )  # fmt: skip
+    def _rate(self, factor: float) -> float:
+        """A step size, in the digits that names of folders and tables show."""
+        return float(f"{factor * self.task.rate:g}")
+
+    def _adamw(self, size: int, factor: float, decay: float, steps: int) -> Settings:
+        epochs = steps / math.ceil(size / self.task.batch)
+        return {"learning_rate": self._rate(factor), "weight_decay": decay, "epochs": epochs}
 
     def protocol(self, arm: str) -> str:
-        """Of all that the runs of one method depend on."""
+        """Short name of everything that the runs of one method depend on."""
         method = arm.partition("_")[0]
-        arms = [self._arm(a, "prior") for a in ARMS if a.startswith(method)]
-        grids = {"adamw": ADAMW, "map": FACTORS, "swag": (*PATHS, *FACTORS), "sghmc": TEMPERATURES}
+        arms = [words(self._arm(a, "prior")) for a in ARMS if a.startswith(method)]
+        temperatures = tuple(f"{t:g}" for t in TEMPERATURES)
+        grids = {"adamw": ADAMW, "map": FACTORS, "swag": (*PATHS, *FACTORS), "sghmc": temperatures}
         grid = grids[method]
         return digest(VERSION, self._upstream.name, self.task, STEPS, TEST_ROWS, PIECE, arms, grid)
 
@@ -309,18 +313,22 @@ class Study:
         return self._place(arm, size, f"{arm}_{seed}")
 
     def score(self, arm: str, size: int, seed: int) -> None:
-        """Make a run, and look at the test rows."""
+        """Make a run, and score it on the test rows."""
         out = self.run(arm, size, seed)
         if self.result(arm, size, seed) is not None:
             return
         self.upstream()
-        rows = ("--eval-max-samples", str(TEST_ROWS), *self._precision)
-        test = () if self.text else ("--eval", "--eval-splits", "test", *rows)
+        test: Settings = {}
+        if not self.text:
+            test = {
+                "eval": True, "eval_splits": ("test",), "eval_max_samples": TEST_ROWS,
+                **self._precision,
+            }  # fmt: skip
         method = self._arm(arm, str(self._upstream))
-        sample(out, *self._data(size, seed), *method, *self._tuned(arm, size), *test)
+        sample(out, **self._data(size, seed), **method, **self._tuned(arm, size), **test)
         if self.text:
-            text = ("--text", str(self._texts[1]), "--eval-splits", "val")
-            call("evaluate", str(out), *text, *rows)
+            text = self._texts[1]
+            bayesgen.evaluate(out, text=text, splits=["val"], max_samples=TEST_ROWS)
 
     def result(self, arm: str, size: int, seed: int) -> dict[str, Any] | None:
         """What the mixture scores on the test rows; of AdamW and MAP their one set of weights."""
@@ -350,6 +358,19 @@ class Cell:
         return interval([self.scores[seed][score] - other.scores[seed][score] for seed in both])
 
 
+def words(settings: Settings) -> tuple[str, ...]:
+    """`settings` as the command line has them, by which folders have been named from the start."""
+    pairs = ((f"--{name.replace('_', '-')}", _word(value)) for name, value in settings.items())
+    return tuple(word for pair in pairs for word in pair)
+
+
+def _word(value: object) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    power = np.format_float_scientific(value, trim="-", exp_digits=1).replace("+", "")
+    return min(f"{value:g}", power, key=len)
+
+
 def digest(*parts: object) -> str:
     """A short name of all of them."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
@@ -364,17 +385,17 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def plus_minus(middle: float, half: float, sign: str = "") -> str:
-    """Both in words; of one seed the first alone."""
+    """Both as text; of one seed the first alone."""
     return f"{middle:{sign}.4f}" + ("" if math.isnan(half) else f" ± {half:.4f}")
 
 
 def kept() -> dict[str, list[dict[str, Any]]]:
-    """Task -> a line for each run, of all folders so far."""
+    """Task -> a record of each run, of all folders so far."""
     return dict(json.loads(SCORES.read_text())) if SCORES.is_file() else {}
 
 
 def keep(study: Study, seeds: Sequence[int]) -> None:
-    """Add the runs of a task; those that were made in another way make room for them."""
+    """Add the runs of a task; they replace those that were made in another way."""
     every = kept()
     key = ("size", "arm", "seed")
     if not any(study.result(*run) for run in product(ARMS, study.task.sizes, seeds)):
@@ -464,12 +485,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--model", required=True, help="folder of the encoder")
-    parser.add_argument("--data-dir")
+    parser.add_argument("--data-dir", default=DATA_DIR)
     parser.add_argument("--folder", type=Path, default=Path("checkpoints/results/transfer"))
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3, 4, 5])
     parser.add_argument("--sizes", nargs="+", type=int, help="only these of its numbers of rows")
-    parser.add_argument("--layers", default="layers=-2:", help="that move, of the encoder")
+    parser.add_argument("--layers", default="layers=-2:", help="of the encoder that are Bayesian")
     parser.add_argument("--table-only", action="store_true", help="only write table and picture")
     options = parser.parse_args()
     studies = {
@@ -499,4 +520,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

@@ -80,6 +80,7 @@ def evaluate(
     data: Any = None,
     *,
     splits: Sequence[str] | None = None,
+    text: str | Path | None = None,
     **settings: Any,
 ) -> Report:
     """Score a posterior beside the network that its chains started from.
@@ -92,6 +93,8 @@ def evaluate(
         data: default: the run's own, or those of that name or path; rows of (text, label), tensors
             or whatever else `sample` takes are scored whole, as the split "data".
         splits: of "train", "val" and "test"; default: test where there is one, else val.
+        text: for a language model a name or path of a text that is scored whole, as the split
+            "text", beside the splits of its data.
         settings: of the command's flags, with or without `eval_` in front: `max_samples=200`,
             `batch_size=32`, `num_text_samples=100`, `ood_corpus="python-docs"`, ...
 
@@ -114,7 +117,7 @@ def evaluate(
     scoring = _scoring(splits, settings)
     inputs = _inputs(posterior, data)
     check_draws(scoring, len(posterior))
-    material = inputs.material(scoring, None)
+    material = inputs.material(scoring, None if text is None else str(text))
     if posterior.run is not None:
         return Report(score_run(posterior.run, posterior.model, scoring, material, posterior))
     with tempfile.TemporaryDirectory(prefix="bayesgen-") as folder:
