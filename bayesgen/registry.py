@@ -28,15 +28,23 @@ class Named(Protocol):
 T = TypeVar("T", bound=Named)
 
 
+def resolved(reference: Any) -> Any:
+    """What "module:attribute" names, imported now; anything but a string is itself."""
+    if not isinstance(reference, str):
+        return reference
+    module, _, attribute = reference.partition(":")
+    return getattr(import_module(module), attribute)
+
+
 class Registry(Mapping[str, T], Generic[T]):
     """Name -> item, in the order: built-in, of installed packages, registered.
 
     Args:
         setting: that names an item, for errors: `sampler`.
-        built_in: name -> "module:attribute".
+        built_in: name -> the item itself, or "module:attribute".
     """
 
-    def __init__(self, setting: str, built_in: Mapping[str, str]) -> None:
+    def __init__(self, setting: str, built_in: Mapping[str, str | T]) -> None:
         self.setting = setting
         self._built_in = built_in
         self._registered: dict[str, T] = {}
@@ -54,8 +62,7 @@ class Registry(Mapping[str, T], Generic[T]):
         """
         if name not in self._registered:
             if name in self._built_in:
-                module, _, attribute = self._built_in[name].partition(":")
-                self._registered[name] = getattr(import_module(module), attribute)
+                self._registered[name] = resolved(self._built_in[name])
             elif name in self._installed:
                 self._registered[name] = self._installed[name].load()
             else:

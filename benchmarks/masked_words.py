@@ -69,7 +69,7 @@ def main() -> None:
 
     model = load_model(options.model, task="masked-lm", parameters=options.parameters)
     tokenizer: Any = model.tokenizer
-    masking = Masking.of(tokenizer.tokenizer, "masked-lm")
+    masking = Masking.of(tokenizer.tokenizer, model.task)
     vocabulary = len(tokenizer.tokenizer)
     tokens = np.random.default_rng(0).integers(vocabulary // 2, vocabulary, 20_000)
     windows = MaskedWindows.tiled(tokens, options.block_size, masking)

@@ -171,7 +171,7 @@ def test_a_pattern_without_match_is_an_error_that_names_the_nearest(
     with pytest.raises(UserError) as caught:
         select(Tied(), subset)
     message = str(caught.value)
-    assert message.startswith(f"--parameters: '{wrong}'")
+    assert message.startswith(f"`parameters`: '{wrong}'")
     assert f"the nearest name is '{nearest}" in message
     assert "\n" not in message
 
@@ -341,7 +341,7 @@ def refusal(module: nn.Module, subset: str) -> str:
     with pytest.raises(UserError) as caught:
         select(module, subset)
     message = str(caught.value)
-    assert message.startswith("--parameters: '")
+    assert message.startswith("`parameters`: '")
     assert "\n" not in message
     return message
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bayesgen.cli.options import Parser, add_flags, parse
-from bayesgen.config import LABELS, DataSettings, EvaluateSettings, check_ranges
+from bayesgen.config import DataSettings, EvaluateSettings, check_ranges
 from bayesgen.config.provenance import combine
 from bayesgen.errors import UserError, warn
+from bayesgen.tasks import TASKS
 
 if TYPE_CHECKING:
     from bayesgen.models import FunctionalModel
@@ -97,7 +98,7 @@ def main(argv: list[str]) -> int:
     if len({content["corpus"]["sha256"] for content in contents.values()}) > 1:
         warn("the runs are of different corpora: compare within each only")
     tasks = {model.info.task for _, model, _ in prepared}
-    if len(tasks) > 1 and not tasks <= LABELS.keys():
+    if len(tasks) > 1 and not all(TASKS[task].is_labelled for task in tasks):
         warn(
             f"the runs are of different tasks ({', '.join(sorted(tasks))}), which have no"
             " tokens in common: compare within each only"

@@ -26,8 +26,6 @@ examples:
     from transformers import pipeline
     pipeline("text-generation", "posterior")("First Citizen:")
 """
-EXPORTED = ("causal-lm", "sequence-classification")
-"""Tasks that transformers has a class for."""
 
 
 def choose(argv: list[str]) -> tuple[str, Path, ExportSettings]:
@@ -71,7 +69,7 @@ def main(argv: list[str]) -> int:
         raise UserError("export needs transformers; pip install 'bayesgen[hf]'") from error
 
     source = open_source(name, model=settings.model, device="cpu")
-    if source.model.info.task not in EXPORTED:
+    if not source.model.task.can("export"):
         raise UserError(
             f"'{name}' is a run of {source.model.info.task}: causal language models and sequence"
             " classifiers can be exported"

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bayesgen.cli.options import Parser, add_flags, flag, parse
-from bayesgen.config import LABELS, FinetuneSettings, check_ranges, described, tasks_with
+from bayesgen.config import FinetuneSettings, check_ranges, described
 from bayesgen.config.provenance import combine
 from bayesgen.errors import UserError
+from bayesgen.tasks import TASKS, tasks_that
 from bayesgen.workflow.memory import memory_guard
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ def run(command: Command) -> None:
         "test": test,
         "peak_memory_mib": round(_peak_memory_mib(device), 1),
     }
-    if LABELS[settings.task] == "score":
+    if TASKS[settings.task].labels == "number":
         record["noise_std"] = set_noise(trainer.model.config, best["val_loss"])
     _write(folder, trainer, model, record)
     _show(record)
@@ -172,10 +173,10 @@ def _refuse(settings: FinetuneSettings, flags: dict[str, Any]) -> None:
     if settings.lr_scheduler_type == "constant" and "warmup_steps" in flags:
         raise UserError("--warmup-steps needs another --lr-scheduler-type than constant")
     idle: dict[str, str] = {}
-    if LABELS[settings.task] == "score":
-        idle |= dict.fromkeys(CLASSIFIERS_ONLY, tasks_with("class"))
-    if settings.task != "sentence-classification":
-        idle |= dict.fromkeys(HEADS_ONLY, "sentence-classification")
+    if TASKS[settings.task].labels == "number":
+        idle |= dict.fromkeys(CLASSIFIERS_ONLY, " or ".join(tasks_that("finetune", "class")))
+    if not TASKS[settings.task].can("head"):
+        idle |= dict.fromkeys(HEADS_ONLY, " or ".join(tasks_that("head")))
     for name, task in idle.items():
         if getattr(settings, name) != described(FinetuneSettings)[name].default:
             raise UserError(f"{flag(name)} needs --task {task}")
@@ -255,7 +256,7 @@ def _load(settings: FinetuneSettings) -> tuple[LabelledCorpus, FunctionalModel]:
         str(settings.model),
         task=settings.task,
         num_labels=labels,
-        head=head if settings.task == "sentence-classification" else None,
+        head=head if TASKS[settings.task].can("head") else None,
     )
     return corpus, model
 

@@ -6,7 +6,6 @@ import argparse
 
 from bayesgen.cli.options import Parser, add_flags, flag, parse
 from bayesgen.config import (
-    LABELS,
     CheckPriorSettings,
     check_prior_settings,
     check_ranges,
@@ -14,6 +13,7 @@ from bayesgen.config import (
 )
 from bayesgen.config.provenance import combine
 from bayesgen.errors import UserError
+from bayesgen.tasks import TASKS
 
 EXAMPLES = """
 examples:
@@ -51,7 +51,7 @@ def choose(argv: list[str]) -> CheckPriorSettings:
     for name in TRAINED:
         if name in flags:
             raise UserError(f"{flag(name)} has no effect here: nothing is trained")
-    labelled = settings.task in LABELS
+    labelled = TASKS[settings.task].is_labelled
     if (labelled and "corpus" in flags) or (not labelled and "data" in flags):
         wrong, right = ("--corpus", "--data") if labelled else ("--data", "--corpus")
         raise UserError(f"{wrong} has no effect on {settings.task}, which takes {right}")

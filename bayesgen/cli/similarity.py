@@ -12,6 +12,7 @@ from bayesgen.cli.options import Parser, add_flags, parse
 from bayesgen.config import SimilaritySettings, check_ranges
 from bayesgen.config.provenance import combine
 from bayesgen.errors import UserError, warn
+from bayesgen.tasks import TASKS, tasks_that
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -32,7 +33,6 @@ examples:
   an encoder alone, through the same door:
     python scripts/similarity.py models/all-MiniLM-L6-v2 --pair "a cat" "a kitten"
 """
-TASKS = ("sentence-similarity", "sentence-classification")
 BATCH_SIZE = 64
 DEFAULT_LENGTH = 512
 """Tokens of the longest text where the model has no limit of its own."""
@@ -95,7 +95,7 @@ def choose(argv: list[str]) -> tuple[str, Pairs | None, SimilaritySettings]:
 def main(argv: list[str]) -> int:
     name, pairs, settings = choose(argv)
 
-    from bayesgen.data.pairs import read_pairs
+    from bayesgen.data.texts import read_pairs
 
     if pairs is None:
         assert settings.pairs_file is not None
@@ -122,10 +122,9 @@ def _open(name: str, settings: SimilaritySettings) -> Source:
 
     if (Path(name) / "run.json").is_file():
         task = Run.open(name).record().settings["task"]
-        if task not in TASKS:
-            raise UserError(
-                f"'{name}' is a run of {task}; embeddings are made by {' and '.join(TASKS)}"
-            )
+        if not TASKS[task].can("similarity"):
+            makers = " and ".join(tasks_that("similarity"))
+            raise UserError(f"'{name}' is a run of {task}; embeddings are made by {makers}")
     source = open_source(
         name, model=settings.model, device=settings.device, task=_own_task(Path(name))
     )
@@ -137,12 +136,13 @@ def _open(name: str, settings: SimilaritySettings) -> Source:
 
 def _own_task(folder: Path) -> str:
     """What a sentence model in `folder` was made for; any other encoder compares texts."""
+    comparing = next(name for name in tasks_that("similarity") if TASKS[name].compares)
     try:
         config = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError):
-        return TASKS[0]
+        return comparing
     task = config.get("task") if isinstance(config, dict) else None
-    return task if task in TASKS else TASKS[0]
+    return task if task in tasks_that("similarity") else comparing
 
 
 def _compare(source: Source, pairs: Pairs, settings: SimilaritySettings) -> Compared:

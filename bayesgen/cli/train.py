@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bayesgen.cli.options import Parser, add_flags, flag, parse
-from bayesgen.config import LABELS, EvalSettings, TrainSettings, described
+from bayesgen.config import EvalSettings, TrainSettings, described
 from bayesgen.config.provenance import Chosen, combine, read_config
 from bayesgen.errors import UserError, as_flags
 from bayesgen.inference.registry import SAMPLERS, settings_classes
+from bayesgen.tasks import TASKS
 from bayesgen.workflow.memory import memory_guard
 
 if TYPE_CHECKING:
@@ -96,13 +97,14 @@ def choose(argv: list[str], door: Door = TRAIN) -> Command:
     name = door.sampler or early.sampler or _sampler_of(early.resume) or "sghmc"
     spec = SAMPLERS[name]
     cls = spec.settings
-    labelled = early.task in LABELS
+    task = early.task if early.task in TASKS else cls.task  # an unknown one is refused below
+    labelled = TASKS[task].is_labelled
 
     def base(given: Mapping[str, Any]) -> dict[str, Any]:
         if door.sampler is not None:
             return dict(door.defaults)
         of = {key: given.get(key) for key in ("prior", "init_from")}
-        return {**spec.defaults(early.task, **of), **door.defaults}
+        return {**spec.defaults(task, **of), **door.defaults}
 
     parser = Parser(
         prog=door.prog,

@@ -29,7 +29,6 @@ from bayesgen.config.sampling import (
     idle_unless,
 )
 from bayesgen.config.shared import (
-    LABELS,
     DataSettings,
     EvalSettings,
     LoopSettings,
@@ -37,12 +36,10 @@ from bayesgen.config.shared import (
     ScoringSettings,
     check_prior_settings,
     idle_prior_settings,
-    tasks_with,
 )
 
 __all__ = [
     "GPU_RECIPE",
-    "LABELS",
     "PRIORS",
     "BaselineSettings",
     "ChainSettings",
@@ -75,5 +72,4 @@ __all__ = [
     "described",
     "idle_prior_settings",
     "idle_unless",
-    "tasks_with",
 ]

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Literal
 
-from bayesgen.config.fields import Count, Fraction, NonNegative, Nucleus, Positive, Range, Steps
+from bayesgen.config.fields import (
+    Count,
+    Fraction,
+    Names,
+    NonNegative,
+    Nucleus,
+    Positive,
+    Range,
+    Steps,
+)
 from bayesgen.config.shared import (
     BaseDir,
     BatchSize,
@@ -26,6 +36,7 @@ from bayesgen.config.shared import (
     TextColumn,
     Validation,
 )
+from bayesgen.tasks import tasks_that
 
 
 @dataclass(frozen=True)
@@ -76,13 +87,9 @@ class FinetuneSettings:
 
     model: Annotated[str | None, "folder or name of a Hugging Face model"] = None
     task: Annotated[
-        Literal[
-            "sequence-classification",
-            "regression",
-            "sentence-classification",
-            "sentence-similarity",
-        ],
-        "what the model does: the last two embed each text by the mean of its tokens",
+        str,
+        Names(partial(tasks_that, "finetune")),
+        "what the model does; a sentence model embeds each text by the mean of its tokens",
     ] = "sequence-classification"
     head_hidden_size: Annotated[
         Steps | None,

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from bayesgen.config.fields import Names
+from bayesgen.tasks import TASKS
+
 
 @dataclass(frozen=True)
 class PriorShowSettings:
@@ -40,21 +43,9 @@ class PriorImportSettings:
     model: Annotated[
         str | None, "folder or name of the Hugging Face model, or nanoGPT checkpoint: gives names"
     ] = None
-    task: Annotated[
-        Literal[
-            "image-classification",
-            "causal-lm",
-            "masked-lm",
-            "permutation-lm",
-            "seq2seq-lm",
-            "sequence-classification",
-            "regression",
-            "sentence-classification",
-            "sentence-similarity",
-            "token-classification",
-        ],
-        "what the model does",
-    ] = "image-classification"
+    task: Annotated[str, Names(lambda: tuple(TASKS)), "what the model does"] = (
+        "image-classification"
+    )
     parameters: Annotated[
         str,
         "which of the model's parameters the files hold: all, or shell patterns over their names"

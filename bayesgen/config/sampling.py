@@ -21,7 +21,6 @@ from bayesgen.config.fields import (
     described,
 )
 from bayesgen.config.shared import (
-    LABELS,
     DataSettings,
     EvalSettings,
     FinalFraction,
@@ -35,6 +34,7 @@ from bayesgen.config.shared import (
     check_prior_settings,
     idle_prior_settings,
 )
+from bayesgen.tasks import TASKS, tasks_that
 
 Draws = Literal["chain", "gaussian", "point"]
 """What draws are: positions of a chain, samples of a fitted Gaussian, or one point estimate."""
@@ -90,9 +90,10 @@ class TrainSettings(ModelSettings, DataSettings, PriorSettings, LoopSettings, Ev
         """Settings that would change nothing beside the others, and what they need."""
         lora = "lora" in self.parameters.split(",")
         idle = idle_unless(lora, "needs `parameters=lora`", "lora_r", "lora_alpha", "lora_targets")
-        text = self.task not in LABELS
+        text = not TASKS[self.task].is_labelled
         labelled = ("data", "text_column", "label_column", "pair_column", "validation")
-        idle |= idle_unless(not text, f"needs `task={', '.join(LABELS)}`", *labelled)
+        choices = tasks_that("sample", "class", "number")
+        idle |= idle_unless(not text, f"needs `task={', '.join(choices)}`", *labelled)
         idle |= idle_unless(text, f"has no effect on {self.task}, which takes `data`", "corpus")
         idle |= idle_prior_settings(self)
         # the short runs that choose λ are scored, too

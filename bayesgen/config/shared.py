@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Literal
 
 from bayesgen.config.fields import (
@@ -20,20 +20,7 @@ from bayesgen.config.fields import (
 )
 from bayesgen.config.prior_spec import PRIOR_SETTINGS, PRIORS
 from bayesgen.errors import UserError
-
-LABELS: Mapping[str, Literal["class", "score"]] = {
-    "sequence-classification": "class",
-    "regression": "score",
-    "sentence-classification": "class",
-    "sentence-similarity": "score",
-}
-"""What a label is, by task with labelled texts: one of a few classes, or a real number."""
-
-
-def tasks_with(labels: str) -> str:
-    """The tasks whose labels are of this kind, in words."""
-    return " or ".join(task for task, kind in LABELS.items() if kind == labels)
-
+from bayesgen.tasks import tasks_that
 
 # what several classes have, with defaults of their own
 Temperature = Annotated[NonNegative, "T: 1 is Bayes, below 1 a cold posterior (T/N is ours)"]
@@ -93,18 +80,7 @@ class ModelSettings:
         "layers that get adapters: ends of their names, with commas between (default: PEFT's"
         " choice for the architecture; c_attn for nanoGPT)",
     ] = None
-    task: Annotated[
-        Literal[
-            "causal-lm",
-            "masked-lm",
-            "permutation-lm",
-            "sequence-classification",
-            "regression",
-            "sentence-classification",
-            "sentence-similarity",
-        ],
-        "what the model does",
-    ] = "causal-lm"
+    task: Annotated[str, Names(partial(tasks_that, "sample")), "what the model does"] = "causal-lm"
     device: Device = "auto"
     precision: Annotated[
         Literal["fp32", "bf16"], "of the network's arithmetic; θ is always float32"

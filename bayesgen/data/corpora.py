@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from bayesgen.data import tables
 from bayesgen.data.tables import holds_tables
+from bayesgen.data.texts import lines, load_texts, running_text
 from bayesgen.data.tokenizers import (
     CharTokenizer,
     TiktokenTokenizer,
@@ -26,7 +27,6 @@ from bayesgen.data.tokenizers import (
     make_tokenizer,
     read_meta,
 )
-from bayesgen.data.unlabelled import lines, load_unlabelled, running_text
 from bayesgen.errors import UserError
 
 NAMES = ("python-docs", "shakespeare")
@@ -101,14 +101,14 @@ def corpus_text(
     setting: str = "`corpus`",
 ) -> tuple[str, str]:
     """Name and whole text of a built-in corpus or a UTF-8 file; of labelled data, the texts of a
-    single split (see `load_unlabelled`). Raises as `load_corpus`."""
+    single split (see `load_texts`). Raises as `load_corpus`."""
     if name_or_path == "python-docs":
         return name_or_path, python_docs_text()
     if name_or_path == "shakespeare":
         return name_or_path, _read_text(shakespeare_path(data_dir, download))
     if holds_tables(name_or_path):
-        found = load_unlabelled(name_or_path, pairs=False, data_dir=data_dir, setting=setting)
-        return found.texts.name, lines(found.texts)
+        _, found = load_texts(name_or_path, pairs=False, data_dir=data_dir, setting=setting)
+        return found.name, lines(found)
     path = Path(name_or_path).expanduser()
     if path.exists():
         return path.name, _read_text(path)

@@ -39,7 +39,7 @@ Embed = Callable[[Mapping[str, Tensor]], Tensor]
 """The embeddings [B, H] of a batch of examples."""
 
 
-class Embedded:
+class Embedded(Rows):
     """`Examples` whose texts are embeddings; a batch is "sentence_embedding" [B, H], "labels" [B].
 
     Args:
@@ -50,8 +50,10 @@ class Embedded:
 
     def __init__(self, examples: Examples, embed: Embed, encoder: str, folder: Path) -> None:
         self.examples = examples
+        self.embed = embed
         self.encoder = encoder
-        self._table = _Table(examples, embed, encoder, folder)
+        self.folder = folder
+        self._whole = self  # whose embeddings those of chosen rows are
         self._places = np.arange(len(examples))
 
     def __len__(self) -> int:
@@ -66,14 +68,6 @@ class Embedded:
         return self.examples.max_length
 
     @property
-    def num_targets(self) -> int:
-        return len(self)
-
-    @property
-    def row_targets(self) -> int:
-        return 1
-
-    @property
     def num_classes(self) -> int | None:
         return self.examples.num_classes
 
@@ -81,13 +75,13 @@ class Embedded:
         """The rows of the 1-D `indices`, float32 and int64 ids of classes."""
         rows = np.asarray(indices, dtype=np.int64)
         return {
-            "sentence_embedding": self._table.embeddings[self._places[rows]],
+            "sentence_embedding": self._whole.embeddings[self._places[rows]],
             "labels": torch.from_numpy(self.data.labels[rows]),
         }
 
     def read(self) -> None:
         """Embed the texts now, where that was not done before."""
-        _ = self._table.embeddings
+        _ = self._whole.embeddings
 
     def describe(self) -> str:
         """Number and lengths of the texts, and how many were cut, in words."""
@@ -100,6 +94,7 @@ class Embedded:
         """The rows of the 1-D `indices`, in their order; no text is embedded for them again."""
         rows = np.asarray(indices, dtype=np.int64)
         chosen = copy.copy(self)
+        vars(chosen).pop("embeddings", None)
         chosen.examples = self.examples.take(rows)
         chosen._places = self._places[rows]
         return chosen
@@ -107,19 +102,9 @@ class Embedded:
     def overlaps(self, other: Rows) -> bool:
         return isinstance(other, Embedded) and self.examples.overlaps(other.examples)
 
-
-class _Table:
-    """The embeddings of all `examples`, once they are asked for."""
-
-    def __init__(self, examples: Examples, embed: Embed, encoder: str, folder: Path) -> None:
-        self.examples = examples
-        self.embed = embed
-        self.encoder = encoder
-        self.folder = folder
-
     @cached_property
     def embeddings(self) -> Tensor:
-        """[N, H], float32: from the disk, or made and kept there, part by part."""
+        """Those of all rows [N, H], float32: from the disk, or made and kept, part by part."""
         starts = range(0, len(self.examples), PART)
         parts = {start: self._kept(start) for start in starts}
         missing = [start for start, part in parts.items() if part is None]

@@ -20,7 +20,7 @@ _ROWS = 1000  # encoded at a time: encodings take far more room than their ids
 _SHOWN = 40  # characters of a text in a message
 
 
-class Examples:
+class Examples(Rows):
     """A `Labelled` and its token ids, one observation a row. `ShuffledWindows` takes it.
 
     A pair of texts is one sequence, or with `apart` two, each with its own special tokens.
@@ -86,15 +86,6 @@ class Examples:
     def sequences(self) -> int:
         """Of each row."""
         return 2 if self.apart else 1
-
-    @property
-    def num_targets(self) -> int:
-        """N: each row is one observation."""
-        return len(self)
-
-    @property
-    def row_targets(self) -> int:
-        return 1
 
     @property
     def num_classes(self) -> int | None:

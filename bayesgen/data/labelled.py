@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from numbers import Real
 from pathlib import Path
@@ -17,22 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bayesgen.config import LABELS, tasks_with
-from bayesgen.data.tables import (
-    Places,
-    Table,
-    Wanted,
-    as_number,
-    by_name,
-    find_columns,
-    read_tables,
-    short,
-    some,
-)
+from bayesgen.data.choosing import VALIDATION, drawn, held_out
+from bayesgen.data.columns import Columns, Names, find_columns
+from bayesgen.data.tables import Table, as_number, by_name, read_tables, short, some
 from bayesgen.errors import UserError
-
-VALIDATION = 0.1
-"""Default share of the training rows that validates where the data have no rows for that."""
+from bayesgen.tasks import TASKS, tasks_that
 
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -69,17 +58,8 @@ class Labelled:
         )
 
     def subset(self, num: int, seed: int) -> Labelled:
-        """`num` rows drawn without replacement, in the order of the data.
-
-        With the same seed a smaller subset lies within every larger one. Raises UserError where
-        there are not so many rows.
-        """
-        if not 1 <= num <= len(self):
-            raise UserError(
-                f"`train_samples={num}`: {self.name} has {len(self):,} examples; choose a number"
-                f" from 1 to {len(self)}"
-            )
-        return self.take(np.sort(shuffled(len(self), seed, "train-samples")[:num]))
+        """`num` rows, see `drawn`."""
+        return self.take(drawn(len(self), num, seed, f"{self.name} has {len(self):,} examples"))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -141,7 +121,7 @@ def load_labelled(
     alphabetical order.
 
     Args:
-        task: one of `settings.LABELS`.
+        task: one whose labels are classes or numbers.
         validation: where the data have no rows for validation, how many of the training rows
             become these, drawn by `seed`: a share below 1 or a number. Where they have, anything
             but the default is refused.
@@ -151,19 +131,20 @@ def load_labelled(
     Raises:
         UserError: something is missing, damaged or does not fit the task.
     """
-    if task not in LABELS:
-        raise UserError(f"`task={task}`: labelled texts are for {', '.join(LABELS)}")
-    wanted = Wanted(text_column, pair_column, label_column)
-    name, tables = read_tables(name_or_path, data_dir, headed=any(wanted))
+    if not TASKS[task].is_labelled:
+        choices = tasks_that("sample", "class", "number")
+        raise UserError(f"`task={task}`: labelled texts are for {', '.join(choices)}")
+    chosen = Names(text_column, pair_column, label_column)
+    name, tables = read_tables(name_or_path, data_dir, headed=any(chosen))
     for split, table in tables.items():
         if not table.rows:
             raise UserError(f"{table.source}: the {split} split has no rows; add some")
-    scores = LABELS[task] == "score"
-    places = find_columns(tables["train"], scores, wanted)
+    numbers = TASKS[task].labels == "number"
+    first = find_columns(tables["train"], numbers, chosen)
     splits: dict[str, Labelled] = {}
     for split, table in tables.items():
-        rows = _rows(table, find_columns(table, scores, wanted, places))
-        splits[split] = _labelled(f"{name}/{split}", rows, task, splits.get("train"))
+        columns = find_columns(table, numbers, chosen, first)
+        splits[split] = _labelled(f"{name}/{split}", table, columns, task, splits.get("train"))
     train = splits["train"]
     if "val" not in splits:
         train, splits["val"] = split_rows(train, validation, seed)
@@ -188,7 +169,7 @@ def labelled(
     Args:
         classes: names in the order of their ids. An integer is then an id and a string a name;
             by default the classes are those that occur, as in `load_labelled`.
-        task: one of `settings.LABELS`.
+        task: one whose labels are classes or numbers.
 
     Raises:
         UserError: a row is not of this form, or its label is none of the task.
@@ -201,137 +182,108 @@ def labelled(
     if width not in (2, 3):
         raise UserError(f"{table.at(0)}: {width} fields; pass (text, label) or (text, text, label)")
     table.require_width((width,))
-    read = _rows(table, (0, 1 if width == 3 else None, width - 1))
+    columns = Columns(0, 1 if width == 3 else None, width - 1)
+    if classes is not None:
+        if len(set(classes)) != len(classes):
+            raise UserError(f"{name}: two classes have the same name; give each its own")
+        named = by_name(_values(table, columns.label), tuple(classes), table.at)
+        for row, value in zip(listed, named, strict=True):
+            row[-1] = value
+    found = _labelled(name, table, columns, task, classes=tuple(classes or ()))
     if classes is None:
-        found = _labelled(name, read, task)
         _require_classes(found)
-        return found
-    if len(set(classes)) != len(classes):
-        raise UserError(f"{name}: two classes have the same name; give each its own")
-    named = by_name(read.labels, tuple(classes), read.at)
-    return _labelled(name, replace(read, labels=named, classes=tuple(classes)), task)
+    return found
 
 
 def split_rows(data: Labelled, validation: float, seed: int) -> tuple[Labelled, Labelled]:
-    """_Rows for training and for validation, drawn by `seed`, each in the order of `data`.
-
-    Args:
-        validation: a share below 1 (of which at least one row comes), or a number of rows.
-
-    Raises:
-        UserError: `validation` leaves nothing to train on, or asks for nothing; or there is one
-            row.
-    """
-    if len(data) < 2:
-        raise UserError(
-            f"{data.name}: a single row cannot both train and validate; give at least two, or rows"
-            " of their own for validation"
-        )
-    number = validation
-    if 0 < validation < 1:
-        number = min(max(1, round(len(data) * validation)), len(data) - 1)
-    if not (1 <= number < len(data) and number == int(number)):
-        raise UserError(
-            f"`validation={validation:g}`: {data.name} has {len(data):,} rows; choose a share below"
-            f" 1 or a number from 1 to {len(data) - 1}"
-        )
-    order = shuffled(len(data), seed, "validation")
-    held, kept = np.sort(order[: int(number)]), np.sort(order[int(number) :])
+    """Rows for training and for validation, see `held_out`."""
+    kept, held = held_out(len(data), validation, seed, data.name)
     return data.take(kept), data.take(held, data.name.removesuffix("/train") + "/val")
 
 
-def shuffled(rows: int, seed: int, purpose: str) -> NDArray[np.int64]:
-    """A permutation of `rows` by `seed`; two purposes never share a stream.
+def _labelled(
+    name: str,
+    table: Table,
+    columns: Columns,
+    task: str,
+    train: Labelled | None = None,
+    classes: tuple[str, ...] | None = (),
+) -> Labelled:
+    """The rows of `table` with labels as numbers.
 
-    Raises UserError for a negative seed.
+    Args:
+        train: whose classes they have, where it is given.
+        classes: theirs; by default those that the table states, or that occur.
     """
-    if seed < 0:
-        raise UserError(f"`seed={seed}`: choose a number that is not negative")
-    stream = np.random.SeedSequence(seed, spawn_key=tuple(purpose.encode()))
-    return np.random.default_rng(stream).permutation(rows)
+    if train is not None and (train.second is None) != (columns.pair is None):
+        raise UserError(
+            f"{name}: pairs of texts in one split and single texts in another; give all the same"
+        )
+    values = _values(table, columns.label)
+    first = table.texts(columns.text)
+    second = None if columns.pair is None else table.texts(columns.pair)
+    labels: NDArray[Any]
+    if TASKS[task].labels == "number":
+        labels, classes = _numbers(table, values), None
+    else:
+        if train is not None:
+            classes = train.classes
+        elif not classes and table.header:
+            classes = (table.classes or {}).get(table.header[columns.label])
+        classes = classes or _find_classes(table, values)
+        labels = _class_ids(table, values, classes)
+    return Labelled(name, first, second, labels, classes)
 
 
-# Texts and labels
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """What a table says, before labels are numbers; `at` says where a row stands."""
-
-    first: tuple[str, ...]
-    second: tuple[str, ...] | None
-    labels: Sequence[Any]
-    classes: tuple[str, ...] | None
-    at: Callable[[int], str]
-
-
-def _rows(table: Table, places: Places) -> _Rows:
-    """The texts and labels of `table`. Raises UserError for a row that lacks one."""
-    text, pair, label = places
-    header = table.header
-
-    where = f" in '{header[label]}'" if header else ""
-    labels = [row[label] for row in table.rows]
-    for i, value in enumerate(labels):
+def _values(table: Table, column: int) -> list[Any]:
+    """A column of labels. Raises UserError for a row that lacks one."""
+    where = f" in '{table.header[column]}'" if table.header else ""
+    values = [row[column] for row in table.rows]
+    for i, value in enumerate(values):
         if value == "" or not isinstance(value, str | Real):
             raise UserError(
                 f"{table.at(i)}: no name or number{where} as a label; complete or remove this row"
             )
-    classes = (table.classes or {}).get(header[label]) if header else None
-    second = None if pair is None else table.texts(pair)
-    return _Rows(table.texts(text), second, labels, classes, table.at)
+    return values
 
 
-def _labelled(name: str, rows: _Rows, task: str, train: Labelled | None = None) -> Labelled:
-    """`rows` with labels as numbers, in the classes of `train` where that is given."""
-    if train is not None and (train.second is None) != (rows.second is None):
-        raise UserError(
-            f"{name}: pairs of texts in one split and single texts in another; give all the same"
-        )
-    if LABELS[task] == "score":
-        return Labelled(name, rows.first, rows.second, _scores(rows), None)
-    known = rows.classes if train is None else train.classes
-    classes = known or _find_classes(rows)
-    return Labelled(name, rows.first, rows.second, _class_ids(rows, classes), classes)
-
-
-def _scores(rows: _Rows) -> NDArray[np.float32]:
-    numbers = [as_number(value) for value in rows.labels]
-    for i, (value, score) in enumerate(zip(rows.labels, numbers, strict=True)):
+def _numbers(table: Table, values: Sequence[Any]) -> NDArray[np.float32]:
+    numbers = [as_number(value) for value in values]
+    for i, (value, score) in enumerate(zip(values, numbers, strict=True)):
         if score is None:
             raise UserError(
-                f"{rows.at(i)}: '{short(value)}' is a label and no score; take `task`"
-                f" {tasks_with('class')}"
+                f"{table.at(i)}: '{short(value)}' is a label and no score; take `task`"
+                f" {' or '.join(tasks_that('sample', 'class'))}"
             )
         if not abs(score) <= _LARGEST:
-            raise UserError(f"{rows.at(i)}: {value} is no finite score; correct or remove it")
+            raise UserError(f"{table.at(i)}: {value} is no finite score; correct or remove it")
     return np.array(numbers, dtype=np.float32)
 
 
-def _find_classes(rows: _Rows) -> tuple[str, ...]:
+def _find_classes(table: Table, values: Sequence[Any]) -> tuple[str, ...]:
     """The names of all classes that occur, numbers in their own order."""
-    names = {_class_name(value) for value in rows.labels}
-    numbers = [as_number(value) for value in rows.labels]
+    names = {_class_name(value) for value in values}
+    numbers = [as_number(value) for value in values]
     if None in numbers:
         return tuple(sorted(names))
     for i, found in enumerate(numbers):
         if not isinstance(found, int):
             raise UserError(
-                f"{rows.at(i)}: {rows.labels[i]} is a score and no label; take `task`"
-                f" {tasks_with('score')}"
+                f"{table.at(i)}: {values[i]} is a score and no label; take `task`"
+                f" {' or '.join(tasks_that('sample', 'number'))}"
             )
     return tuple(sorted(names, key=int))
 
 
-def _class_ids(rows: _Rows, classes: tuple[str, ...]) -> NDArray[np.int64]:
+def _class_ids(table: Table, values: Sequence[Any], classes: tuple[str, ...]) -> NDArray[np.int64]:
     ids = {_class_name(name): i for i, name in enumerate(classes)}
-    for i, value in enumerate(rows.labels):
+    for i, value in enumerate(values):
         if _class_name(value) not in ids:
             raise UserError(
-                f"{rows.at(i)}: label '{short(value)}' is none of the {len(classes)} classes"
+                f"{table.at(i)}: label '{short(value)}' is none of the {len(classes)} classes"
                 f" ({some(classes)}); correct it"
             )
-    return np.array([ids[_class_name(value)] for value in rows.labels], dtype=np.int64)
+    return np.array([ids[_class_name(value)] for value in values], dtype=np.int64)
 
 
 def _require_classes(train: Labelled) -> None:

@@ -24,18 +24,18 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import count
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from bayesgen.data.labelled import shuffled
+from bayesgen.data.choosing import drawn
 from bayesgen.data.windows import IGNORED, MASKS, ROW_MASKS, Rows, ShuffledWindows, stream
 from bayesgen.errors import UserError
+from bayesgen.tasks import Task
 
-PERMUTED = "permutation-lm"
 SCORING_SEED = 0
 """All runs are scored on the same masks, whatever their seed."""
 
@@ -45,21 +45,20 @@ class Masking:
     """How a tokenizer encloses a window, and how tokens in it are masked.
 
     Attributes:
+        task: whose targets these are.
         collator: of transformers.
         probability: share of the ordinary tokens that are targets, in expectation.
         prefix, suffix: ids of the special tokens before and after a window's text.
-        permuted: whether the targets are those of a permutation; windows must then be whole, and
-            of an even length.
     """
 
+    task: Task
     collator: Any
     probability: float
     prefix: tuple[int, ...]
     suffix: tuple[int, ...]
-    permuted: bool
 
     @classmethod
-    def of(cls, tokenizer: Any, task: str) -> Masking:
+    def of(cls, tokenizer: Any, task: Task) -> Masking:
         """The masking of `task` with a tokenizer of transformers.
 
         Raises:
@@ -73,18 +72,24 @@ class Masking:
         for what, there in (("mask", tokenizer.mask_token), ("padding", tokenizer.pad_token)):
             if there is None:
                 raise UserError(
-                    f"`task={task}`: the tokenizer of '{tokenizer.name_or_path}' has no {what}"
+                    f"`task={task.name}`: the tokenizer of '{tokenizer.name_or_path}' has no {what}"
                     " token; take a model that was trained on masked tokens, or save the tokenizer"
                     " with one"
                 )
         enclosed = tokenizer(tokenizer.mask_token)["input_ids"]
         place = enclosed.index(tokenizer.mask_token_id)
         around = tuple(enclosed[:place]), tuple(enclosed[place + 1 :])
-        if task == PERMUTED:
+        if task.masking == "permute":
             permuting = DataCollatorForPermutationLanguageModeling(tokenizer)
-            return cls(permuting, permuting.plm_probability, *around, True)
+            return cls(task, permuting, permuting.plm_probability, *around)
         masking = DataCollatorForLanguageModeling(tokenizer)
-        return cls(masking, masking.mlm_probability, *around, False)
+        return cls(task, masking, masking.mlm_probability, *around)
+
+    @property
+    def permuted(self) -> bool:
+        """Whether the targets are those of a permutation; windows must then be whole, and of an
+        even length."""
+        return self.task.masking == "permute"
 
     @property
     def special(self) -> list[int]:
@@ -104,8 +109,8 @@ class Masking:
             )
         if self.permuted and block_size % 2:
             raise UserError(
-                f"`block_size={block_size}`: {PERMUTED} permutes the halves of a window; choose an"
-                f" even number, such as {block_size + 1}"
+                f"`block_size={block_size}`: {self.task.name} permutes the halves of a window;"
+                f" choose an even number, such as {block_size + 1}"
             )
         return block_size - around
 
@@ -150,7 +155,7 @@ class Masking:
 
 
 @dataclass(frozen=True, eq=False)
-class MaskedWindows:
+class MaskedWindows(Rows):
     """Windows side by side, each with masks of its own that never change: what is scored.
 
     The masks of a window depend on its place in the text alone, and each has a target: all
@@ -219,10 +224,6 @@ class MaskedWindows:
     def row_targets(self) -> int:
         return self.room
 
-    @property
-    def num_classes(self) -> None:
-        return None
-
     def batch(self, indices: ArrayLike) -> dict[str, Tensor]:
         """The windows of the 1-D `indices`, with their own masks (see above)."""
         rows = np.asarray(indices, dtype=np.int64)
@@ -242,22 +243,14 @@ class MaskedWindows:
             batch["attention_mask"] = there.long()
         return batch
 
-    def take(self, indices: ArrayLike) -> MaskedWindows:
+    def take(self, indices: ArrayLike) -> Self:
         rows = np.asarray(indices, dtype=np.int64)
         return replace(self, starts=self.starts[rows], ordinary=self.ordinary[rows])
 
     def subset(self, num: int, seed: int) -> MaskedWindows:
-        """`num` windows drawn without replacement, in the order of the text.
-
-        With the same seed a smaller subset lies within every larger one. Raises UserError where
-        there are not so many windows.
-        """
-        if not 1 <= num <= len(self):
-            raise UserError(
-                f"`train_samples={num}`: the train split has {len(self)} windows of"
-                f" {self.block_size} tokens; choose a number from 1 to {len(self)}"
-            )
-        return self.take(np.sort(shuffled(len(self), seed, "train-samples")[:num]))
+        """`num` windows, see `choosing.drawn`."""
+        what = f"the train split has {len(self)} windows of {self.block_size} tokens"
+        return self.take(drawn(len(self), num, seed, what))
 
     def fingerprint(self) -> str:
         """sha256 of the text, how it is cut, and how it is masked."""

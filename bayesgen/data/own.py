@@ -22,7 +22,7 @@ PART = 256
 """Rows that are looked at together where all are."""
 
 
-class OwnRows:
+class OwnRows(Rows):
     """Rows of a map-style dataset, each a mapping of tensors with "labels", or a pair (x, y), which
     becomes {"inputs": x, "labels": y}.
 
@@ -30,6 +30,7 @@ class OwnRows:
         source: has a length and gives row i, such as a `torch.utils.data.Dataset` or a list.
         count: of the likelihood.
         collate: makes a batch of a list of rows.
+        classes: how many there are, where these rows may lack some.
 
     Raises:
         UserError: there is no row, or a row is of another form.
@@ -41,11 +42,13 @@ class OwnRows:
         count: Count,
         places: NDArray[np.int64] | None = None,
         collate: Callable[[list[Any]], Any] = default_collate,
+        classes: int | None = None,
     ) -> None:
         self.source = source
         self.count = count
         self.places = np.arange(len(source)) if places is None else places
         self.collate = collate
+        self.classes = classes
         if not len(self.places):
             raise UserError("`data`: there are no rows; give one or more")
 
@@ -88,14 +91,14 @@ class OwnRows:
 
     @property
     def num_classes(self) -> int | None:
-        return self._looked[3]
+        return self.classes or self._looked[3]
 
     def fingerprint(self) -> str:
         return self._looked[2]
 
     def take(self, indices: ArrayLike) -> OwnRows:
         chosen = self.places[np.asarray(indices, dtype=np.int64)]
-        return OwnRows(self.source, self.count, chosen, self.collate)
+        return OwnRows(self.source, self.count, chosen, self.collate, self.classes)
 
     def overlaps(self, other: Rows) -> bool:
         return (

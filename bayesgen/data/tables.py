@@ -15,18 +15,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from bayesgen.errors import UserError
 
 KINDS = (".tsv", ".csv", ".jsonl")
 
 _SPLITS = {"train": ("train",), "val": ("val", "valid", "validation", "dev"), "test": ("test",)}
-_TEXTS = ("text", "sentence", "review", "sentence1")
-_PAIRS = ("sentence2",)
-_CLASSES = ("label", "score", "similarity")
-_SCORES = ("score", "similarity", "label")
-_KNOWN = {*_TEXTS, *_PAIRS, *_SCORES}
+TEXTS = ("text", "sentence", "review", "sentence1")
+PAIRS = ("sentence2",)
+LABELS = ("label", "score", "similarity")
+"""Names of columns, the more usual first."""
 _DATASETS = ("dataset_dict.json", "state.json")
 """One of these lies in a folder that `save_to_disk` of the library `datasets` wrote."""
 
@@ -57,14 +56,6 @@ _FORMATS: Mapping[str, _Format] = {
     ),
 }
 NAMES = tuple(_FORMATS)
-
-
-class Wanted(NamedTuple):
-    """Names of columns that the user chose."""
-
-    text: str | None
-    pair: str | None
-    label: str | None
 
 
 @dataclass(frozen=True)
@@ -101,9 +92,6 @@ class Table:
                 where = f" in '{self.header[place]}'" if self.header else ""
                 raise UserError(f"{self.at(i)}: no text{where}; complete or remove this row")
         return tuple(row[place] for row in self.rows)
-
-
-# Files
 
 
 def read_tables(
@@ -146,9 +134,12 @@ def holds_tables(name_or_path: str) -> bool:
     path = Path(name_or_path).expanduser()
     if name_or_path in _FORMATS or not path.is_dir():
         return name_or_path in _FORMATS or Path(path.name.removesuffix(".gz")).suffix in KINDS
-    stems = [stem for stems in _SPLITS.values() for stem in stems]
-    files = {f"{stem}{kind}{gz}" for stem in stems for kind in KINDS for gz in ("", ".gz")}
+    files = (name for split in _SPLITS for name in _file_names(split))
     return any((path / file).is_file() for file in (*files, *_DATASETS))
+
+
+def _file_names(split: str) -> set[str]:
+    return {f"{s}{kind}{gz}" for s in _SPLITS[split] for kind in KINDS for gz in ("", ".gz")}
 
 
 def _built_in_folder(name: str, kind: _Format, data_dir: Path | None, setting: str) -> Path:
@@ -180,8 +171,8 @@ def _built_in_file(name: str, folder: Path, stem: str, setting: str) -> Path:
 
 def _folder_files(folder: Path) -> dict[str, Path]:
     found = {}
-    for split, stems in _SPLITS.items():
-        names = {f"{stem}{kind}{gz}" for stem in stems for kind in KINDS for gz in ("", ".gz")}
+    for split in _SPLITS:
+        names = _file_names(split)
         files = sorted(file for file in folder.iterdir() if file.name in names)
         if len(files) > 1:
             raise UserError(
@@ -244,7 +235,8 @@ def _separated_table(path: Path, text: str, comma: bool, headed: bool, kind: _Fo
     finally:
         csv.field_size_limit(limit)
     header, widths = None, [len(rows[0])] if rows else []
-    if rows and (_KNOWN & set(map(_plain, rows[0])) or (headed and not kind.columns)):
+    known = {*TEXTS, *PAIRS, *LABELS}
+    if rows and (known & set(map(plain, rows[0])) or (headed and not kind.columns)):
         header, rows, lines = rows[0], rows[1:], lines[1:]
     elif kind.columns:
         header = list(kind.columns)
@@ -315,116 +307,6 @@ def _datasets_table(source: str, split: Any) -> Table:
     return table
 
 
-# Columns
-
-Places = tuple[int, int | None, int]
-"""Positions of the text, of the second text where there is one, and of the label."""
-
-
-def find_columns(table: Table, scores: bool, wanted: Wanted, train: Places | None = None) -> Places:
-    """Where texts and labels are; in a file without a header, where they are in `train`.
-
-    Args:
-        scores: whether labels are scores.
-    """
-    header = table.header
-    if header is None:
-        if train is None:
-            return _guess_columns(table, scores)
-        if len(table.rows[0]) <= max(place or 0 for place in train):
-            raise UserError(
-                f"{table.source}: fewer columns than the training rows have; give it the same"
-            )
-        return train
-    plain = [_plain(column) for column in header]
-
-    def find(chosen: str | None, known: Sequence[str], setting: str) -> int | None:
-        if chosen is not None:
-            if chosen in header:
-                return header.index(chosen)
-            raise UserError(
-                f"{setting} {chosen}: no such column in {table.source} (there are: {some(header)})"
-            )
-        return next((plain.index(name) for name in known if name in plain), None)
-
-    text = find(wanted.text, _TEXTS, "`text_column`")
-    pair = find(wanted.pair, _PAIRS if wanted.text is None else (), "`pair_column`")
-    label = find(wanted.label, _SCORES if scores else _CLASSES, "`label_column`")
-    if text is None or label is None:
-        what, setting = ("text", "`text_column`") if text is None else ("label", "`label_column`")
-        raise UserError(
-            f"{table.source}: no {what} column among {some(header)}; name it by {setting}"
-        )
-    if len({text, pair, label}) < 3:
-        raise UserError(
-            f"{table.source}: text, pair and label must be three columns; correct `text_column`,"
-            " `pair_column` or `label_column`"
-        )
-    return text, pair, label
-
-
-def has_pairs(table: Table) -> bool:
-    """Whether a column is called as second texts are."""
-    return not {_plain(column) for column in table.header or ()}.isdisjoint(_PAIRS)
-
-
-def find_texts(table: Table, pairs: bool, setting: str) -> tuple[int, int | None]:
-    """Where the texts are in a table whose labels do not matter, and of `pairs` the second ones.
-
-    Args:
-        setting: that named the data, for errors.
-    """
-    plain = [_plain(column) for column in table.header or ()]
-    first, second = (
-        next((plain.index(name) for name in known if name in plain), None)
-        for known in (_TEXTS, _PAIRS)
-    )
-    width = len(table.rows[0])
-    if first is None and width == 1 + pairs:  # nothing else is there
-        first, second = 0, 1
-    elif table.header is None and not pairs and width == 2:
-        first = _guess_columns(table, False)[0]
-    if first is None or (pairs and second is None):
-        needed = "'sentence1' and 'sentence2'" if pairs else "'text'"
-        what = "pairs of texts, as the run's data are" if pairs else "column of texts"
-        found = some(table.header) if table.header else f"{width} columns without a header"
-        raise UserError(
-            f"{setting}: no {what}, in {table.source} ({found}); call it {needed} in a first line"
-        )
-    return first, second if pairs else None
-
-
-def _guess_columns(table: Table, scores: bool) -> Places:
-    """Text and label of two columns without a header, by their content."""
-    columns = list(zip(*table.rows, strict=True))
-    if len(columns) != 2:
-        raise UserError(
-            f"{table.source}: {len(columns)} columns and no header that tells the text from the"
-            " label; put one on top, such as text and label"
-        )
-    numeric = [all(as_number(value) is not None for value in column) for column in columns]
-    distinct = [len(set(column)) for column in columns]
-    if scores and numeric[0] != numeric[1]:
-        label = numeric.index(True)
-    elif distinct[0] != distinct[1]:
-        label = distinct.index(min(distinct))
-    else:
-        raise UserError(
-            f"{table.source}: no header, and either column could be the label; put one on top, such"
-            " as text and label"
-        )
-    labels = columns[label]
-    if not scores and len(labels) > 1 and labels.count(labels[0]) == 1:
-        raise UserError(
-            f"{table.at(0)}: label '{short(labels[0])}' occurs nowhere else; name the columns by"
-            " `text_column` and `label_column` if this is a header, else put one on top"
-        )
-    return 1 - label, None, label
-
-
-# Values
-
-
 def by_name(values: Sequence[Any], classes: tuple[str, ...], at: Callable[[int], str]) -> list[Any]:
     """`values` with the class's name in the place of an integer id."""
     for i, value in enumerate(values):
@@ -448,7 +330,8 @@ def as_number(value: Any) -> int | float | None:
     return int(number) if number.is_integer() else number
 
 
-def _plain(column: Any) -> str:
+def plain(column: Any) -> str:
+    """The name of a column, however it is written."""
     return str(column).strip().casefold()
 
 

@@ -7,8 +7,9 @@ input_ids[b, t], and -100 where nothing is scored.
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -41,38 +42,49 @@ class Batches(Protocol):
         """The batch of step >= 0, the same at every call. Raises ValueError for step < 0."""
 
 
-class Rows(Protocol):
-    """Rows with labels, in a fixed order: windows of a text, or labelled examples."""
+class Rows(ABC):
+    """Rows with labels, in a fixed order: windows of a text, labelled examples, or what a user has.
 
+    Unless it says otherwise, each row is one observation.
+    """
+
+    @abstractmethod
     def __len__(self) -> int: ...
+
+    @abstractmethod
+    def batch(self, indices: ArrayLike, /) -> dict[str, Tensor]:
+        """The rows of the 1-D `indices`: what the network takes, and "labels" [B, ...]."""
+
+    @abstractmethod
+    def take(self, indices: ArrayLike, /) -> Self:
+        """The rows of the 1-D `indices`, in their order."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """sha256 of what the rows hold."""
+
+    @abstractmethod
+    def overlaps(self, other: Rows, /) -> bool:
+        """Whether both may hold rows of the same data."""
 
     @property
     def num_targets(self) -> int:
         """N, the number of labels that are observations."""
+        return len(self)
 
     @property
     def row_targets(self) -> int:
         """Labels of one row, at most."""
+        return 1
 
     @property
     def num_classes(self) -> int | None:
-        """Of labelled examples; None for tokens of a text, which nobody tells apart by class."""
-
-    def batch(self, indices: ArrayLike, /) -> dict[str, Tensor]:
-        """The rows of the 1-D `indices`: what the network takes, and "labels" [B, ...]."""
-
-    def take(self, indices: ArrayLike, /) -> Rows:
-        """The rows of the 1-D `indices`, in their order."""
-
-    def fingerprint(self) -> str:
-        """sha256 of what the rows hold."""
-
-    def overlaps(self, other: Rows, /) -> bool:
-        """Whether both may hold rows of the same data."""
+        """Of labels that are classes; None for tokens of a text, and for real numbers."""
+        return None
 
 
 @dataclass(frozen=True, eq=False)
-class Windows:
+class Windows(Rows):
     """Windows of `block_size` targets each, window i from position `starts[i]` of 1-D `tokens`.
 
     A window that reaches over the end is padded there. Raises ValueError where a window would
@@ -110,11 +122,22 @@ class Windows:
     def row_targets(self) -> int:
         return self.block_size
 
-    @property
-    def num_classes(self) -> None:
-        return None
+    def subset(self, num: int, seed: int) -> Windows:
+        """`num` of the windows without padding, drawn without replacement, in text order.
 
-    def take(self, indices: ArrayLike) -> Windows:
+        With the same seed a smaller subset lies within every larger one. Raises UserError where
+        there are not so many.
+        """
+        whole = self.take(np.flatnonzero(self.starts + self.block_size < len(self.tokens)))
+        if not 1 <= num <= len(whole):
+            raise UserError(
+                f"`train_samples={num}`: the train split has {len(whole)} windows of"
+                f" {self.block_size} tokens; choose a number from 1 to {len(whole)}"
+            )
+        drawn = _permutation(len(whole), _generator(seed, _SUBSET, 0))[:num]
+        return whole.take(np.sort(drawn))
+
+    def take(self, indices: ArrayLike) -> Self:
         return replace(self, starts=self.starts[np.asarray(indices, dtype=np.int64)])
 
     def fingerprint(self) -> str:
@@ -216,25 +239,6 @@ class ShuffledWindows:
 
     def _permutation(self, epoch: int) -> NDArray[np.int64]:
         return _permutation(len(self.windows), _generator(self.seed, _EPOCH, epoch))
-
-
-def subset(
-    tokens: NDArray[Any], block_size: int, num_windows: int, seed: int, split: str = "train"
-) -> Windows:
-    """`num_windows` of the full tiles of `tokens`, drawn without replacement, in text order.
-
-    With the same seed a smaller subset lies within every larger one. Raises UserError where there
-    are not so many full tiles, or `tokens` (named by `split`) are fewer than `block_size` + 1.
-    """
-    _require_block(tokens, block_size, split)
-    available = (len(tokens) - 1) // block_size
-    if not 1 <= num_windows <= available:
-        raise UserError(
-            f"`train_samples={num_windows}`: the {split} split has {available} windows of "
-            f"{block_size} tokens; choose a number from 1 to {available}"
-        )
-    drawn = _permutation(available, _generator(seed, _SUBSET, 0))[:num_windows]
-    return Windows(tokens, block_size, np.sort(drawn) * block_size)
 
 
 def _gather(tokens: NDArray[Any], block_size: int, starts: NDArray[np.int64]) -> dict[str, Tensor]:

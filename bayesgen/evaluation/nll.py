@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bayesgen.data.windows import Rows
 from bayesgen.evaluation.passes import Split, readings
-from bayesgen.likelihoods import IGNORED, Gaussian, Likelihood, per_observation
+from bayesgen.likelihoods import IGNORED, Categorical, Likelihood
 from bayesgen.predictive import Forward
 
 
@@ -37,7 +37,7 @@ def log_likelihoods(
     each of S > 0 draws: [S, n], float64, in nats. Of real numbers every label is there, as exactly
     0 where it is NaN."""
     split = Split.of(rows, batch_size, None, forward.device)
-    real = isinstance(likelihood, Gaussian)
+    real = not isinstance(likelihood, Categorical)
     read = forward.outputs if real else forward.target_log_probs
     back = split.windows_back if real else split.tokens_back
     found: list[list[Tensor]] = [[] for _ in draws]
@@ -46,9 +46,9 @@ def log_likelihoods(
             forward.load(theta)
             for _, labels, outputs in reading:
                 each = (
-                    likelihood.per_sequence(outputs, labels)
-                    if isinstance(likelihood, Gaussian)
-                    else per_observation(outputs, labels[labels != IGNORED])
+                    likelihood.per_observation(outputs, labels[labels != IGNORED])
+                    if isinstance(likelihood, Categorical)
+                    else likelihood.per_sequence(outputs, labels)
                 )
                 own.append(each.double().cpu())
     return torch.stack([torch.cat(own) for own in found])[:, back]

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from bayesgen.config import (
-    LABELS,
     PRIORS,
     ChainSettings,
     MomentumSettings,
@@ -23,6 +22,7 @@ from bayesgen.config import (
 )
 from bayesgen.errors import UserError
 from bayesgen.registry import Registry
+from bayesgen.tasks import TASKS
 
 if TYPE_CHECKING:
     from bayesgen.inference.log_posterior import LogPosterior
@@ -139,16 +139,17 @@ class SamplerSpec(Generic[S]):
         Args:
             prior, init_from: the settings of these names, where they are chosen.
         """
-        labels = LABELS.get(task)
-        if labels is None or self.labelled is None:
+        kind = TASKS[task]
+        if not kind.is_labelled or self.labelled is None:
             return {}
-        last = "layers=-2:" if task == "sentence-similarity" else "layers=-2:,head"
-        chosen = {**self.labelled, "parameters": last}
+        chosen = dict(self.labelled)
+        if kind.auto_class:  # a network of someone else may have neither
+            chosen["parameters"] = "layers=-2:" if kind.compares else "layers=-2:,head"
         if self.settings.draws_from != "chain":
             return chosen
         chosen = {**LABELLED_CHAIN, **chosen}
         rate = chosen.get("learning_rate", self.settings.learning_rate)
-        if labels == "score":
+        if kind.labels == "number":
             return chosen | {
                 "learning_rate": NUMBER_STEP * rate,
                 "temperature": NUMBER_TEMPERATURE,

@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from bayesgen.errors import UserError
+from bayesgen.likelihoods import likelihood_of
 from bayesgen.models import nanogpt
-from bayesgen.models.functional import FunctionalModel, ModelInfo
+from bayesgen.models.functional import FunctionalModel, ModelInfo, weights_sha256
+from bayesgen.models.head import Head
 from bayesgen.models.lora import Lora, add_adapters
-from bayesgen.models.tasks import TASKS, Head
 from bayesgen.parameters import Subset, names_adapters
+from bayesgen.registry import resolved
+from bayesgen.tasks import TASKS, Task
 
 __all__ = ["FunctionalModel", "Head", "Lora", "ModelInfo", "load_model"]
 
@@ -26,12 +29,13 @@ def load_model(
     device: str = "cpu",
     outline: bool = False,
 ) -> FunctionalModel:
-    """Load a nanoGPT checkpoint (a `.pt` file) or a Hugging Face model (a folder or name).
+    """Load a nanoGPT checkpoint (a `.pt` file), a Hugging Face model (a folder or name), or what
+    the task's own loader takes.
 
     Args:
         name: path of a checkpoint, folder of a Hugging Face model or of PEFT adapters, or a hub
             name.
-        task: what the model does, one of `bayesgen.models.tasks.TASKS`.
+        task: what the model does, one of `bayesgen.tasks.TASKS`.
         parameters: which parameters are Bayesian (see `bayesgen.parameters.select`); None for all,
             or for what a task's presets say where the model is sampled. Where `lora`
             is among them and the model has no adapters, untrained ones are added.
@@ -45,17 +49,18 @@ def load_model(
         UserError: nothing loadable is there, or it is not a model of this task; the message names
             the way out.
     """
-    if task not in TASKS:
-        raise UserError(f"`task`: unknown task '{task}' ({', '.join(TASKS)})")
+    kind = TASKS[task]
     if num_labels is not None:
-        _refuse_num_labels(num_labels, task)
-    if head is not None and task != "sentence-classification":
+        _refuse_num_labels(num_labels, kind)
+    if head is not None and not kind.can("head"):
         raise UserError(f"`head_hidden_size`, `head_dropout`: a {task} has none; leave them out")
     adapters = (lora or Lora()) if parameters and names_adapters(parameters) else None
     path = Path(name)
-    if nanogpt.is_checkpoint(path) or path.is_file():
-        if task != "causal-lm":
-            raise UserError(f"`task={task}`: '{name}' is a nanoGPT checkpoint, a causal-lm")
+    if kind.loader is not None:
+        model = _custom(str(name), kind, parameters)
+    elif nanogpt.is_checkpoint(path) or path.is_file():
+        if task != ModelInfo.task:
+            raise UserError(f"`task={task}`: '{name}' is a nanoGPT checkpoint, a {ModelInfo.task}")
         model = _nanogpt(path, parameters, adapters, meta_path, outline)
     else:
         from bayesgen.models import huggingface
@@ -72,14 +77,28 @@ def load_model(
     return model if outline else model.to(device)
 
 
-def _refuse_num_labels(num_labels: int, task: str) -> None:
+def _refuse_num_labels(num_labels: int, task: Task) -> None:
     """Refuse a number of labels that cannot be had."""
-    if TASKS[task].language:
-        raise UserError(f"`num_labels`: a {task} has no classes; leave it out")
+    if not task.is_labelled:
+        raise UserError(f"`num_labels`: a {task.name} has no classes; leave it out")
     if num_labels < 1:
         raise UserError(f"`num_labels={num_labels}`: must be at least 1")
-    if TASKS[task].scored and num_labels != 1:
-        raise UserError(f"`num_labels={num_labels}`: a {task} has one output; leave it out")
+    if task.labels == "number" and num_labels != 1:
+        raise UserError(f"`num_labels={num_labels}`: a {task.name} has one output; leave it out")
+
+
+def _custom(name: str, task: Task, parameters: Subset | None) -> FunctionalModel:
+    """The model that the task's own loader finds at `name`."""
+    module = resolved(task.loader)(name)
+    return FunctionalModel(
+        module,
+        resolved(task.call),
+        parameters=parameters,
+        info=ModelInfo(
+            name, task.name, task.name, getattr(module, "config", {}), weights_sha256(module)
+        ),
+        likelihood=likelihood_of(task),
+    )
 
 
 def _nanogpt(

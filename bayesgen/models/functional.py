@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from bayesgen import likelihoods
 from bayesgen.data.tokenizers import Tokenizer
-from bayesgen.likelihoods import Likelihood
+from bayesgen.errors import UserError
+from bayesgen.likelihoods import Categorical, Gaussian, Likelihood
 from bayesgen.models.checkpointing import checkpoint_blocks
 from bayesgen.parameters import FlatModule, Layout, Subset, select
+from bayesgen.tasks import TASKS, Labels, Task
 
 POOLER = "pooler."
 """What some encoders have behind their last block, for the tasks that need it."""
@@ -64,7 +65,7 @@ class ModelInfo:
     Attributes:
         name: the path or name it was loaded from.
         family: `nanogpt`, `huggingface` or `custom`.
-        task: what it does (see `bayesgen.models.tasks`).
+        task: what it does, one of `bayesgen.tasks.TASKS`.
         config: the family's own settings, plain data.
         sha256: hash of the checkpoint file (nanoGPT) or of the weights (Hugging Face).
     """
@@ -81,12 +82,12 @@ class FunctionalModel:
 
     Args:
         module: the network; it is put in evaluation mode and its parameters are frozen.
-        call: see `Call`; the default hands over `batch["input_ids"]`.
+        call: see `Call`; the default hands over what the batch holds beside "labels".
         parameters: which parameters are Bayesian (see `bayesgen.parameters.select`); None for all,
             or for what a task's presets say where it is sampled.
         block_size: the longest context in tokens, or None where there is no limit.
         reader: reads texts in pieces; None for a model that knows no cache.
-        likelihood: log p(labels | outputs); categorical by default.
+        likelihood: log p(labels | outputs), any `bayesgen.likelihoods.Likelihood`.
         new: names of the parameters that no training has seen yet, such as those of a new head.
 
     Attributes:
@@ -118,11 +119,11 @@ class FunctionalModel:
         block_size: int | None = None,
         info: ModelInfo | None = None,
         reader: Reader | None = None,
-        likelihood: Likelihood = likelihoods,
+        likelihood: Likelihood = Categorical(),  # noqa: B008  (it is frozen)
         new: Collection[str] = (),
     ) -> None:
         self.module = module.eval().requires_grad_(False)
-        self.call: Call = call or (lambda apply, batch: apply(batch["input_ids"]))
+        self.call: Call = call or _only_input
         self.tokenizer = tokenizer
         self.block_size = block_size
         self.info = info or ModelInfo()
@@ -144,6 +145,21 @@ class FunctionalModel:
     @property
     def device(self) -> torch.device:
         return self.theta.device
+
+    @property
+    def task(self) -> Task:
+        """What the model does."""
+        return TASKS[self.info.task]
+
+    @property
+    def labels(self) -> Labels | None:
+        """What a label is: a token, a class, a real number with Gaussian noise; None where the
+        likelihood alone knows."""
+        if isinstance(self.likelihood, Gaussian):
+            return "number"
+        if not isinstance(self.likelihood, Categorical):
+            return None
+        return "class" if self.task.is_labelled else "token"
 
     @cached_property
     def sha256(self) -> str:
@@ -251,3 +267,15 @@ def weights_sha256(module: nn.Module) -> str:
     for parameter in module.parameters():
         digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _only_input(apply: Callable[..., Any], batch: Batch) -> Tensor:
+    """The outputs for a batch with one tensor beside its labels."""
+    names = [name for name in batch if name != "labels"]
+    if len(names) != 1:
+        raise UserError(
+            f"`call`: a batch holds {', '.join(names) or 'nothing'} beside its labels; say how"
+            " these go through the network: call=lambda apply, batch: apply(batch[...], ...)"
+        )
+    outputs: Tensor = apply(batch[names[0]])
+    return outputs

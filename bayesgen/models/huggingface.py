@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from bayesgen import likelihoods
 from bayesgen.errors import UserError
-from bayesgen.likelihoods import Likelihood
+from bayesgen.likelihoods import Likelihood, likelihood_of
 from bayesgen.models.functional import (
     POOLER,
     Call,
@@ -24,15 +23,17 @@ from bayesgen.models.functional import (
     ModelInfo,
     weights_sha256,
 )
+from bayesgen.models.head import Head
+from bayesgen.models.hf_reader import CausalReader
 from bayesgen.models.hf_tokenizer import read_tokenizer
 from bayesgen.models.logging import quiet
 from bayesgen.models.lora import Lora, add_adapters
 from bayesgen.models.targets import logits_at, serve_targets
-from bayesgen.models.tasks import TASKS, Head, Task
 from bayesgen.parameters import ADAPTER, Subset
+from bayesgen.registry import resolved
+from bayesgen.tasks import TASKS, Task
 
 ADAPTERS = "adapter_config.json"
-SENTENCES = ("sentence-classification", "sentence-similarity")
 
 
 def load(
@@ -62,23 +63,21 @@ def load(
             model of this task.
     """
     try:
-        import transformers
+        from bayesgen.models import sentence  # makes transformers know it
     except ImportError as error:
         raise UserError(
             "`model`: a Hugging Face model needs transformers; pip install 'bayesgen[hf]'"
         ) from error
-    from bayesgen.models import sentence  # makes transformers know it
 
     kind = TASKS[task]
-    auto = getattr(transformers, kind.auto_class)
+    auto = _auto(kind)
     _refuse_missing(name)
     adapters = _adapters_of(name)
     base = adapters.base_model_name_or_path if adapters else name
     _refuse_missing(base)
-    config = _config(base, num_labels, task)
-    _refuse_wrong_task(base, task, config)
-    if task in SENTENCES:
-        stored = config
+    stored = config = _config(base, 1 if kind.labels == "number" else num_labels)
+    _refuse_wrong_task(base, kind, config)
+    if kind.sentence:
         config = sentence.configured(config, base, task, head, num_labels)
     new: set[str] = set()
     if outline:
@@ -90,10 +89,8 @@ def load(
         if adapters:
             add_adapters(module, adapters, folder=name)
     else:
-        if task in SENTENCES and config is not stored:
-            module, new = _around_encoder(base, kind, auto, config)
-        else:
-            module, new = _weights(base, kind, auto, config)
+        load_weights = _weights if config is stored else _around_encoder
+        module, new = load_weights(base, kind, auto, config)
         if adapters:
             _load_adapters(name, module)
             # a head that was trained with the adapters has a name of its own
@@ -101,18 +98,18 @@ def load(
     sha256 = None if outline else weights_sha256(module)
     if lora is not None and not any(ADAPTER in name for name, _ in module.named_parameters()):
         new = add_adapters(module, lora.config(module), new)
-    tokenizer = None if task == "image-classification" else read_tokenizer(name, module)
-    if adapters and tokenizer is None:
-        tokenizer = read_tokenizer(base, module)
+    places = (name, base) if kind.text else ()
+    tokenizers = (read_tokenizer(place, module) for place in dict.fromkeys(places))
+    # a stateful model (Mamba, RWKV) keeps something else than keys and values
+    cached = kind.can("generate") and not module._is_stateful
     return FunctionalModel(
         module,
         _call(kind, module),
         parameters=parameters,
-        tokenizer=tokenizer,
+        tokenizer=next((found for found in tokenizers if found is not None), None),
         block_size=_block_size(config, module),
         info=ModelInfo(name, "huggingface", task, config.to_dict(), sha256),
-        # a stateful model (Mamba, RWKV) keeps something else than keys and values
-        reader=CausalReader(config) if task == "causal-lm" and not module._is_stateful else None,
+        reader=CausalReader(config) if cached else None,
         likelihood=_likelihood(kind, config, base),
         new=new,
     )
@@ -165,11 +162,17 @@ def _adapters_of(name: str) -> Any:
     return config
 
 
-def _config(name: str, num_labels: int | None, task: str) -> Any:
+def _auto(task: Task) -> Any:
+    """The class that loads the task's models."""
+    import transformers
+
+    name = task.auto_class
+    return resolved(name) if ":" in name else getattr(transformers, name)
+
+
+def _config(name: str, num_labels: int | None) -> Any:
     from transformers import AutoConfig
 
-    if TASKS[task].scored:
-        num_labels = 1
     given = {} if num_labels is None else {"num_labels": num_labels}
     try:
         with quiet():
@@ -178,31 +181,32 @@ def _config(name: str, num_labels: int | None, task: str) -> Any:
         raise _unloadable(name, error) from error
 
 
-def _refuse_wrong_task(name: str, task: str, config: Any) -> None:
+def _refuse_wrong_task(name: str, task: Task, config: Any) -> None:
     """Refuse an architecture that cannot do `task`, and name what it can."""
     import transformers
 
     from bayesgen.models.sentence import SentenceConfig
 
-    def can(other: str) -> bool:
+    def can(other: Task) -> bool:
         if isinstance(config, SentenceConfig):
-            return other == config.task
-        if other in SENTENCES:
-            encoder = type(config) in transformers.AutoModelForMaskedLM._model_mapping
-            return encoder and not config.is_encoder_decoder
-        known = type(config) in getattr(transformers, TASKS[other].auto_class)._model_mapping
+            return other.name == config.task
+        if not other.auto_class:
+            return False
+        masked = type(config) in transformers.AutoModelForMaskedLM._model_mapping
+        if other.sentence:
+            return masked and not config.is_encoder_decoder
+        known = type(config) in _auto(other)._model_mapping
         permuted = config.model_type == "xlnet"
-        if other == "causal-lm":
+        if other.can("generate"):
             # an encoder has a causal class, too, but attends to both sides unless it is a decoder
-            masked = type(config) in transformers.AutoModelForMaskedLM._model_mapping
             return known and not permuted and (not masked or getattr(config, "is_decoder", False))
-        return known and (other != "permutation-lm" or permuted)
+        return known and (other.masking != "permute" or permuted)
 
     if not can(task):
-        possible = ", ".join(other for other in TASKS if can(other))
+        possible = ", ".join(other for other in TASKS if can(TASKS[other]))
         raise UserError(
-            f"`task={task}`: '{name}' is a model of type {config.model_type}, which is made for"
-            f" {possible or 'none of the tasks'}"
+            f"`task={task.name}`: '{name}' is a model of type {config.model_type}, which is made"
+            f" for {possible or 'none of the tasks'}"
         )
 
 
@@ -270,14 +274,14 @@ def _weights(
 def _likelihood(task: Task, config: Any, name: str) -> Likelihood:
     """Density of the labels, with the noise that a fine-tune left."""
     std = getattr(config, "noise_std", None)
-    if std is None or not task.scored:
-        return task.likelihood
+    if std is None or task.labels != "number":
+        return likelihood_of(task)
     if isinstance(std, bool) or not isinstance(std, int | float) or not 0 < std < math.inf:
         raise UserError(
             f"`model`: noise_std in the config.json of '{name}' is {std!r}; it must be a positive"
             " number, the standard deviation of the labels around the outputs"
         )
-    return likelihoods.Gaussian(float(std))
+    return likelihood_of(task, float(std))
 
 
 def _load_adapters(name: str, module: Any) -> None:
@@ -302,7 +306,7 @@ def _load_adapters(name: str, module: Any) -> None:
 
 
 def _call(task: Task, module: Any) -> Call:
-    masked = task.auto_class == "AutoModelForMaskedLM"
+    masked = task.masking == "replace"
     if masked:
         serve_targets(module)
 
@@ -341,52 +345,3 @@ def _unloadable(name: str, error: Exception) -> UserError:
         f"`model`: there is no folder '{name}', and no such model could be loaded from the Hugging"
         f" Face hub: {reason}"
     )
-
-
-class CausalReader:
-    """Reads texts through transformers' own cache.
-
-    Texts of different lengths have a cache each: where a window or a bias counts slots, a gap
-    between two tokens of a text would count, too.
-    """
-
-    stackable = False
-
-    def __init__(self, config: Any) -> None:
-        self.config = config
-
-    def cache(self, texts: int, slots: int, device: torch.device) -> Any:
-        return []
-
-    def read(
-        self,
-        apply: Callable[..., Any],
-        input_ids: torch.Tensor,
-        positions: torch.Tensor,
-        mask: torch.Tensor,
-        cache: Any,
-    ) -> torch.Tensor:
-        from transformers import DynamicCache
-
-        rows, length = input_ids.shape
-        if not cache:
-            groups = 1 if bool(mask.all()) else rows
-            cache.extend(DynamicCache(config=self.config) for _ in range(groups))
-        if len(cache) == 1:
-            return _logits(apply, input_ids, positions, cache[0])
-        each = []
-        for row, own in enumerate(cache):
-            new = int(mask[row, -length:].sum())
-            piece = slice(row, row + 1), slice(0, new)
-            logits = _logits(apply, input_ids[piece], positions[piece], own)
-            each.append(torch.nn.functional.pad(logits, (0, 0, 0, length - new)))
-        return torch.cat(each)
-
-
-def _logits(
-    apply: Callable[..., Any], input_ids: torch.Tensor, positions: torch.Tensor, cache: Any
-) -> torch.Tensor:
-    logits: torch.Tensor = apply(
-        input_ids=input_ids, position_ids=positions, past_key_values=cache, use_cache=True
-    ).logits
-    return logits

@@ -149,9 +149,8 @@ class GPT(nn.Module):
     def _initialise(self) -> None:
         for name, parameter in self.named_parameters():
             if parameter.dim() == 1:
-                nn.init.ones_(parameter) if "ln_" in name and name.endswith(
-                    "weight"
-                ) else nn.init.zeros_(parameter)
+                gain = "ln_" in name and name.endswith("weight")
+                nn.init.constant_(parameter, float(gain))
             elif name.endswith("c_proj.weight"):
                 # GPT-2: the residual stream is a sum of 2·n_layer such projections
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * self.config.n_layer))
@@ -267,16 +266,16 @@ def read_checkpoint(path: Path, meta_path: Path | None = None, outline: bool = F
         config = GPTConfig(**{k: v for k, v in raw["model_args"].items() if k in known})
         with torch.device("meta" if outline else "cpu"):
             module = GPT(config)
-        state = {k.removeprefix("_orig_mod."): v for k, v in raw["model"].items()}
+        state = {k.removeprefix("_orig_mod."): v for k, v in raw.pop("model").items()}
         # older nanoGPT checkpoints carry the causal mask as a buffer
         state = {k: v for k, v in state.items() if not k.endswith(".attn.bias")}
         # assign nothing: load_state_dict copies, so that tied weights stay tied and are float32
         if not outline:
             module.load_state_dict(state)
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:
-        first = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"`model`: the weights in '{path}' do not fit a nanoGPT: {first}"
+            f"`model`: the weights in '{path}' do not fit a nanoGPT: {reason}"
         ) from error
     tokenizer = _tokenizer(path, meta_path, raw, config)
     if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
@@ -284,20 +283,17 @@ def read_checkpoint(path: Path, meta_path: Path | None = None, outline: bool = F
             f"META_PATH: the tokenizer of '{path}' has {tokenizer.vocab_size} tokens but the model"
             f" only {config.vocab_size}; give the meta.pkl that the model was trained with"
         )
-    rest = {k: v for k, v in raw.items() if k != "model"}
-    return Checkpoint(module, tokenizer, rest, None if outline else file_sha256(path))
+    return Checkpoint(module, tokenizer, raw, None if outline else file_sha256(path))
 
 
 def _tokenizer(
     path: Path, meta_path: Path | None, raw: Mapping[str, Any], config: GPTConfig
 ) -> Tokenizer | None:
-    if meta_path is not None:
-        return read_meta(meta_path)
-    if isinstance(raw.get("tokenizer"), dict):
+    if meta_path is None and isinstance(raw.get("tokenizer"), dict):
         return tokenizer_from_dict(raw["tokenizer"])
-    beside = path.parent / "meta.pkl"
-    if beside.is_file():
-        return read_meta(beside)
+    meta = meta_path or path.parent / "meta.pkl"
+    if meta_path is not None or meta.is_file():
+        return read_meta(meta)
     return TiktokenTokenizer("gpt2") if config.vocab_size in {50257, 50304} else None
 
 
@@ -342,11 +338,10 @@ def adam_second_moments(path: Path, layout: Layout) -> Tensor:
         UserError: the checkpoint holds no optimizer state, or one of another kind.
     """
     checkpoint = read_checkpoint(path)
-    named = list(checkpoint.module.named_parameters())
-    order = [n for n, p in named if p.dim() >= 2] + [n for n, p in named if p.dim() < 2]
+    order = sorted(checkpoint.module.named_parameters(), key=lambda named: named[1].dim() < 2)
     try:
         states = (checkpoint.raw.get("optimizer") or {}).get("state", {})
-        moments = {name: states[i]["exp_avg_sq"] for i, name in enumerate(order)}
+        moments = {name: states[i]["exp_avg_sq"] for i, (name, _) in enumerate(order)}
         return torch.cat([moments[e.name].view(e.shape).reshape(-1) for e in layout.entries])
     except (KeyError, RuntimeError, AttributeError, TypeError) as error:
         raise UserError(

@@ -25,10 +25,10 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import can_return_tuple
 
 from bayesgen.errors import UserError
-from bayesgen.models.tasks import Head
+from bayesgen.models.head import Head
+from bayesgen.tasks import TASKS
 
 ACTIVATIONS: Mapping[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
-CLASSIFICATION = "sentence-classification"
 
 
 class SentenceConfig(PreTrainedConfig):  # type: ignore[misc]
@@ -50,7 +50,7 @@ class SentenceConfig(PreTrainedConfig):  # type: ignore[misc]
     def __init__(
         self,
         text_config: Any = None,
-        task: str = CLASSIFICATION,
+        task: str = "sentence-classification",
         head_hidden_size: int = 0,
         head_activation: str = "tanh",
         head_dropout: float = 0.1,
@@ -93,7 +93,7 @@ class SentenceModel(PreTrainedModel):  # type: ignore[misc]
         self.dropout = nn.Dropout(config.head_dropout)
         self.hidden: nn.Linear | None = None
         self.classifier: nn.Linear | None = None
-        if config.task == CLASSIFICATION:
+        if TASKS[config.task].labels == "class":
             width = inner.hidden_size
             if config.head_hidden_size:
                 self.hidden = nn.Linear(width, config.head_hidden_size)

@@ -150,7 +150,7 @@ class Posterior(Draws):
         texts: list[Any] = [inputs] if isinstance(inputs, str) else list(inputs)
         if not texts:
             raise UserError("`inputs`: there is no text to predict; give one or more")
-        if self.model.info.task == "causal-lm":
+        if self.model.task.can("generate"):
             return posterior._next_tokens(texts)
         return posterior._predicted(posterior._batches(texts))
 
@@ -215,7 +215,7 @@ class Posterior(Draws):
             DEFAULT_LENGTH,
         )
         longest = next(limit for limit in limits if limit is not None)
-        apart = self.model.info.task == "sentence-similarity"
+        apart = self.model.task.compares
         examples = Examples(rows, tokenizer, longest, apart=apart)
         return [examples.batch(part.numpy()) for part in torch.arange(len(texts)).split(ROWS)]
 

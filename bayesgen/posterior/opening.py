@@ -10,13 +10,13 @@ from typing import Any
 
 from torch import Tensor
 
-from bayesgen.config import LABELS
 from bayesgen.errors import UserError
 from bayesgen.models import FunctionalModel, Lora, ModelInfo, load_model
 from bayesgen.models.device import resolve_device
 from bayesgen.parameters import names_adapters
 from bayesgen.runs import Run
 from bayesgen.runs.record import ModelRecord, StartRecord
+from bayesgen.tasks import TASKS
 
 LABEL_SETTINGS = ("noise_std", "score_range")
 """What a model's config.json says of its labels, which no weight shows."""
@@ -95,13 +95,14 @@ def _loaded(
             f"the model of the run '{run.path}' is not at '{place}' any more; say with `model`"
             " where it is"
         )
-    classes = LABELS.get(settings["task"]) == "class"
+    task = TASKS[settings["task"]]
+    classes = stored.config.get("id2label") if task.labels == "class" else None
     return load_model(
         model or stored.name,
         task=settings["task"],
         parameters=settings["parameters"],
         lora=adapters(settings),
-        num_labels=len(stored.config["id2label"]) if classes else None,
+        num_labels=len(classes) if classes else None,
         meta_path=settings["meta_path"],
         device=str(resolve_device(device)),
     )

@@ -112,7 +112,7 @@ def generate(
     Raises:
         ValueError: the model is no causal language model or has no tokenizer, or a prompt is empty.
     """
-    if model.info.task != "causal-lm":
+    if not model.task.can("generate"):
         raise ValueError(f"a {model.info.task} model continues no text")
     tokenizer = model.tokenizer
     if tokenizer is None:

@@ -14,10 +14,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from bayesgen import likelihoods
 from bayesgen.config import DecodingSettings, check_ranges
 from bayesgen.draws import Draws
-from bayesgen.likelihoods import IGNORED, Gaussian
+from bayesgen.likelihoods import IGNORED, Categorical, Gaussian
 from bayesgen.models.functional import Batch, FunctionalModel
 from bayesgen.predictive import generation
 from bayesgen.predictive.gaussian import GaussianMixture
@@ -39,7 +38,7 @@ class Forward:
         self.precision = precision
         self._no_classes = (
             None
-            if model.likelihood is likelihoods
+            if isinstance(model.likelihood, Categorical)
             else f"a {model.info.task} model has no distribution over classes"
         )
         self._call = model.call

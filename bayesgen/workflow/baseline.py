@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from bayesgen import likelihoods
 from bayesgen.config import BaselineSettings
 from bayesgen.data.corpora import Corpus
 from bayesgen.data.windows import RandomWindows
 from bayesgen.errors import UserError
+from bayesgen.likelihoods import Categorical
 from bayesgen.models.architectures import Network, new_network
 from bayesgen.models.nanogpt import is_checkpoint
 
@@ -189,7 +189,8 @@ def _loss(network: Network, batch: Mapping[str, Tensor], precision: str) -> Tens
     device = batch["input_ids"].device.type
     with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
         logits = network.logits(batch["input_ids"])
-    return -likelihoods.total(logits, batch["labels"]) / likelihoods.count(batch["labels"])
+    likelihood, labels = Categorical(), batch["labels"]
+    return -likelihood.total(logits, labels) / likelihood.count(labels)
 
 
 def _record(settings: BaselineSettings, corpus: Corpus) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bayesgen.config import LABELS, DataSettings, ScoringSettings, check_ranges, described
+from bayesgen.config import DataSettings, ScoringSettings, check_ranges, described
 from bayesgen.errors import UserError, nearest, warn
 from bayesgen.posterior import Posterior
 from bayesgen.reports.tables import plain, predictor_caption, predictor_table
@@ -140,7 +140,7 @@ def _scoring(splits: Sequence[str] | None, given: Mapping[str, Any]) -> ScoringS
 def _inputs(posterior: Posterior, data: Any) -> Inputs:
     """What is scored: the run's own data, or others."""
     model, info = posterior.model, posterior.info
-    key = "data" if model.info.task in LABELS else "corpus"
+    key = "data" if model.task.is_labelled else "corpus"
     stored = info.settings if info else {}
     own = DataSettings(**{f.name: stored.get(f.name, f.default) for f in fields(DataSettings)})
     if data is not None and not isinstance(data, str | Path):

@@ -35,7 +35,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from bayesgen.config import LABELS, FinetuneSettings
+from bayesgen.config import FinetuneSettings
 from bayesgen.data.embedded import Embedded
 from bayesgen.data.examples import Examples
 from bayesgen.data.labelled import Labelled, LabelledCorpus
@@ -273,8 +273,8 @@ def make_trainer(
         )
     chosen = rows(corpus.train, model, settings, settings.train_samples)
     labels = chosen.examples.data
-    scored = LABELS[settings.task] == "score"
-    if settings.task == "sentence-similarity":
+    scored = model.task.labels == "number"
+    if model.task.compares:
         module.config.score_range = score_range(labels)
     if scored:
         module.config.problem_type = "regression"
@@ -326,7 +326,7 @@ def rows(
         raise UserError(
             f"`max_length={length}` exceeds the model's longest context, {model.block_size}"
         )
-    apart = settings.task == "sentence-similarity"
+    apart = model.task.compares
     if samples is not None:
         data = data.subset(samples, settings.seed)  # before what costs time
     examples = Examples(data, model.tokenizer.tokenizer, length, apart=apart)

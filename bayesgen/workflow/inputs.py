@@ -8,18 +8,18 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from bayesgen.config import LABELS, DataSettings, ScoringSettings
+from bayesgen.config import DataSettings, ScoringSettings
 from bayesgen.data.corpora import Corpus, load_corpus
 from bayesgen.data.embedded import Embedded
 from bayesgen.data.examples import Examples
 from bayesgen.data.labelled import LabelledCorpus
-from bayesgen.data.masked import PERMUTED, MaskedWindows, Masking
+from bayesgen.data.masked import MaskedWindows, Masking
 from bayesgen.data.tables import some
-from bayesgen.data.unlabelled import load_unlabelled
-from bayesgen.data.windows import Batches, Rows, Windows, subset
+from bayesgen.data.texts import load_texts
+from bayesgen.data.windows import Batches, Rows, Windows
 from bayesgen.errors import UserError, warn
 from bayesgen.models import FunctionalModel
-from bayesgen.workflow.job import example_batches, masked_batches, training_batches
+from bayesgen.workflow.job import training_batches
 from bayesgen.workflow.loading import num_outputs, read_labelled
 from bayesgen.workflow.scoring import Material, read_examples, read_material
 
@@ -57,77 +57,69 @@ def read_inputs(
     Raises:
         UserError: the data are missing, damaged or of another kind, or no tokenizer is there.
     """
+    inputs: Inputs = model.task.read(model, settings, block_size or settings.block_size)
+    return inputs
+
+
+def read_text(model: FunctionalModel, settings: DataSettings, block_size: int | None) -> Inputs:
+    """The corpus of `settings`, in windows."""
+    block_size = window_length(model, block_size)
+    corpus = load_corpus(settings.corpus, tokenizer=model.tokenizer, data_dir=_data_dir(settings))
+    return text_inputs(model, corpus, settings, block_size)
+
+
+def read_rows(model: FunctionalModel, settings: DataSettings, block_size: int | None) -> Inputs:
+    """The labelled texts of `settings`."""
+    if settings.data is None:
+        raise UserError(
+            f"`data`: a {model.info.task} needs labelled data: ag_news, sst2, imdb, stsb, or the"
+            " path of a file or folder"
+        )
+    block_size = window_length(model, block_size)
+    corpus = read_labelled(settings, model.info.task)
+    return labelled_inputs(model, corpus, settings, block_size)
+
+
+def window_length(model: FunctionalModel, chosen: int | None) -> int:
+    """Tokens of a window, or of an example at most: `chosen`, or by default what the model takes
+    (of labelled texts that of the fine-tune, which lies in its tokenizer).
+
+    Raises:
+        UserError: the model takes fewer, or has no tokenizer.
+    """
     if model.tokenizer is None:
         raise UserError(
             f"`model`: '{model.info.name}' has no tokenizer; give its meta.pkl with `meta_path`"
             " (nanoGPT), or save the tokenizer into the folder (Hugging Face)"
         )
-    block_size = block_size or settings.block_size or longest(model)
-    if model.block_size is not None and block_size > model.block_size:
+    if chosen is None:
+        tuned = getattr(model.tokenizer, "max_length", None)
+        limits = [model.block_size, tuned if model.task.is_labelled else DEFAULT_BLOCK]
+        chosen = min((n for n in limits if n is not None), default=DEFAULT_BLOCK)
+        if model.task.masking == "permute":
+            chosen -= chosen % 2
+    elif model.block_size is not None and chosen > model.block_size:
         raise UserError(
-            f"`block_size={block_size}` exceeds the model's longest context, {model.block_size}"
+            f"`block_size={chosen}` exceeds the model's longest context, {model.block_size}"
         )
-    if model.info.task in LABELS:
-        if settings.data is None:
-            raise UserError(
-                f"`data`: a {model.info.task} needs labelled data: ag_news, sst2, imdb, stsb, or"
-                " the path of a file or folder"
-            )
-        corpus = read_labelled(settings, model.info.task)
-        return labelled_inputs(model, corpus, settings, block_size)
-    text = load_corpus(settings.corpus, tokenizer=model.tokenizer, data_dir=_data_dir(settings))
-    return text_inputs(model, text, settings, block_size)
+    return chosen
 
 
 def text_inputs(
     model: FunctionalModel, corpus: Corpus, settings: DataSettings, block_size: int
 ) -> Inputs:
     """Windows of a text, their tokens masked where the task is to predict masked ones."""
-    read = _text if model.info.task == "causal-lm" else _masked
-    return read(model, corpus, settings, block_size)
+    if model.task.masking:
+        tokenizer: Any = model.tokenizer
+        masking = Masking.of(tokenizer.tokenizer, model.task)
 
-
-def longest(model: FunctionalModel) -> int:
-    """The default length of a window, or the limit of an example: that of the fine-tune, which lies
-    in its tokenizer."""
-    if model.info.task not in LABELS:
-        longest = min(model.block_size or DEFAULT_BLOCK, DEFAULT_BLOCK)
-        return longest - longest % 2 if model.info.task == PERMUTED else longest
-    limits = [model.block_size, getattr(model.tokenizer, "max_length", None)]
-    return min((n for n in limits if n is not None), default=DEFAULT_BLOCK)
-
-
-def _text(
-    model: FunctionalModel, corpus: Corpus, settings: DataSettings, block_size: int
-) -> Inputs:
-    def tiled(tokens: Any, split: str) -> Windows:
+    def tiled(tokens: Any, split: str) -> Windows | MaskedWindows:
+        if model.task.masking:
+            return MaskedWindows.tiled(tokens, block_size, masking, split=split)
         return Windows.tiled(tokens, block_size, split=split)
 
-    def train() -> Windows:
-        if settings.train_samples is None:
-            return tiled(corpus.train, "train")
-        return subset(corpus.train, block_size, settings.train_samples, settings.seed)
-
-    return Inputs(
-        model,
-        {"name": corpus.name, **corpus.fingerprint},
-        block_size,
-        cache(partial(training_batches, settings, corpus.train, block_size)),
-        partial(read_material, model, corpus, train, tiled, _data_dir(settings)),
-    )
-
-
-def _masked(
-    model: FunctionalModel, corpus: Corpus, settings: DataSettings, block_size: int
-) -> Inputs:
-    tokenizer: Any = model.tokenizer
-    masking = Masking.of(tokenizer.tokenizer, model.info.task)
-
-    def tiled(tokens: Any, split: str) -> MaskedWindows:
-        return MaskedWindows.tiled(tokens, block_size, masking, split=split)
-
     @cache
-    def train() -> MaskedWindows:
+    def train() -> Windows | MaskedWindows:
         windows = tiled(corpus.train, "train")
         if settings.train_samples is None:
             return windows
@@ -137,7 +129,7 @@ def _masked(
         model,
         {"name": corpus.name, **corpus.fingerprint},
         block_size,
-        cache(lambda chain: masked_batches(settings, train(), chain)),
+        cache(lambda chain: training_batches(settings, train(), chain)),
         partial(read_material, model, corpus, train, tiled, _data_dir(settings)),
     )
 
@@ -145,7 +137,7 @@ def _masked(
 def labelled_inputs(
     model: FunctionalModel, corpus: LabelledCorpus, settings: DataSettings, block_size: int
 ) -> Inputs:
-    """Labelled rows in the model's tokens.
+    """Labelled texts in the model's tokens.
 
     Raises:
         UserError: the model has other classes, or does not know the range of the scores.
@@ -157,8 +149,7 @@ def labelled_inputs(
             " fine-tune it on these data first (scripts/finetune.py)"
         )
     _warn_of_names(model, corpus.classes)
-    pairs = model.info.task == "sentence-similarity"
-    if pairs and model.info.config.get("score_range") is None:
+    if model.task.compares and model.info.config.get("score_range") is None:
         raise UserError(
             f"`model`: '{model.info.name}' does not know the range of the scores; fine-tune it on"
             f" these data first (scripts/finetune.py `task={model.info.task}`)"
@@ -168,7 +159,7 @@ def labelled_inputs(
     if settings.train_samples is not None:
         train = train.subset(settings.train_samples, settings.seed)  # before what costs time
     examples = {
-        name: Examples(part, tokenizer.tokenizer, block_size, apart=pairs)
+        name: Examples(part, tokenizer.tokenizer, block_size, apart=model.task.compares)
         for name, part in {"train": train, "val": corpus.val, "test": corpus.test}.items()
         if part is not None
     }
@@ -177,7 +168,7 @@ def labelled_inputs(
         model,
         {"name": corpus.name, **corpus.fingerprint, "rows": examples["train"].describe()},
         block_size,
-        cache(partial(example_batches, settings, splits["train"])),
+        cache(partial(training_batches, settings, splits["train"])),
         partial(
             read_examples,
             corpus.name,
@@ -205,7 +196,7 @@ def _far_rows(
 ) -> tuple[Rows, dict[str, Any]]:
     """The rows of `--ood-data`, encoded as the run's own, and what they are."""
     pairs = near.data.second is not None
-    split, texts = load_unlabelled(name, pairs=pairs, data_dir=data_dir, setting="`ood_data`")
+    split, texts = load_texts(name, pairs=pairs, data_dir=data_dir, setting="`ood_data`")
     rows = Examples(texts, near.tokenizer, near.max_length)
     described = {
         "name": texts.name.removesuffix(f"/{split}"),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bayesgen.config import ChainSettings, DataSettings, PerExampleSettings, TrainSettings
 from bayesgen.data.masked import MaskedBatches, MaskedWindows
-from bayesgen.data.windows import Batches, RandomWindows, Rows, ShuffledWindows, Windows, subset
+from bayesgen.data.windows import Batches, RandomWindows, Rows, ShuffledWindows, Windows
 from bayesgen.inference.affine import Affine
 from bayesgen.inference.log_posterior import LogPosterior
 from bayesgen.inference.preconditioning import Scales, measure, measured_moments, stable_rate
@@ -65,33 +65,20 @@ class Job:
         return self.plan.steps * self.settings.chains + self.settings.measured_batches
 
 
-def training_batches(
-    settings: DataSettings, tokens: np.ndarray, block_size: int, chain: int = 0
-) -> Batches:
+def training_batches(settings: DataSettings, rows: Rows, chain: int = 0) -> Batches:
     """The data of one chain, in its own order.
 
-    Chains and optimisers draw windows at random offsets, as nanoGPT does; methods that pass over
-    the data once take its non-overlapping windows, each target once. `train_samples` fixes the
-    data set to that many windows, the same for every chain.
+    Without `train_samples`, which fix the data set, chains and optimisers draw windows of a text at
+    random offsets, as nanoGPT does. Everything else is gone through once per pass, each target
+    once; masked tokens with new masks each time.
     """
     order = _order(settings, chain)
-    if settings.train_samples is not None:
-        windows = subset(tokens, block_size, settings.train_samples, settings.seed)
-        return ShuffledWindows(windows, settings.batch_size, order)
-    if isinstance(settings, PerExampleSettings):
-        windows = Windows.tiled(tokens, block_size, split="train")
-        return ShuffledWindows(windows, settings.batch_size, order)
-    return RandomWindows(tokens, block_size, settings.batch_size, order)
-
-
-def example_batches(settings: DataSettings, rows: Rows, chain: int = 0) -> Batches:
-    """The same for labelled examples: every row once per pass."""
-    return ShuffledWindows(rows, settings.batch_size, _order(settings, chain))
-
-
-def masked_batches(settings: DataSettings, windows: MaskedWindows, chain: int = 0) -> Batches:
-    """The same for masked tokens: every window once per pass, with new masks each time."""
-    return MaskedBatches(windows, settings.batch_size, _order(settings, chain))
+    if isinstance(rows, MaskedWindows):
+        return MaskedBatches(rows, settings.batch_size, order)
+    fixed = settings.train_samples is not None or isinstance(settings, PerExampleSettings)
+    if isinstance(rows, Windows) and not fixed:
+        return RandomWindows(rows.tokens, rows.block_size, settings.batch_size, order)
+    return ShuffledWindows(rows, settings.batch_size, order)
 
 
 def _order(settings: DataSettings, chain: int) -> int:

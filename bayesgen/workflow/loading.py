@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bayesgen.config import LABELS, CheckPriorSettings, DataSettings, TrainSettings
+from bayesgen.config import CheckPriorSettings, DataSettings, TrainSettings
 from bayesgen.data.labelled import LabelledCorpus, load_labelled
 from bayesgen.models import FunctionalModel, ModelInfo, load_model
 from bayesgen.models.device import resolve_device
@@ -35,7 +35,7 @@ def model_of(
         )
 
     model = load()
-    if LABELS.get(settings.task) != "class" or settings.data is None or not model.new:
+    if model.task.labels != "class" or settings.data is None or not model.new:
         return model
     classes = read_labelled(settings, settings.task).classes
     same = classes is None or len(classes) == num_outputs(model.info)

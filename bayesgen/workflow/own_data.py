@@ -9,17 +9,22 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from bayesgen.config import LABELS, DataSettings, ScoringSettings
+from bayesgen.config import DataSettings, ScoringSettings
+from bayesgen.data.choosing import drawn, held_out
 from bayesgen.data.corpora import text_corpus
-from bayesgen.data.labelled import Labelled, LabelledCorpus, labelled, shuffled, split_rows
-from bayesgen.data.own import OwnRows, own_rows
+from bayesgen.data.labelled import Labelled, LabelledCorpus, labelled, split_rows
+from bayesgen.data.own import own_rows
 from bayesgen.data.windows import Rows
 from bayesgen.errors import UserError
 from bayesgen.models import FunctionalModel
-from bayesgen.workflow.inputs import Inputs, labelled_inputs, longest, read_inputs, text_inputs
-from bayesgen.workflow.job import example_batches
+from bayesgen.workflow.inputs import (
+    Inputs,
+    labelled_inputs,
+    read_inputs,
+    text_inputs,
+    window_length,
+)
+from bayesgen.workflow.job import training_batches
 from bayesgen.workflow.scoring import Material, read_examples
 
 GIVEN = "(given in Python)"
@@ -32,7 +37,7 @@ LABEL_COLUMNS = ("label", "labels", "score", "similarity")
 
 def named(model: FunctionalModel, data: Any) -> dict[str, Any]:
     """The settings that say which data `data` are: a name or path, or that they were given."""
-    key = "data" if model.info.task in LABELS else "corpus"
+    key = "data" if model.task.is_labelled else "corpus"
     return {key: str(data) if isinstance(data, str | Path) else GIVEN}
 
 
@@ -59,9 +64,9 @@ def inputs_of(
     if "train" not in splits:
         raise UserError("`data`: no split 'train' among those that were given; add it")
     if model.tokenizer is None:
-        return _own(model, splits, settings)
-    block_size = settings.block_size or longest(model)
-    if model.info.task in LABELS:
+        return rows_inputs(model, "rows", splits, settings)
+    block_size = window_length(model, settings.block_size)
+    if model.task.is_labelled:
         corpus = _corpus(splits, model.info.task, settings, classes or _own_names(model))
         return labelled_inputs(model, corpus, settings, block_size)
     texts = {name: "\n".join(_texts(part)) for name, part in splits.items()}
@@ -87,7 +92,7 @@ def _texts(part: Any) -> list[str]:
 
 def _own_names(model: FunctionalModel) -> list[str] | None:
     """The names of a classifier's classes, where a training gave it any."""
-    if LABELS[model.info.task] != "class":
+    if model.task.labels != "class":
         return None
     names = model.info.config.get("id2label") or {}
     found = [str(names[key]) for key in sorted(names, key=int)]
@@ -143,46 +148,43 @@ def _fields(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return (text, label) if pair is None else (text, pair, label)
 
 
-def _own(model: FunctionalModel, splits: Mapping[str, Any], settings: DataSettings) -> Inputs:
-    """Rows for a network of one's own."""
-    rows = {name: own_rows(part, model.likelihood.count) for name, part in splits.items()}
+def rows_inputs(
+    model: FunctionalModel, name: str, splits: Mapping[str, Any], settings: DataSettings
+) -> Inputs:
+    """Rows for a network of one's own.
+
+    Args:
+        splits: "train", and perhaps "val" and "test": what `own_rows` takes.
+
+    Raises:
+        UserError: they are of another form, or fewer than the settings ask for.
+    """
+    rows = {split: own_rows(part, model.likelihood.count) for split, part in splits.items()}
+    classes = [part.num_classes for part in rows.values() if part.num_classes is not None]
+    if len(classes) == len(rows):
+        for part in rows.values():
+            part.classes = max(classes)  # a small split may lack the last class
     train = rows["train"]
     if "val" not in rows:
-        train, rows["val"] = _held_out(train, settings)
+        kept, held = held_out(len(train), settings.validation, 0, name)
+        train, rows["val"] = train.take(kept), train.take(held)
     if settings.train_samples is not None:
-        if settings.train_samples > len(train):
-            raise UserError(
-                f"`train_samples={settings.train_samples}`: there are {len(train)} rows"
-            )
-        order = shuffled(len(train), settings.seed, "train-samples")
-        train = train.take(np.sort(order[: settings.train_samples]))
+        what = f"there are {len(train)} rows"
+        train = train.take(drawn(len(train), settings.train_samples, settings.seed, what))
     parts = {"train": train, **{k: v for k, v in rows.items() if k != "train"}}
     digests = " ".join(part.fingerprint() for part in rows.values())
     record = {
-        "name": "rows",
+        "name": name,
         "sha256": hashlib.sha256(digests.encode()).hexdigest(),
-        **{f"{name}_rows": len(part) for name, part in parts.items()},
+        **{f"{split}_rows": len(part) for split, part in parts.items()},
     }
     return Inputs(
         model,
         record,
         model.block_size or 1,
-        cache(partial(example_batches, settings, train)),
-        partial(read_examples, "rows", {"sha256": record["sha256"]}, parts, _no_other),
+        cache(partial(training_batches, settings, train)),
+        partial(read_examples, name, {"sha256": record["sha256"]}, parts, _no_other),
     )
-
-
-def _held_out(rows: OwnRows, settings: DataSettings) -> tuple[OwnRows, OwnRows]:
-    """Rows for training and for validation: `validation` of them, drawn as of labelled texts."""
-    share = settings.validation
-    number = min(max(1, round(len(rows) * share)), len(rows) - 1) if share < 1 else int(share)
-    if not 1 <= number < len(rows):
-        raise UserError(
-            f"`validation={share:g}`: there are {len(rows):,} rows; choose a share below 1 or a"
-            f" number from 1 to {len(rows) - 1}"
-        )
-    order = shuffled(len(rows), 0, "validation")
-    return rows.take(np.sort(order[number:])), rows.take(np.sort(order[:number]))
 
 
 def _no_other(name: str) -> tuple[Rows, dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayesgen.config import LABELS, ChainSettings
+from bayesgen.config import ChainSettings
 from bayesgen.models import FunctionalModel
 from bayesgen.parameters import ADAPTER
 from bayesgen.priors.learned import listed
@@ -90,7 +90,7 @@ def _way_out(model: FunctionalModel, untrained: Sequence[str], prior: bool) -> s
     """What becomes of parameters that start at random, or what to do about them."""
     learned = set(untrained) <= set(model.layout.names)
     # under a prior from pretraining the run itself is what learns the task
-    if model.info.task in LABELS and not (learned and prior):
+    if model.task.is_labelled and not (learned and prior):
         return ". Fine-tune it on these data first (scripts/finetune.py)."
     if learned:
         return " and are trained along."

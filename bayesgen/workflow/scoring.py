@@ -23,7 +23,6 @@ from bayesgen.evaluation.passes import Split, evenly_spaced
 from bayesgen.evaluation.regression import LabelReport, evaluate_labels
 from bayesgen.evaluation.shift import detect_shift
 from bayesgen.evaluation.texts import sample_texts
-from bayesgen.likelihoods import Gaussian
 from bayesgen.models import FunctionalModel
 from bayesgen.predictive import Predictive
 from bayesgen.predictive.mixture import scoring_precision
@@ -77,7 +76,7 @@ def read_material(
         raise UserError(
             "`ood_data` is for classifiers, and this run is of a language model; give `ood_corpus`"
         )
-    if settings.eval_num_text_samples and model.info.task != "causal-lm":
+    if settings.eval_num_text_samples and not model.task.can("generate"):
         raise UserError(
             f"`eval_num_text_samples`: a {model.info.task} model continues no text; leave it out"
         )
@@ -179,7 +178,7 @@ def _chosen(splits: Mapping[str, R], settings: ScoringSettings) -> dict[str, R]:
 
 def has_scores(model: FunctionalModel) -> bool:
     """Whether the labels of `model` are real numbers, not classes or tokens."""
-    return isinstance(model.likelihood, Gaussian)
+    return model.labels == "number"
 
 
 def check_draws(settings: ScoringSettings, there: int) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from bayesgen.config import LABELS, TrainSettings
+from bayesgen.config import TrainSettings
 from bayesgen.config.provenance import Chosen
 from bayesgen.errors import Interrupted, UserError, warn
 from bayesgen.inference.preconditioning import Scales
@@ -36,6 +36,7 @@ from bayesgen.reports.tables import (
 from bayesgen.runs import Run, RunRecord, atomic_write, new_run_path
 from bayesgen.runs.record import DataRecord, ModelRecord, OpeningRecord
 from bayesgen.runs.tracking import Tracker
+from bayesgen.tasks import TASKS
 from bayesgen.workflow.inputs import Inputs, read_inputs
 from bayesgen.workflow.job import Job, make_job
 from bayesgen.workflow.loading import model_of
@@ -215,7 +216,7 @@ def _stored_scales(run: Run, model: FunctionalModel) -> Scales:
 
 def _warn_of_clipping(totals: dict[str, Any], task: str) -> None:
     """Say so where cut gradients were not the exception that they are meant to be."""
-    rare = "" if task in LABELS else ", where many tokens are rare,"
+    rare = "" if TASKS[task].is_labelled else ", where many tokens are rare,"
     if totals["clipped_steps"] > MANY_CLIPPED * totals["steps"]:
         warn(
             f"the gradient was cut in {totals['clipped_steps']:,} of"

@@ -15,8 +15,8 @@ import bayesgen
 from bayesgen.cli.main import door, main
 from bayesgen.config import PriorImportSettings, described
 from bayesgen.models.nanogpt import read_checkpoint
-from bayesgen.models.tasks import TASKS
 from bayesgen.priors import Weights, read_prior, write_prior
+from bayesgen.tasks import TASKS
 from tests.priors.files import RECORD, agree, exact, random_parts, random_prior
 from tests.workspace import Workspace
 

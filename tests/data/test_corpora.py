@@ -101,7 +101,7 @@ def test_the_tokenizer_of_the_model_wins(text_file: Path) -> None:
 
 def test_a_text_with_other_characters_than_the_model(text_file: Path) -> None:
     message = refuse(str(text_file), tokenizer=CharTokenizer("ab"))
-    assert "play.txt, train split: the character 'F' at position 0" in message
+    assert "play.txt`, train split: the character 'F' at position 0" in message
 
 
 def test_an_empty_file(tmp_path: Path) -> None:
@@ -124,14 +124,14 @@ def test_an_unreadable_file(text_file: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_an_unknown_name_offers_the_nearest() -> None:
     message = refuse("Shakespear")
-    assert "--corpus Shakespear" in message
+    assert "`corpus` Shakespear" in message
     assert "python-docs, shakespeare" in message
     assert "did you mean shakespeare?" in message
     assert "did you mean" not in refuse("no/such/file.txt")
 
 
 def test_an_unknown_tokenizer_kind(text_file: Path) -> None:
-    assert "--tokenizer word" in refuse(str(text_file), tokenizer_kind="word")
+    assert "`tokenizer=word`" in refuse(str(text_file), tokenizer_kind="word")
 
 
 # A text from elsewhere
@@ -266,7 +266,7 @@ def test_without_network_three_ways_out_are_named(tmp_path: Path, breaks_late: b
     message = refuse("shakespeare", data_dir=tmp_path, download=opener)
     assert "TINYSHAKESPEARE_PATH" in message
     assert str(tmp_path / "tinyshakespeare" / "input.txt") in message
-    assert "--corpus PATH" in message
+    assert "`corpus=PATH`" in message
     assert not list((tmp_path / "tinyshakespeare").iterdir())
 
 
@@ -316,10 +316,10 @@ def test_a_labelled_set_that_is_missing_is_named(
 ) -> None:
     monkeypatch.delenv("AG_NEWS_PATH", raising=False)
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    assert refuse("ag_news", data_dir=tmp_path).startswith("--corpus ag_news: not found; put train")
+    assert refuse("ag_news", data_dir=tmp_path).startswith("`corpus` ag_news: not found; put train")
     assert "did you mean ag_news?" in refuse("ag_new")
     (tmp_path / "many.tsv").write_text("a\tb\tc\n1\t2\t3\n")
-    assert "--corpus: no column of texts" in refuse(str(tmp_path / "many.tsv"))
+    assert "`corpus`: no column of texts" in refuse(str(tmp_path / "many.tsv"))
 
 
 # Data folders of nanoGPT

@@ -197,7 +197,7 @@ def test_subsets_are_nested(tokenizer: Any) -> None:
 
 @pytest.mark.parametrize("number", [0, -1, 5])
 def test_a_subset_that_is_none(texts: Labelled, number: int) -> None:
-    with pytest.raises(UserError, match=f"--train-samples {number}: mine has 4 examples"):
+    with pytest.raises(UserError, match=f"`train_samples={number}`: mine has 4 examples"):
         texts.subset(number, 0)
 
 
@@ -224,7 +224,7 @@ def refuse(*args: Any) -> str:
 
 
 def test_what_cannot_be_encoded_is_refused(texts: Labelled, tokenizer: Any) -> None:
-    assert "--max-length 2" in refuse(texts, tokenizer, 2)
+    assert "`max_length=2`" in refuse(texts, tokenizer, 2)
     pairs = labelled([("a", "b", 0)], ["x", "y"])
     assert "at least 5" in refuse(pairs, tokenizer, 4)
     assert len(Examples(pairs, tokenizer, 5).ids[0]) == 5
@@ -319,7 +319,7 @@ def test_single_texts_cannot_be_apart(texts: Labelled, pairs: Labelled, tokenize
     with pytest.raises(UserError, match="single texts") as caught:
         Examples(texts, tokenizer, 8, apart=True)
     assert "\n" not in str(caught.value)
-    assert "--pair-column" in str(caught.value)
+    assert "`pair_column`" in str(caught.value)
     # each text has its own room
     assert len(Examples(pairs, tokenizer, 3, apart=True).ids[0]) == 3
     with pytest.raises(UserError, match="`max_length=2`"):

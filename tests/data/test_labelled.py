@@ -110,8 +110,8 @@ def test_built_in_pairs_with_scores(stored: Path) -> None:
     assert corpus.test.second is not None
     assert corpus.test.second[0] == "A man wearing a hard hat is dancing."
     assert corpus.test.second[-1][-1] != ")", "sources of the news stand behind the sentences"
-    assert "--task regression" in refuse("stsb", data_dir=stored)
-    assert "--task sequence-classification" in refuse("ag_news", SCORES, data_dir=stored)
+    assert "`task` regression" in refuse("stsb", data_dir=stored)
+    assert "`task` sequence-classification" in refuse("ag_news", SCORES, data_dir=stored)
 
 
 def test_quotes_of_glue_are_literal(stored: Path) -> None:
@@ -226,7 +226,7 @@ def test_chosen_columns_win(tmp_path: Path) -> None:
     assert by_name.second is not None
     assert by_name.second[0] == "s" + by_name.first[0][1:]
     message = refuse(path, label_column="Topic")
-    assert "--label-column Topic" in message
+    assert "`label_column` Topic" in message
     assert "title, topic" in message
     assert "three columns" in refuse(path, text_column="topic", label_column="topic")
 
@@ -297,7 +297,7 @@ def test_folders_of_files(tmp_path: Path) -> None:
         "test_rows": 1,
         "classes": ["neg", "pos"],
     }
-    assert "--validation 3" in refuse(folder, validation=3)
+    assert "`validation=3`" in refuse(folder, validation=3)
     write(folder / "dev.tsv", TSV)
     assert "dev.tsv and valid.jsonl.gz" in refuse(folder)
     (folder / "train.tsv").unlink()
@@ -486,7 +486,7 @@ def test_damage_is_an_error_of_the_user(
 def test_missing_data_and_wrong_tasks(tmp_path: Path) -> None:
     assert "did you mean ag_news?" in refuse("agnews")
     assert "built-in data" in refuse(tmp_path / "none.tsv")
-    assert "--task causal-lm" in refuse("ag_news", "causal-lm")
+    assert "`task=causal-lm`" in refuse("ag_news", "causal-lm")
 
 
 # Rows for validation
@@ -495,14 +495,14 @@ def test_missing_data_and_wrong_tasks(tmp_path: Path) -> None:
 @pytest.mark.parametrize("validation", [0, -1, 20, 21, 1.5, 1e9, float("nan"), float("inf")])
 def test_a_validation_split_that_is_none(tmp_path: Path, validation: float) -> None:
     message = refuse(write(tmp_path / "a.tsv", TSV), validation=validation)
-    assert "--validation" in message
+    assert "`validation=" in message
     assert "1 to 19" in message
 
 
 def test_validation_must_leave_two_classes(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tsv", TSV)
     assert "all 1 rows are of one class" in refuse(path, validation=19)
-    assert "--seed -1" in refuse(path, seed=-1)
+    assert "`seed=-1`" in refuse(path, seed=-1)
 
 
 @given(st.integers(2, 60), st.integers(0, 2**40), st.data())

@@ -13,6 +13,7 @@ from torch import Tensor
 from bayesgen.data.masked import MaskedBatches, MaskedWindows, Masking
 from bayesgen.data.windows import MASKS, ROW_MASKS, Windows, stream
 from bayesgen.errors import UserError
+from bayesgen.tasks import TASKS
 from tests.masked import TEXT, bert_tokenizer, xlnet_tokenizer
 
 transformers = pytest.importorskip("transformers")
@@ -21,7 +22,7 @@ TOKENIZERS: dict[str, Callable[[], Any]] = {
     "masked-lm": bert_tokenizer,
     "permutation-lm": xlnet_tokenizer,
 }
-TASKS = list(TOKENIZERS)
+NAMES = list(TOKENIZERS)
 BLOCK = 16
 
 
@@ -31,7 +32,7 @@ def encoded(task: str, text: str = TEXT) -> np.ndarray:
 
 
 def windows(task: str, tokens: np.ndarray | None = None, block_size: int = BLOCK) -> MaskedWindows:
-    masking = Masking.of(TOKENIZERS[task](), task)
+    masking = Masking.of(TOKENIZERS[task](), TASKS[task])
     tokens = encoded(task) if tokens is None else tokens
     return MaskedWindows.tiled(tokens, block_size, masking, "train")
 
@@ -80,7 +81,7 @@ def dense(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     return batch | {"labels": labels}
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", NAMES)
 def test_the_masks_of_a_row_are_those_of_the_collator(task: str) -> None:
     rows, tiles = windows(task), enclosed(task)
     assert len(encoded(task)) % (BLOCK - 2)  # the last tile is short
@@ -103,7 +104,7 @@ def test_the_masks_of_a_row_are_those_of_the_collator(task: str) -> None:
     assert rows.num_targets == targets
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", NAMES)
 def test_a_batch_is_masked_by_its_step(task: str) -> None:
     batches = MaskedBatches(windows(task), 4, seed=7)
     state = torch.get_rng_state()
@@ -120,7 +121,7 @@ def test_a_batch_is_masked_by_its_step(task: str) -> None:
     assert not same(MaskedBatches(windows(task), 4, seed=8).batch(0), at[0])
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", NAMES)
 def test_every_window_is_there_once_an_epoch_with_new_masks(task: str) -> None:
     rows = windows(task)
     batches = MaskedBatches(rows, 4, seed=0)
@@ -135,7 +136,7 @@ def test_every_window_is_there_once_an_epoch_with_new_masks(task: str) -> None:
     assert batches.passes(2 * batches.steps_per_epoch) == 2
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", NAMES)
 def test_n_is_the_number_of_targets_of_a_pass_in_expectation(task: str) -> None:
     rows = windows(task, block_size=32)
     batches = MaskedBatches(rows, 8, seed=0)
@@ -154,7 +155,7 @@ def test_n_is_the_number_of_targets_of_a_pass_in_expectation(task: str) -> None:
     assert found / epochs == pytest.approx(batches.num_observations, rel=tolerance)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", NAMES)
 def test_rows_keep_their_masks_in_any_company(task: str) -> None:
     rows = windows(task)
     together = dense(rows.batch([4, 0, 2]))
@@ -220,8 +221,8 @@ def test_what_is_masked_and_how_is_in_the_fingerprint(monkeypatch: pytest.Monkey
     ("task", "tokens", "block_size", "says"),
     [
         ("masked-lm", 13, 16, "the train split has 13 tokens, too few for one window of 16 with 2"),
-        ("masked-lm", 40, 2, "--block-size 2: the special tokens alone are 2"),
-        ("permutation-lm", 40, 15, "--block-size 15: permutation-lm permutes the halves"),
+        ("masked-lm", 40, 2, "`block_size=2`: the special tokens alone are 2"),
+        ("permutation-lm", 40, 15, "`block_size=15`: permutation-lm permutes the halves"),
         ("permutation-lm", 13, 16, "the train split has 13 tokens"),
     ],
 )
@@ -237,13 +238,13 @@ def test_a_text_of_unknown_words_is_refused() -> None:
         windows("masked-lm", encoded("masked-lm", "zebra " * 40))
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", NAMES)
 @pytest.mark.parametrize("lacking", ["mask", "pad"])
 def test_a_tokenizer_without_a_mask_or_padding_is_refused(task: str, lacking: str) -> None:
     tokenizer = TOKENIZERS[task]()
     setattr(tokenizer, f"{lacking}_token", None)
     with pytest.raises(UserError, match=f"^`task={task}`: .* has no {lacking}"):
-        Masking.of(tokenizer, task)
+        Masking.of(tokenizer, TASKS[task])
 
 
 def test_steps_and_batches_are_checked() -> None:

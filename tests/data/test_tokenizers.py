@@ -98,7 +98,7 @@ def test_characters_must_be_distinct_and_some(characters: str) -> None:
 def test_make_tokenizer_by_kind() -> None:
     assert make_tokenizer("char", "ba") == CharTokenizer("ab")
     assert make_tokenizer("gpt2", "ba") == TiktokenTokenizer()
-    with pytest.raises(UserError, match=r"`tokenizer` word: .*char, gpt2"):
+    with pytest.raises(UserError, match=r"`tokenizer=word`: .*char, gpt2"):
         make_tokenizer("word", "ba")
 
 

@@ -15,7 +15,6 @@ from bayesgen.data.windows import (
     RandomWindows,
     ShuffledWindows,
     Windows,
-    subset,
 )
 from bayesgen.errors import UserError
 
@@ -91,7 +90,6 @@ def test_too_few_tokens_for_a_block(n: int) -> None:
     for make in (
         lambda: Windows.tiled(count(n), 8, split="val"),
         lambda: RandomWindows(count(n), 8, 2, seed=0, split="val"),
-        lambda: subset(count(n), 8, 1, seed=0, split="val"),
     ):
         with pytest.raises(UserError, match=f"the val split has {n} tokens.* block of 8 "):
             make()
@@ -139,7 +137,7 @@ def test_negative_seeds_and_steps_are_refused() -> None:
     for batches in both(0):
         with pytest.raises(ValueError, match="negative"):
             batches.batch(-1)
-    with pytest.raises(UserError, match="`seed` -3"):
+    with pytest.raises(UserError, match="`seed=-3"):
         ShuffledWindows(Windows.tiled(count(9), 2), 1, seed=-3)
     with pytest.raises(UserError, match="`batch_size=0`"):
         RandomWindows(count(9), 2, 0, seed=0)
@@ -196,21 +194,22 @@ def test_a_subset_is_of_distinct_full_tiles(
     tokens = count(block_size + 1 + more)
     available = (len(tokens) - 1) // block_size
     size = data.draw(st.integers(1, available))
-    windows = subset(tokens, block_size, size, seed)
+    windows = Windows.tiled(tokens, block_size).subset(size, seed)
     assert len(set(windows.starts.tolist())) == len(windows) == size
     assert not (windows.starts % block_size).any()
     assert windows.num_targets == size * block_size
-    assert set(windows.starts) <= set(subset(tokens, block_size, available, seed).starts)
-    smaller = subset(tokens, block_size, data.draw(st.integers(1, size)), seed)
+    every = Windows.tiled(tokens, block_size)
+    assert set(windows.starts) <= set(every.subset(available, seed).starts)
+    smaller = every.subset(data.draw(st.integers(1, size)), seed)
     assert set(smaller.starts) <= set(windows.starts)
 
 
 def test_subsets_differ_by_seed() -> None:
-    chosen = [tuple(subset(count(1000), 4, 5, seed).starts) for seed in range(20)]
+    chosen = [tuple(Windows.tiled(count(1000), 4).subset(5, seed).starts) for seed in range(20)]
     assert len(set(chosen)) == 20
 
 
 @pytest.mark.parametrize("num_windows", [-1, 0, 13])
 def test_a_subset_of_more_windows_than_there_are(num_windows: int) -> None:
-    with pytest.raises(UserError, match=f"--train-samples {num_windows}: .* 12 windows"):
-        subset(count(100), 8, num_windows, seed=0)
+    with pytest.raises(UserError, match=f"`train_samples={num_windows}`: .* 12 windows"):
+        Windows.tiled(count(100), 8).subset(num_windows, seed=0)

@@ -24,7 +24,7 @@ from bayesgen.evaluation import (
 from bayesgen.evaluation.cache import TokenCache
 from bayesgen.evaluation.passes import draw_order
 from bayesgen.evaluation.scaling import fit_temperature
-from bayesgen.likelihoods import per_sequence
+from bayesgen.likelihoods import Categorical
 from bayesgen.models import FunctionalModel
 from bayesgen.predictive import Forward, Predictive
 
@@ -104,7 +104,7 @@ def test_the_training_text_is_scored_with_the_temperature_of_its_other_half(
     for half, tau in zip(halves, reversed(taus), strict=True):
         batch = windows.batch(np.flatnonzero(np.isin(windows.starts, half.starts)))
         log_probs = (forward.log_probs(batch) / tau).log_softmax(-1)
-        nll = -per_sequence(log_probs, batch["labels"]).double()
+        nll = -Categorical().per_sequence(log_probs, batch["labels"]).double()
         mine = torch.from_numpy(np.isin(windows.starts, half.starts))
         found = report.window_nll["temperature_scaled"][mine]
         torch.testing.assert_close(found, nll, rtol=1e-5, atol=1e-5)

@@ -18,6 +18,8 @@ from bayesgen.models.functional import FunctionalModel
 from bayesgen.parameters import FlatModule
 from bayesgen.priors import Prior, normal, pretrained
 
+CLASSES = likelihoods.Categorical()
+
 N = 5_000
 Batch = dict[str, Tensor]
 
@@ -292,7 +294,7 @@ def test_log_likelihood_grad_is_that_of_the_mean_without_prior(
 
     def mean(theta: Tensor) -> Tensor:
         labels = batch["labels"]
-        values = likelihoods.per_observation(tiny_gpt(theta, batch), labels)
+        values = CLASSES.per_observation(tiny_gpt(theta, batch), labels)
         return values.sum() / (labels != IGNORED).sum()
 
     torch.testing.assert_close(value, mean(theta))
@@ -369,7 +371,7 @@ def test_per_sequence_is_the_sum_over_each_row(
     phi = near_start(affine)
     values, rest = log_posterior.per_sequence(phi, batch)
     logits = tiny_gpt(affine.theta(phi), batch)
-    expected = [likelihoods.total(logits[i : i + 1], batch["labels"][i : i + 1]) for i in range(3)]
+    expected = [CLASSES.total(logits[i : i + 1], batch["labels"][i : i + 1]) for i in range(3)]
     torch.testing.assert_close(values, torch.stack(expected))
     assert rest.numel() == 0
 
@@ -389,7 +391,7 @@ def test_the_jacobian_of_per_sequence_has_each_rows_gradient(
     torch.testing.assert_close(inside, log_posterior.per_sequence(phi, batch)[0])
 
     def row_total(phi: Chunks, row: Batch) -> Tensor:
-        return likelihoods.total(tiny_gpt(affine.theta(phi), row), row["labels"])
+        return CLASSES.total(tiny_gpt(affine.theta(phi), row), row["labels"])
 
     for i in range(3):
         row = {name: tensor[i : i + 1] for name, tensor in batch.items()}

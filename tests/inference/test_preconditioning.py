@@ -32,6 +32,8 @@ from bayesgen.models import FunctionalModel, load_model
 from bayesgen.models.nanogpt import GPT, GPTConfig, write_checkpoint
 from bayesgen.priors import GaussianPrior
 
+CLASSES = likelihoods.Categorical()
+
 Tiny = Any  # the fixture of conftest.py
 
 
@@ -54,7 +56,7 @@ def test_squared_gradients_are_the_mean_over_batches_of_the_likelihood_alone(tin
     expected = torch.zeros_like(tiny.model.theta)
     for step in range(4):
         theta, batch = tiny.model.theta.clone().requires_grad_(), tiny.batches.batch(step)
-        each = likelihoods.per_observation(tiny.model(theta, batch), batch["labels"])
+        each = CLASSES.per_observation(tiny.model(theta, batch), batch["labels"])
         mean = each.sum() / (batch["labels"] != likelihoods.IGNORED).sum()
         expected += torch.autograd.grad(mean, theta)[0] ** 2 / 4
     measured = squared_gradients(tiny.log_posterior(), tiny.model.theta, tiny.batches, 4)

@@ -11,12 +11,15 @@ import torch
 from torch import Tensor
 
 from bayesgen import likelihoods
-from bayesgen.config import LABELS, described
+from bayesgen.config import described
 from bayesgen.errors import UserError
 from bayesgen.inference.log_posterior import LogPosterior
 from bayesgen.inference.registry import SAMPLERS
 from bayesgen.inference.sampler import leaves, restore
 from bayesgen.priors import Prior, normal, pretrained
+from bayesgen.tasks import tasks_that
+
+CLASSES = likelihoods.Categorical()
 
 Tiny = Any  # the fixture of conftest.py
 CHAINS = [name for name, spec in SAMPLERS.items() if spec.settings.draws_from == "chain"]
@@ -36,7 +39,7 @@ class Functional(LogPosterior):
         return self.functional(phi, batch)
 
     def per_sequence(self, phi: Any, batch: Any) -> tuple[Tensor, Tensor]:
-        rows = likelihoods.per_sequence(self.model(self.affine.theta(phi), batch), batch["labels"])
+        rows = CLASSES.per_sequence(self.model(self.affine.theta(phi), batch), batch["labels"])
         return rows, rows.new_empty(0)
 
 
@@ -59,7 +62,7 @@ def test_a_sampler_says_everything_about_itself(name: str) -> None:
     assert spec.memory(settings, 1000) > 4000
     known = set(described(spec.settings))
     assert known >= {*spec.ignores, *spec.without_effect(settings)}
-    for task in LABELS:
+    for task in tasks_that("sample", "class", "number"):
         assert known >= set(spec.defaults(task))
     assert spec.defaults("causal-lm") == {}
 
@@ -195,7 +198,7 @@ def test_the_terms_are_the_nll_and_the_prior_per_observation(name: str, tiny: Ti
         state, terms = sampler.update(state, batch)
         if name in {"sghmc", "sgnht"}:  # they move, and then look
             theta = sampler.theta(state)
-        scored = likelihoods.per_observation(tiny.model(theta, batch), batch["labels"])
+        scored = CLASSES.per_observation(tiny.model(theta, batch), batch["labels"])
         nll = -scored.sum() / (batch["labels"] != likelihoods.IGNORED).sum()
         log_prior = tiny.prior.log_prob(theta) / tiny.batches.num_observations
         if name in {"ekf", "laplace"}:  # the prior is where they start, not a term of an update

@@ -23,7 +23,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bayesgen import likelihoods
 from bayesgen.inference.log_posterior import LogPosterior
 from bayesgen.inference.registry import SAMPLERS
 from bayesgen.models import FunctionalModel, Lora
@@ -202,7 +201,7 @@ def rounded(specimen: Specimen) -> str:
     """Log-probabilities of the predictive, or the means of real-valued labels, in bfloat16 lie near
     those in float32. It is a choice of the evaluation: θ itself stays float32."""
     model, batch = specimen.model, specimen.batch()
-    means = model.likelihood is not likelihoods
+    means = model.labels == "number"
     exact, rough = (
         forward.outputs(batch) if means else forward.log_probs(batch)
         for forward in (Forward(model), Forward(model, "bf16"))

@@ -48,7 +48,7 @@ def refusal(folder: Path | str) -> str:
     with pytest.raises(UserError) as caught:
         load_model(folder)
     message = str(caught.value)
-    assert message.startswith(f"--model: '{folder}'")
+    assert message.startswith(f"`model`: '{folder}'")
     assert "\n" not in message
     return message
 

@@ -116,7 +116,7 @@ def refusal(call: Callable[[], Any]) -> str:
         call()
     message = str(caught.value)
     assert "\n" not in message
-    assert message.startswith("--")
+    assert message.startswith("`")
     return message
 
 
@@ -260,7 +260,7 @@ def test_a_target_that_matches_nothing_is_refused_and_candidates_are_named(
 ) -> None:
     lora = Lora(targets=(TARGETS[base.kind][0], target))
     message = refusal(lambda: base.load(lora=lora, outline=outline))
-    assert message.startswith(f"--lora-targets: no layer of the model is called '{target}'")
+    assert message.startswith(f"`lora_targets`: no layer of the model is called '{target}'")
     assert TARGETS[base.kind][0] in message.split("such as ")[1].split(", ")
 
 
@@ -268,7 +268,7 @@ def test_a_target_that_cannot_be_adapted_is_refused_and_candidates_are_named(
     bases: dict[str, Base],
 ) -> None:
     message = refusal(lambda: bases["GPT-2"].load(lora=Lora(targets=("ln_1",))))
-    assert message.startswith("--lora-targets: ")
+    assert message.startswith("`lora_targets`: ")
     assert "LayerNorm" in message
     assert "c_attn" in message
 
@@ -279,12 +279,12 @@ def test_a_target_with_a_tied_weight_is_refused(
     bases: dict[str, Base], kind: str, target: str
 ) -> None:
     message = refusal(lambda: bases[kind].load(lora=Lora(targets=(target,))))
-    assert message.startswith(f"--lora-targets: '{target}' shares its weight")
+    assert message.startswith(f"`lora_targets`: '{target}' shares its weight")
 
 
 @pytest.mark.parametrize("r", [0, -1])
 def test_a_rank_below_one_is_refused(base: Base, r: int) -> None:
-    assert refusal(lambda: base.load(lora=Lora(r=r))).startswith(f"--lora-r {r}: ")
+    assert refusal(lambda: base.load(lora=Lora(r=r))).startswith(f"`lora_r={r}`: ")
 
 
 # -- merging -------------------------------------------------------------------------------------
@@ -523,14 +523,14 @@ def test_damaged_adapters_are_refused(
     write_adapters(base, tmp_path / "adapters")
     damage(tmp_path / "adapters")
     message = refusal(lambda: load_model(tmp_path / "adapters", parameters="lora"))
-    assert message.startswith("--model: ")
+    assert message.startswith("`model`: ")
     assert reason.format(path=tmp_path) in message
 
 
 def test_the_adapters_of_another_task_are_refused(bases: dict[str, Base], tmp_path: Path) -> None:
     write_adapters(bases["GPT-2"], tmp_path)
     message = refusal(lambda: load_model(tmp_path, task="masked-lm", parameters="lora"))
-    assert message.startswith("--task masked-lm: ")
+    assert message.startswith("`task=masked-lm`: ")
     assert "causal-lm" in message
 
 
@@ -572,7 +572,7 @@ def test_a_damaged_or_foreign_adapter_folder_is_one_line(
         load_model(folder, parameters="lora", outline=outline)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert "--lora-targets" not in str(caught.value)
+    assert "`lora_targets`" not in str(caught.value)
 
 
 def test_adapters_of_another_rank_than_they_say_are_refused(tmp_path: Path) -> None:

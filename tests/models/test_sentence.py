@@ -11,11 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from bayesgen.config import LABELS
 from bayesgen.errors import UserError
-from bayesgen.likelihoods import Gaussian
+from bayesgen.likelihoods import Gaussian, likelihood_of
 from bayesgen.models import FunctionalModel, Head, Lora, load_model
-from bayesgen.models.tasks import TASKS
+from bayesgen.tasks import TASKS, tasks_that
 from tests.encoder import save_encoder
 
 transformers = pytest.importorskip("transformers")
@@ -180,7 +179,7 @@ def test_a_folder_brings_back_the_model(task: str, encoder: Path, tmp_path: Path
     other = PAIRS if task == CLASSES else CLASSES
     for wrong in ("causal-lm", "regression", other):
         message = refusal(folder, task=wrong)
-        assert message.startswith(f"--task {wrong}: '{folder}' is a model of type")
+        assert message.startswith(f"`task={wrong}`: '{folder}' is a model of type")
         assert message.endswith(f"which is made for {task}")
 
 
@@ -188,9 +187,9 @@ def test_a_head_that_is_there_is_no_other(encoder: Path, tmp_path: Path) -> None
     model = load_model(encoder, task=CLASSES, num_labels=3, head=Head(5))
     folder = saved(model, tmp_path / "saved")
     says = refusal(folder, task=CLASSES, head=Head(6))
-    assert says.startswith("--head-hidden-size 6: ")
+    assert says.startswith("`head_hidden_size=6`: ")
     assert "with 5" in says
-    assert refusal(folder, task=CLASSES, head=Head(5, "relu")).startswith("--head-activation relu")
+    assert refusal(folder, task=CLASSES, head=Head(5, "relu")).startswith("`head_activation=relu`")
     assert "shape [3]" in refusal(folder, task=CLASSES, num_labels=4)
     assert "a regression has none" in refusal(encoder, task="regression", head=Head(5))
     same = load_model(folder, task=CLASSES, head=Head(5, "tanh", 0.4))
@@ -216,7 +215,7 @@ def test_a_damaged_config_is_one_line(
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {key: value}))
     message = refusal(folder, task=PAIRS)
-    assert message.startswith("--model: ")
+    assert message.startswith("`model`: ")
     assert says in message
 
 
@@ -269,7 +268,8 @@ def test_a_frozen_encoder_has_no_dropout_while_the_head_is_trained(encoder: Path
 
 
 def test_what_a_label_is_is_said_once() -> None:
-    assert LABELS.keys() <= TASKS.keys()
-    for task, kind in LABELS.items():
-        assert TASKS[task].scored == (kind == "score")
-    assert not any(TASKS[task].scored for task in TASKS.keys() - LABELS.keys())
+    for task in (TASKS[name] for name in TASKS):
+        numbers = isinstance(likelihood_of(task), Gaussian)
+        assert numbers == (task.labels == "number")
+        assert task.is_labelled == (task.labels != "token")
+    assert tasks_that("sample", "number") == ("regression", "sentence-similarity")

@@ -18,7 +18,7 @@ from bayesgen.data.tokenizers import CharTokenizer
 from bayesgen.errors import UserError
 from bayesgen.models import FunctionalModel, Lora, load_model
 from bayesgen.models.nanogpt import GPT, GPTConfig, write_checkpoint
-from bayesgen.models.tasks import TASKS
+from bayesgen.tasks import TASKS
 from tests.models.zoo import ARCHITECTURES, BATCHES, ENCODER, SPECIAL, Architecture, random_network
 
 transformers = pytest.importorskip("transformers")
@@ -82,7 +82,7 @@ def refusal(name: Path | str, **options: Any) -> str:
         load_model(name, **options)
     message = str(caught.value)
     assert "\n" not in message
-    assert message.startswith("--")
+    assert message.startswith("`")
     return message
 
 
@@ -118,7 +118,7 @@ def test_a_loaded_model_gives_the_logits_and_the_loss_of_the_plain_module(
     logits = model(model.theta, batch)
     torch.testing.assert_close(logits, expected)
 
-    if TASKS[task].scored:
+    if TASKS[task].labels == "number":
         log_prob = Normal(expected.flatten(), 1.0).log_prob(batch["labels"])
     else:
         seen = batch["labels"] != -100
@@ -155,7 +155,7 @@ def test_an_architecture_that_cannot_do_the_task_is_refused_and_what_it_can_is_n
 ) -> None:
     folder = save(class_name, settings)
     message = refusal(folder, task=task, outline=outline)
-    assert message.startswith(f"--task {task}: '{folder}' is a model of type ")
+    assert message.startswith(f"`task={task}`: '{folder}' is a model of type ")
     assert message.endswith(f", which is made for {possible}")
 
 
@@ -166,13 +166,13 @@ def test_an_encoder_that_was_made_a_decoder_is_a_causal_model(save: Callable[...
 
 def test_an_unknown_task_is_refused_and_the_known_are_named(nanogpt: Path) -> None:
     message = refusal(nanogpt, task="summarisation")
-    assert message == f"--task: unknown task 'summarisation' ({', '.join(TASKS)})"
+    assert message == f"`task`: unknown task 'summarisation' ({', '.join(TASKS)})"
 
 
 @pytest.mark.parametrize("task", [task for task in TASKS if task != "causal-lm"])
 def test_a_nanogpt_checkpoint_is_a_causal_model_alone(nanogpt: Path, task: str) -> None:
     message = refusal(nanogpt, task=task)
-    assert message == f"--task {task}: '{nanogpt}' is a nanoGPT checkpoint, a causal-lm"
+    assert message == f"`task={task}`: '{nanogpt}' is a nanoGPT checkpoint, a causal-lm"
 
 
 # -- heads ---------------------------------------------------------------------------------------
@@ -310,7 +310,7 @@ def test_a_number_of_labels_that_cannot_be_had_is_refused(
     save: Callable[..., Path], task: str, num_labels: int, reason: str
 ) -> None:
     message = refusal(save("GPT2LMHeadModel", GPT2), task=task, num_labels=num_labels)
-    assert message.startswith("--num-labels")
+    assert message.startswith("`num_labels`")
     assert reason in message
 
 
@@ -335,7 +335,7 @@ def test_a_language_model_that_lacks_its_head_is_refused(
 ) -> None:
     folder = save(class_name, settings)
     message = refusal(folder, task=task)
-    assert message.startswith(f"--model: '{folder}' lacks weights of its own architecture")
+    assert message.startswith(f"`model`: '{folder}' lacks weights of its own architecture")
     assert lacking in message
 
 
@@ -500,7 +500,7 @@ def test_a_folder_that_holds_no_model_is_refused(
     message = refusal(folder, task=task)
     assert str(folder) in message
     assert reason in message
-    assert message.startswith("--model: ")
+    assert message.startswith("`model`: ")
 
 
 @pytest.mark.parametrize("name", ["./gone", "../gone/away", "~/no-such-folder-of-models", "a/b/c"])
@@ -508,14 +508,14 @@ def test_a_path_that_leads_nowhere_is_refused_at_once(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert refusal(name).startswith(f"--model: no folder at '{name}'")
+    assert refusal(name).startswith(f"`model`: no folder at '{name}'")
 
 
 def test_a_name_that_the_hub_does_not_give_is_refused(
     requests: list[str],
 ) -> None:
     message = refusal("somebody/something")
-    assert message.startswith("--model: there is no folder 'somebody/something', and no such")
+    assert message.startswith("`model`: there is no folder 'somebody/something', and no such")
     assert any("somebody/something" in address for address in requests)
     requests.clear()  # this one had to ask
 

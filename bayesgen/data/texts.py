@@ -1,34 +1,29 @@
-"""Texts whose labels do not matter: those of another labelled set, or of any table."""
+"""Texts whose labels do not matter: those of another labelled set, of any table, or pairs."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from bayesgen.data.labelled import VALIDATION, Labelled, split_rows
-from bayesgen.data.tables import Table, find_texts, has_pairs, read_tables
+from bayesgen.data.choosing import VALIDATION
+from bayesgen.data.columns import find_pairs, find_texts, has_pairs
+from bayesgen.data.labelled import Labelled, split_rows
+from bayesgen.data.tables import KINDS, Table, read_tables
 from bayesgen.errors import UserError
 
 SPLITS = ("test", "val", "train")
 """Which one is taken: the first that is there."""
 
 
-class Unlabelled(NamedTuple):
-    """Texts of one split; label 0 stands in the place of each label."""
-
-    split: str
-    texts: Labelled
-
-
-def load_unlabelled(
+def load_texts(
     name_or_path: str, *, pairs: bool, data_dir: Path | None, setting: str
-) -> Unlabelled:
-    """Texts from what `load_labelled` takes, or from a table of texts alone.
+) -> tuple[str, Labelled]:
+    """Texts from what `load_labelled` takes, or from a table of texts alone: one split, by name.
 
     The column is found by its name (text, sentence, review or sentence1, then sentence2), or it is
-    the only one; of two columns without a header it is the one with more distinct values.
+    the only one; of two columns without a header it is the one with more distinct values. Label 0
+    stands in the place of each label.
 
     Args:
         pairs: whether a row is a pair of texts; else a second text is left out.
@@ -39,7 +34,7 @@ def load_unlabelled(
     """
     name, tables = read_tables(name_or_path, data_dir, headed=False, setting=setting)
     split = next(split for split in SPLITS if split in tables)
-    return Unlabelled(split, _texts(name, split, tables[split], pairs, setting))
+    return split, _texts(name, split, tables[split], pairs, setting)
 
 
 def running_text(name_or_path: str, data_dir: Path | None, setting: str) -> tuple[str, str, str]:
@@ -50,7 +45,7 @@ def running_text(name_or_path: str, data_dir: Path | None, setting: str) -> tupl
     A test split is left alone.
 
     Args:
-        name_or_path, setting: as in `load_unlabelled`.
+        name_or_path, setting: as in `load_texts`.
 
     Raises:
         UserError: the file is missing or damaged, or there are no texts in it.
@@ -72,6 +67,29 @@ def lines(texts: Labelled) -> str:
     # a text may have lines of its own
     joined = (" ".join(text.splitlines()) for row in rows for text in row)
     return "".join(f"{line}\n" for line in joined if line.strip())
+
+
+def read_pairs(path: Path) -> list[tuple[str, str]]:
+    """The pairs in a .tsv, .csv or .jsonl file, also with .gz.
+
+    They are the columns sentence1 and sentence2, whatever else there is, or the only two columns. A
+    .tsv or .csv has a header where one of its names is one of those that `load_labelled` knows.
+
+    Raises:
+        UserError: the file is missing or damaged, or holds no pairs.
+    """
+    if not path.is_file():
+        raise UserError(f"`pairs_file`: no file at '{path}' ({', '.join(KINDS)}, or with .gz)")
+    _, tables = read_tables(str(path.absolute()), None, headed=False)
+    table = tables["train"]
+    if not table.rows:
+        raise UserError(f"`pairs_file`: '{path}' has no rows; add some")
+    first, second = find_pairs(table, "`pairs_file`")
+    pairs = [(row[first], row[second]) for row in table.rows]
+    for i, pair in enumerate(pairs):
+        if not all(isinstance(text, str) and text.strip() for text in pair):
+            raise UserError(f"{table.at(i)}: a text is missing; complete or remove this row")
+    return pairs
 
 
 def _texts(name: str, split: str, table: Table, pairs: bool, setting: str) -> Labelled:

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from bayesgen.data.labelled import Labelled, load_labelled
-from bayesgen.data.unlabelled import load_unlabelled, running_text
+from bayesgen.data.texts import load_texts, running_text
 from bayesgen.errors import UserError
 
 TEXTS = ("one text", "another, with a comma", "a third")
 
 
 def load(path: Path | str, *, pairs: bool = False, data_dir: Path | None = None) -> Labelled:
-    return load_unlabelled(str(path), pairs=pairs, data_dir=data_dir, setting="`ood_data`").texts
+    return load_texts(str(path), pairs=pairs, data_dir=data_dir, setting="`ood_data`")[1]
 
 
 def refuse(path: Path | str, *, pairs: bool = False) -> str:
@@ -64,17 +64,17 @@ def test_pairs_are_found(tmp_path: Path) -> None:
 def test_the_split_that_is_least_seen_is_taken(tmp_path: Path) -> None:
     for count, stem in enumerate(("train", "dev", "test"), start=1):
         (tmp_path / f"{stem}.tsv").write_text(f"text\tlabel\nof {stem}\tx\n" * 1)
-        found = load_unlabelled(str(tmp_path), pairs=False, data_dir=None, setting="`ood_data`")
-        assert found.split == ("train", "val", "test")[count - 1]
-        assert found.texts.first == (f"of {stem}",)
-        assert found.texts.name == f"{tmp_path.name}/{found.split}"
+        split, found = load_texts(str(tmp_path), pairs=False, data_dir=None, setting="`ood_data`")
+        assert split == ("train", "val", "test")[count - 1]
+        assert found.first == (f"of {stem}",)
+        assert found.name == f"{tmp_path.name}/{split}"
 
 
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
         ("a.tsv", "", "has no rows"),
-        ("a.tsv", "id\tlabel\n1\tx\n", "--ood-data: no column of texts"),
+        ("a.tsv", "id\tlabel\n1\tx\n", "`ood_data`: no column of texts"),
         ("a.tsv", "1\tx\ty\n2\tx\ty\n", "3 columns without a header); call it 'text'"),
         ("a.jsonl", '{"text": "a"}\n{"text": 3}\n', "line 2: no text in 'text'"),
         ("a.txt", "words", "not one of .tsv, .csv, .jsonl"),
@@ -89,12 +89,12 @@ def test_what_cannot_be_read_is_one_line(
 
 
 def test_what_is_not_there_names_the_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert refuse(tmp_path / "gone.tsv").startswith(f"--ood-data {tmp_path / 'gone.tsv'}: neither")
+    assert refuse(tmp_path / "gone.tsv").startswith(f"`ood_data` {tmp_path / 'gone.tsv'}: neither")
     monkeypatch.delenv("SST2_PATH", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert refuse("sst2").startswith("--ood-data sst2: not found; put train.tsv and dev.tsv")
+    assert refuse("sst2").startswith("`ood_data` sst2: not found; put train.tsv and dev.tsv")
     (tmp_path / ".cache" / "bayesgen" / "sst2").mkdir(parents=True)
-    assert refuse("sst2").startswith("--ood-data sst2: no train.tsv")
+    assert refuse("sst2").startswith("`ood_data` sst2: no train.tsv")
     (tmp_path / "one.tsv").write_text("text\nalone\n")
     assert "no pairs of texts, as the run's data are" in refuse(tmp_path / "one.tsv", pairs=True)
 
@@ -110,7 +110,7 @@ def test_built_in_sets(name: str, rows: int) -> None:
 
 
 def running(path: Path | str, data_dir: Path | None = None) -> tuple[str, list[str], list[str]]:
-    name, train, val = running_text(str(path), data_dir, "--corpus")
+    name, train, val = running_text(str(path), data_dir, "`corpus`")
     assert train.endswith("\n")
     assert val.endswith("\n")
     return name, train.splitlines(), val.splitlines()
