@@ -205,7 +205,7 @@ class ScoringSettings:
         "of the network's arithmetic when scoring; bf16 is used only where the processor has it",
     ] = "fp32"
     ood_corpus: Annotated[
-        str | None, "a far text (a name or path): how well uncertainty tells it from the split"
+        str | None, "an out-of-distribution text (a name or path), to detect by uncertainty"
     ] = None
     ood_data: Annotated[
         str | None,

@@ -122,8 +122,8 @@ def corpus_text(
 
 
 @dataclass(frozen=True, eq=False)
-class FarText:
-    """A text from elsewhere, in a model's own tokens.
+class WholeText:
+    """A text that is scored whole, in a model's own tokens: one more, or one out of distribution.
 
     Attributes:
         tokens: 1-D token ids.
@@ -136,9 +136,9 @@ class FarText:
     sha256: str
 
 
-def load_far_text(
+def load_whole_text(
     name_or_path: str, tokenizer: Tokenizer, data_dir: Path | None = None, setting: str = "`corpus`"
-) -> FarText:
+) -> WholeText:
     """The whole text of a corpus, restricted to the characters that `tokenizer` knows.
 
     Raises UserError for a text that is missing or damaged, or of which nothing is left.
@@ -151,7 +151,7 @@ def load_far_text(
     if not known:
         raise UserError(f"{setting} {name}: the tokenizer knows none of its characters")
     sha256 = hashlib.sha256(text.encode("utf-8")).hexdigest()
-    return FarText(
+    return WholeText(
         name, _encode(tokenizer, known, f"{setting} {name}"), len(known) / len(text), sha256
     )
 

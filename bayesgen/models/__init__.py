@@ -1,4 +1,4 @@
-"""Models as functions of one parameter vector. `load_model` is the door."""
+"""Models as functions of one parameter vector. `load_model` is the entry point."""
 
 from __future__ import annotations
 

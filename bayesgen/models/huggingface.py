@@ -292,7 +292,7 @@ def _load_adapters(name: str, module: Any) -> None:
                 name, adapter_kwargs={"local_files_only": True}
             ).missing_keys
     except Exception as error:  # of a damaged folder, nearly any
-        if "report" in str(error):  # of the shapes, which nobody is shown
+        if "report" in str(error):  # it points to a report of the shapes, which `quiet` hides
             raise UserError(
                 f"`model`: the adapters in '{name}' have other shapes than its {ADAPTERS} says;"
                 " copy both anew"

@@ -80,7 +80,7 @@ class SentenceModel(PreTrainedModel):  # type: ignore[misc]
     config_class = SentenceConfig
     base_model_prefix = "encoder"
 
-    # what the encoder computes with is its own affair
+    # which attention kernel is used is up to the encoder
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bayesgen.config import ScoringSettings
-from bayesgen.data.corpora import Corpus, FarText, load_far_text
+from bayesgen.data.corpora import Corpus, WholeText, load_whole_text
 from bayesgen.data.windows import Rows, Windows
 from bayesgen.draws import Draws
 from bayesgen.errors import UserError
@@ -41,7 +41,7 @@ class Material:
     Attributes:
         scored: split -> its windows or examples.
         held_in: data that a temperature is fitted on: training text, or validation rows.
-        far: windows of the far text or rows of the far data, if there are any.
+        far: windows or rows out of distribution, if there are any.
         texts: what the evaluation file says of the texts.
     """
 
@@ -84,7 +84,7 @@ def read_material(
     scored = _chosen({"train": held_in, "val": tiled(corpus.val, "val")}, settings)
     texts: dict[str, Any] = {"corpus": {"name": corpus.name, **corpus.fingerprint}}
     if text is not None:
-        whole = load_far_text(text, model.tokenizer, folder, "`text`")
+        whole = load_whole_text(text, model.tokenizer, folder, "`text`")
         if whole.kept < 1:
             raise UserError(
                 f"`text={text}`: {1 - whole.kept:.2%} of its characters are not in the model's"
@@ -95,7 +95,7 @@ def read_material(
         texts["text"] = _described(whole)
     far = None
     if settings.ood_corpus is not None:
-        elsewhere = load_far_text(settings.ood_corpus, model.tokenizer, folder, "`ood_corpus`")
+        elsewhere = load_whole_text(settings.ood_corpus, model.tokenizer, folder, "`ood_corpus`")
         far = tiled(elsewhere.tokens, "`ood_corpus`")
         texts["ood_corpus"] = _described(elsewhere)
         _require_two("`ood_corpus`", "windows of each text", scored, far, settings)
@@ -233,7 +233,9 @@ def _score(
     }
     far, far_key = None, ""
     if material.far is not None:
-        far = run_passes(predictive, material.far, progress="scoring the far text", **options)
+        far = run_passes(
+            predictive, material.far, progress="scoring out-of-distribution rows", **options
+        )
         far_key = passes_key(cache, predictive, far[1], options["held_in"])
     evaluate: Callable[..., SplitReport | LabelReport] = (
         evaluate_labels if has_scores(predictive.model) else evaluate_split
@@ -296,5 +298,5 @@ def _free_name(run: Run) -> str:
     return name
 
 
-def _described(text: FarText) -> dict[str, Any]:
+def _described(text: WholeText) -> dict[str, Any]:
     return {"name": text.name, "sha256": text.sha256, "characters_kept": text.kept}

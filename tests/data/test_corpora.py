@@ -14,10 +14,10 @@ import pytest
 from bayesgen.data import corpora
 from bayesgen.data.corpora import (
     Corpus,
-    FarText,
+    WholeText,
     corpus_text,
     load_corpus,
-    load_far_text,
+    load_whole_text,
     open_url,
     python_docs_text,
 )
@@ -137,10 +137,10 @@ def test_an_unknown_tokenizer_kind(text_file: Path) -> None:
 # A text from elsewhere
 
 
-def far(text: str, tmp_path: Path, characters: str = "abc ") -> FarText:
+def far(text: str, tmp_path: Path, characters: str = "abc ") -> WholeText:
     path = tmp_path / "far.txt"
     path.write_text(text, encoding="utf-8", newline="")
-    return load_far_text(str(path), CharTokenizer(characters), setting="`ood_corpus`")
+    return load_whole_text(str(path), CharTokenizer(characters), setting="`ood_corpus`")
 
 
 def test_a_far_text_keeps_the_characters_that_the_model_knows(tmp_path: Path) -> None:
@@ -167,19 +167,19 @@ def test_a_far_text_without_a_known_character_names_its_flag(tmp_path: Path) -> 
 
 def test_a_far_text_that_is_not_there_names_its_flag() -> None:
     with pytest.raises(UserError, match=r"^`text` pythondocs: .* did you mean python-docs\?"):
-        load_far_text("pythondocs", CharTokenizer("abc"), setting="`text`")
+        load_whole_text("pythondocs", CharTokenizer("abc"), setting="`text`")
 
 
 def test_a_folder_is_no_far_text(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "tiny", [0, 1], [1, 1], "abc")
     with pytest.raises(UserError, match="cannot be read") as caught:
-        load_far_text(str(folder), CharTokenizer("abc"))
+        load_whole_text(str(folder), CharTokenizer("abc"))
     assert "\n" not in str(caught.value)
 
 
 def test_a_built_in_text_can_be_far_from_a_model() -> None:
     whole = python_docs_text()
-    found = load_far_text("python-docs", CharTokenizer("abcdefghijklmnopqrstuvwxyz "))
+    found = load_whole_text("python-docs", CharTokenizer("abcdefghijklmnopqrstuvwxyz "))
     assert corpus_text("python-docs") == ("python-docs", whole)
     known = [c for c in whole if c == " " or c in "abcdefghijklmnopqrstuvwxyz"]
     assert len(found.tokens) == len(known)

@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bayesgen.data.choosing import shuffled
 from bayesgen.data.labelled import (
     Labelled,
     LabelledCorpus,
     labelled,
     load_labelled,
-    shuffled,
     split_rows,
 )
 from bayesgen.errors import UserError
