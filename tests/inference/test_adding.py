@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import bayesgen
 from bayesgen.errors import UserError
 from bayesgen.inference.registry import SAMPLERS, SamplerSpec
 from examples.mysgld import SAMPLER, MySGLDSettings
@@ -101,6 +102,17 @@ def test_it_runs_resumes_and_is_scored(
     assert 0 < scores["bma"]["nll"] < 10
     assert "mysgld" in (workspace.path / "run" / "mysgld_summary.txt").read_text()
     assert "bma" in capsys.readouterr().out
+
+
+def test_the_python_api_takes_it(
+    registered: SamplerSpec[MySGLDSettings], workspace: Workspace
+) -> None:
+    short = {"warmup_steps": 2, "sampling_steps": 4, "thinning": 2, "batch_size": 4}
+    model = bayesgen.load_model("model.pt")
+    posterior = bayesgen.sample(model, "corpus.txt", sampler="mysgld", noise_weight=0.25, **short)
+    assert len(posterior) == 2
+    with pytest.raises(UserError, match="`noise_wait` is no setting of mysgld; did you mean"):
+        bayesgen.sample(model, "corpus.txt", sampler="mysgld", noise_wait=0.25, **short)
 
 
 def test_it_has_defaults_where_the_data_are_labelled(
