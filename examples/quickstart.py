@@ -10,7 +10,7 @@ two CPU cores.
 import bayesgen
 
 model = bayesgen.load_model("checkpoints/baseline/models/baseline_model_2k.pt")
-posterior = bayesgen.sample(model, "python-docs", sampler="sghmc", out="runs/first", resume=True)
+posterior = bayesgen.sample(model, "python-docs", sampler="sghmc", out="runs/first")
 print(bayesgen.evaluate(posterior, "python-docs", splits=["val"]))
 print(posterior.predict(["The import statement "]).labels)
 print(posterior.generate("The import statement ", max_new_tokens=200))
