@@ -37,7 +37,6 @@ from transformers import (
 from transformers.modeling_outputs import CausalLMOutputWithPast, SequenceClassifierOutput
 from transformers.utils import can_return_tuple
 
-from bayesgen.draws import Draws
 from bayesgen.errors import UserError
 from bayesgen.export.card import facts, model_card
 from bayesgen.export.ensemble_cache import EnsembleCache
@@ -46,7 +45,7 @@ from bayesgen.likelihoods import IGNORED
 from bayesgen.models import FunctionalModel
 from bayesgen.models.lora import add_adapters
 from bayesgen.parameters import Layout
-from bayesgen.predictive.mixture import mixture
+from bayesgen.predictive.mixture import Uncertainty, decomposed, mixture
 from bayesgen.runs import RunRecord
 
 
@@ -97,23 +96,8 @@ class BayesianForSequenceClassificationConfig(BayesianConfig):
 
 
 @dataclass(frozen=True)
-class Uncertainty:
-    """Entropies of a mixture in nats, each of the same shape.
-
-    Attributes:
-        total: H[p̄].
-        aleatoric: mean over the draws of H[p_s].
-        epistemic: total − aleatoric, the mutual information of label and weights.
-    """
-
-    total: Tensor
-    aleatoric: Tensor
-    epistemic: Tensor
-
-
-@dataclass(frozen=True)
 class TokenUncertainty(Uncertainty):
-    """The same for every token of a text but the first, [B, T − 1].
+    """Entropies of the mixture for every token of a text but the first, [B, T − 1].
 
     NaN where a token or the one before it is padding.
 
@@ -305,7 +289,7 @@ class BayesianCausalLM(BayesianModel, GenerationMixin):  # type: ignore[misc]
                 slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             )
             each = (log_probs[:, kept] for log_probs in each)
-        logits = mixture(each, len(self.draws))
+        logits = mixture(each)
         loss = None
         if labels is not None:
             targets = labels[:, 1:].flatten().to(logits.device)
@@ -327,7 +311,7 @@ class BayesianCausalLM(BayesianModel, GenerationMixin):  # type: ignore[misc]
             use_cache=False,
             **({"position_ids": positions} if "position_ids" in accepted else {}),
         )
-        log_probs, entropies = _decomposed((p[:, :-1] for p in each), len(self.draws))
+        log_probs, entropies = decomposed(p[:, :-1] for p in each)
         log_prob = log_probs.gather(-1, input_ids[:, 1:, None]).squeeze(-1)
         found = TokenUncertainty(**vars(entropies), log_prob=log_prob)
         if attention_mask is None:
@@ -370,7 +354,7 @@ class BayesianForSequenceClassification(BayesianModel):
             inputs_embeds=inputs_embeds,
             **kwargs,
         )
-        logits = mixture(each, len(self.draws))
+        logits = mixture(each)
         loss = None
         if labels is not None:
             loss = F.nll_loss(logits, labels.to(logits.device), ignore_index=IGNORED)
@@ -382,7 +366,7 @@ class BayesianForSequenceClassification(BayesianModel):
     ) -> Uncertainty:
         """How sure the posterior is of the class of each of `input_ids` [B, T]: [B]."""
         each = self._each(input_ids=input_ids, attention_mask=attention_mask, **inputs)
-        return _decomposed(each, len(self.draws))[1]
+        return decomposed(each)[1]
 
 
 def bayesian_class(module: nn.Module) -> type[BayesianModel]:
@@ -398,22 +382,6 @@ def _made_by(auto_class: Any, module: nn.Module) -> bool:
     """Whether `auto_class` makes such a network from its configuration."""
     made = auto_class._model_mapping.get(type(getattr(module, "config", None)), ())
     return type(module) in (made if isinstance(made, tuple) else (made,))
-
-
-def _decomposed(log_probs: Iterable[Tensor], count: int) -> tuple[Tensor, Uncertainty]:
-    """The mixture of `count` log-probabilities [..., V], which come one at a time, and its
-    entropies [...]."""
-    entropies: list[Tensor] = []
-
-    def noted() -> Iterator[Tensor]:
-        for term in log_probs:
-            entropies.append(torch.special.entr(term.exp()).sum(-1))
-            yield term
-
-    mixed = mixture(noted(), count)
-    total = torch.special.entr(mixed.exp()).sum(-1)
-    aleatoric = torch.stack(entropies).mean(0)
-    return mixed, Uncertainty(total, aleatoric, (total - aleatoric).clamp(min=0))
 
 
 def _adapters(module: nn.Module) -> dict[str, Any]:

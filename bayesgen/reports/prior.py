@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from rich import box
 from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
@@ -14,6 +13,7 @@ from torch import Tensor
 from bayesgen.evaluation.prior_predictive import PriorPredictive
 from bayesgen.priors.explained import Explained, Group
 from bayesgen.priors.learned import SHIFT, LearnedPrior
+from bayesgen.reports.tables import empty_table
 from bayesgen.runs import finite
 
 MANY_CLASSES = 10
@@ -54,10 +54,8 @@ def prior_header(prior: LearnedPrior, explained: Explained) -> str:
 
 def prior_table(explained: Explained) -> Table:
     """Widths beside weights, by groups of parameters."""
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("parameters", no_wrap=True)
-    for name in ("numbers", "weights' sd", "prior sd, λ = 1", "ratio", "low rank"):
-        table.add_column(name, justify="right", no_wrap=True)
+    numbers = ("numbers", "weights' sd", "prior sd, λ = 1", "ratio", "low rank")
+    table = empty_table(("parameters",), numbers)
     for group in explained.groups:
         table.add_row(escape(group.name), *_cells(group))
     table.add_section()
@@ -125,5 +123,5 @@ def _flat(record: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str
 
 
 def _plain(text: str) -> str:
-    """What a terminal shows, and nothing that steers it."""
+    """`text` without the characters that steer a terminal."""
     return "".join(c if c.isprintable() else "?" for c in text)

@@ -17,16 +17,14 @@ from bayesgen.data.corpora import Corpus, FarText, load_far_text
 from bayesgen.data.windows import Rows, Windows
 from bayesgen.draws import Draws
 from bayesgen.errors import UserError
-from bayesgen.evaluation import SplitReport, evaluate_split, passes_key, run_passes
+from bayesgen.evaluation import evaluate_split, run_passes
 from bayesgen.evaluation.cache import Passes, TokenCache
-from bayesgen.evaluation.passes import Split, evenly_spaced
-from bayesgen.evaluation.regression import LabelReport, evaluate_labels
 from bayesgen.evaluation.shift import detect_shift
 from bayesgen.evaluation.texts import sample_texts
+from bayesgen.evaluation.walk import Split, evenly_spaced
 from bayesgen.likelihoods import Gaussian
 from bayesgen.models import FunctionalModel
-from bayesgen.predictive import Predictive
-from bayesgen.predictive.mixture import scoring_precision
+from bayesgen.predictive import Predictive, scoring_precision
 from bayesgen.runs import Run
 
 CACHE = "token_scores"
@@ -234,16 +232,15 @@ def _score(
     }
     far, far_key = None, ""
     if material.far is not None:
-        far = run_passes(predictive, material.far, progress="scoring the far text", **options)
-        far_key = passes_key(cache, predictive, far[1], options["held_in"])
-    evaluate: Callable[..., SplitReport | LabelReport] = (
-        evaluate_labels if has_scores(predictive.model) else evaluate_split
-    )
+        far = run_passes(
+            predictive, material.far, progress="scoring out-of-distribution data", **options
+        )
+        far_key = cache.key(far[1], options["held_in"], predictive)
     reports: dict[str, Any] = {}
     texts: dict[str, Any] = {}
     window_nll: dict[str, Tensor] = {}
     for name, windows in material.scored.items():
-        report = evaluate(predictive, windows, progress=f"scoring {name}", **options)
+        report = evaluate_split(predictive, windows, progress=f"scoring {name}", **options)
         reports[name] = report.to_json()
         window_nll |= {f"{name}.{who}": nll for who, nll in report.window_nll.items()}
         window_nll[f"{name}.tokens"] = report.window_tokens

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from scipy import stats
 from torch import Tensor
 
+from bayesgen.evaluation.intervals import Interval, percentile_interval
 from bayesgen.predictive.gaussian import GaussianMixture
 
 LEVELS = tuple(round(0.05 * i, 2) for i in range(1, 20))
 """Central intervals whose coverage makes the calibration error."""
 SHOWN_LEVELS = (0.5, 0.8, 0.9, 0.95)
+RESAMPLES = 1000
+"""Of a difference of rank correlations, which is slower than one of means."""
+BATCH = 10
+"""Resamples that are ranked at once."""
+CONSTANT = "the outputs or the labels do not vary in some resample"
 COVERAGES = (0.5, 0.8, 1.0)
-"""Shares of the rows, the surest ones, whose error is told."""
+"""Shares of the rows, the most certain ones, whose error is reported."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +33,16 @@ class Predicted:
     """What one predictor said of each of n labels; all [n], float64, on the CPU.
 
     Attributes:
+        mixture: what it predicts.
+        labels: of any dtype.
         log_likelihood: log p(label), nats.
         pit: P(Y <= label), the probability integral transform.
         mean: of the predictive.
         aleatoric, epistemic: its variance in two parts.
     """
 
+    mixture: GaussianMixture
+    labels: Tensor
     log_likelihood: Tensor
     pit: Tensor
     mean: Tensor
@@ -39,66 +50,38 @@ class Predicted:
     epistemic: Tensor
 
     @classmethod
-    def of(cls, predictive: GaussianMixture, labels: Tensor) -> Predicted:
-        """Confront `predictive` with `labels` [n]."""
+    def of(cls, mixture: GaussianMixture, labels: Tensor) -> Predicted:
+        """Confront `mixture` with `labels` [n]."""
         parts, done = [], 0
-        for block in predictive.blocks():
+        for block in mixture.blocks():
             mine = labels[done : done + len(block.std)]
             done += len(mine)
             said = block.log_prob(mine), block.cdf(mine), block.mean
             parts.append((*said, block.aleatoric, block.epistemic))
-        return cls(*map(torch.cat, zip(*parts, strict=True)))
+        return cls(mixture, labels, *map(torch.cat, zip(*parts, strict=True)))
 
-    def scores(self, labels: Tensor) -> LabelScores:
-        """The headline numbers of this predictor of `labels` [n]."""
-        correlated = Correlations.of(self.mean, labels)
-        return LabelScores(
-            nll=-float(self.log_likelihood.mean()),
-            rmse=float((self.mean - labels.double()).square().mean().sqrt()),
-            spearman=correlated.spearman,
-            pearson=correlated.pearson,
-            ece=calibration_error(self.pit),
-            no_correlation=correlated.undefined,
-        )
+    @property
+    def window_nll(self) -> Tensor:
+        """NLL of each row [n], in nats."""
+        return -self.log_likelihood
 
+    @property
+    def nll(self) -> float:
+        return -float(self.log_likelihood.mean())
 
-@dataclass(frozen=True)
-class LabelScores:
-    """The headline numbers of one predictor on one split.
+    @property
+    def rmse(self) -> float:
+        """In units of the labels."""
+        return float((self.mean - self.labels.double()).square().mean().sqrt())
 
-    nll is in nats per label, rmse in units of the labels, both correlations are those of the
-    predictive mean with the labels, and ece is `calibration_error`.
+    @property
+    def ece(self) -> float:
+        return calibration_error(self.pit)
 
-    Attributes:
-        no_correlation: why there is none, or None.
-    """
-
-    nll: float
-    rmse: float
-    spearman: float | None
-    pearson: float | None
-    ece: float
-    no_correlation: str | None = None
-
-    @classmethod
-    def mean_of(cls, each: Sequence[LabelScores]) -> LabelScores:
-        """The average of the draws' own numbers; a correlation that one draw lacks is None."""
-
-        def mean(numbers: Iterable[float]) -> float:
-            return float(np.mean(list(numbers)))
-
-        def mean_if_all(numbers: Sequence[float | None]) -> float | None:
-            there = [number for number in numbers if number is not None]
-            return mean(there) if len(there) == len(numbers) else None
-
-        return cls(
-            nll=mean(s.nll for s in each),
-            rmse=mean(s.rmse for s in each),
-            spearman=mean_if_all([s.spearman for s in each]),
-            pearson=mean_if_all([s.pearson for s in each]),
-            ece=mean(s.ece for s in each),
-            no_correlation=next((s.no_correlation for s in each if s.no_correlation), None),
-        )
+    @cached_property
+    def correlations(self) -> Correlations:
+        """Of the predictive mean with the labels."""
+        return Correlations.of(self.mean, self.labels)
 
 
 @dataclass(frozen=True)
@@ -174,24 +157,20 @@ class Coverage:
     width: float
 
 
-def coverage_table(predictive: GaussianMixture, pit: Tensor) -> list[Coverage]:
-    """The central intervals of `SHOWN_LEVELS`.
-
-    Args:
-        pit: of the labels under `predictive` [n].
-    """
+def coverage_table(predicted: Predicted) -> list[Coverage]:
+    """The central intervals of `SHOWN_LEVELS`."""
     widths = torch.zeros(len(SHOWN_LEVELS), dtype=torch.float64)
-    for block in predictive.blocks():
+    for block in predicted.mixture.blocks():
         for i, level in enumerate(SHOWN_LEVELS):
             low, high = block.interval(level)
             widths[i] += (high - low).sum()
-    each = zip(SHOWN_LEVELS, (widths / len(pit)).tolist(), strict=True)
-    return [Coverage(level, covered(pit, level), width) for level, width in each]
+    each = zip(SHOWN_LEVELS, (widths / len(predicted.pit)).tolist(), strict=True)
+    return [Coverage(level, covered(predicted.pit, level), width) for level, width in each]
 
 
 @dataclass(frozen=True)
 class Sureness:
-    """Errors of the mixture's mean among the rows that it is surest of.
+    """Errors of the mixture's mean among the rows that it is most certain of.
 
     Attributes:
         predictor: whose errors.
@@ -210,13 +189,13 @@ class Sureness:
     no_correlation: str | None
 
 
-def sureness(predicted: Predicted, labels: Tensor, predictor: str = "bma") -> Sureness:
+def sureness(predicted: Predicted, predictor: str = "bma") -> Sureness:
     """How well the epistemic sd of `predicted` ranks its errors.
 
     Rows of equal sd are taken in random order, and the squared error is its expectation over that
     order, exactly.
     """
-    errors = (predicted.mean - labels.double()).abs()
+    errors = (predicted.mean - predicted.labels.double()).abs()
     sd = predicted.epistemic.sqrt()
     correlated = Correlations.of(errors, sd, "errors or epistemic sds")
     rmse = _kept_rmse(errors.numpy(), sd.numpy(), COVERAGES)
@@ -240,3 +219,22 @@ def _kept_rmse(errors: np.ndarray, unsure: np.ndarray, coverages: Sequence[float
     # within a tie the expected sum grows along a line, so that interpolation is exact
     sums = np.interp(kept, np.append(0, edges), np.append(0, squared[edges]))
     return [float(value) for value in np.sqrt(sums / kept)]
+
+
+def spearman_difference(first: Tensor, second: Tensor, labels: Tensor) -> Interval:
+    """Spearman's correlation of `first` with `labels` minus that of `second`, all [n].
+
+    Rows are resampled (paired percentile bootstrap). Where outputs or labels do not vary there is
+    no number, and where they do not in some resample, no interval.
+    """
+    y, a, b = (values.double().numpy() for values in (labels, first, second))
+
+    def of_rows(chosen: np.ndarray, axis: int = -1) -> np.ndarray:
+        return np.asarray(spearman(a[chosen], y[chosen]) - spearman(b[chosen], y[chosen]))
+
+    rows = np.arange(len(y))
+    if len(y) < 2 or not math.isfinite(float(of_rows(rows))):
+        return Interval(math.nan, math.nan, math.nan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        return percentile_interval(of_rows, (rows,), resamples=RESAMPLES, batch=BATCH, seed=0)
