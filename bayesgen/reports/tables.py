@@ -231,8 +231,8 @@ TABLES: Mapping[str, Layout] = {
     )),
     # continuations beside what really follows
     "texts": Layout("continued by", _texts, lambda: (
-        Column("BLEU, characters", "char/score", "[.2f]"),
-        Column("BLEU, words", "13a/score/estimate", ".2f"),
+        Column("BLEU, characters", "char/score", "[.1f]"),
+        Column("BLEU, words", "13a/score/estimate", ".1f"),
         Column("ROUGE-1", "rouge1/estimate", ".3f"),
         Column("ROUGE-2", "rouge2/estimate", ".3f"),
         Column("ROUGE-L", "rougeL", "[.3f]"),

@@ -229,10 +229,10 @@ def test_continuations_have_a_table_where_there_are_some() -> None:
         for name in ("deterministic", "bma", "difference")
     ]
     assert body[0][3:] == [
-        "20.50 [20.25, 20.75]", "-", "0.500", "0.375", "-", "0.50 / -", "33.2",
+        "20.5 [20.2, 20.8]", "-", "0.500", "0.375", "-", "0.50 / -", "33.2",
     ]  # fmt: skip
-    assert body[1][3:5] == ["22.50 [22.25, 22.75]", "8.25"]
-    assert body[2][3:] == ["2.00 [1.75, 2.25]", "0.125 [-0.125, 0.375]"]
+    assert body[1][3:5] == ["22.5 [22.2, 22.8]", "8.2"]
+    assert body[2][3:] == ["2.0 [1.8, 2.2]", "0.125 [-0.125, 0.375]"]
     alone = rows(table_of("texts", {"one": with_texts["one"]}))
     assert alone[0][0] == "split"
     assert alone[1:] == [row[1:] for row in body[:3]]
