@@ -48,11 +48,11 @@ class Selective:
 
     predictor: str
     curve: RiskCoverage
-    aurc: Interval | None
-    minus_deterministic: Interval | None
-    accuracy_at_80: Interval | None
-    accuracy_at_80_minus_max_probability: Interval | None
-    no_interval: str | None
+    aurc: Interval | None = None
+    minus_deterministic: Interval | None = None
+    accuracy_at_80: Interval | None = None
+    accuracy_at_80_minus_max_probability: Interval | None = None
+    no_interval: str | None = None
 
 
 def uncertainties(passes: Passes) -> dict[str, Tensor]:
@@ -81,18 +81,20 @@ def selective(passes: Passes, split: Split, progress: str | None = None) -> dict
     }
     entropy, best = ranked["deterministic_entropy"], ranked["deterministic_max_probability"]
     several = len(split.tokens) > 1
-    measures = [(Ranking.aurcs, entropy), (accuracy_at(COVERAGE), best)]
+    at_80 = accuracy_at(COVERAGE), best, "accuracy_at_80", "accuracy_at_80_minus_max_probability"
+    measures = [(Ranking.aurcs, entropy, "aurc", "minus_deterministic"), at_80]
     measures = measures[: 0 if not several else 2 if split.kind == "class" else 1]
     found = {}
     with progress_bar(progress and f"{progress}: intervals", len(ranked)) as advance:
         for name, own in ranked.items():
-            intervals: list[Interval | None] = [None] * 4
-            for i, (measure, reference) in enumerate(measures):
-                intervals[2 * i] = selective_interval(measure, own, windows)
-                intervals[2 * i + 1] = selective_interval(measure, own, windows, reference)
+            intervals = {}
+            for measure, reference, key, difference in measures:
+                intervals[key] = selective_interval(measure, own, windows)
+                intervals[difference] = selective_interval(measure, own, windows, reference)
             curve = risk_coverage(*own, CURVE_POINTS)
             why = None if several else ONE_WINDOW
-            found[name] = asdict(Selective(name.split("_")[0], curve, *intervals, why))
+            scored = Selective(name.split("_")[0], curve, no_interval=why, **intervals)
+            found[name] = asdict(scored)
             advance(1)
     return found
 

@@ -21,9 +21,9 @@ from tqdm import tqdm
 
 from bayesgen import likelihoods
 from bayesgen.data.windows import Rows
+from bayesgen.draws import Draws
 from bayesgen.likelihoods import IGNORED, Gaussian, Likelihood
 from bayesgen.models.functional import Batch
-from bayesgen.draws import Draws
 from bayesgen.predictive import Forward
 from bayesgen.predictive.trunk import Trunk
 

@@ -1,13 +1,5 @@
 """A posterior as a model of transformers: a mixture that generates, classifies, saves and loads.
 
-Importing this module registers its classes with transformers' Auto classes, as transformers'
-documentation asks of models that it does not ship:
-
-    import bayesgen.export.pretrained
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(folder)
-
 `logits` are the mixture's log-probabilities, logsumexp_s log p(y | x, θ_s) − log S, so that
 temperature, top-k, top-p and beams act on the mixture.
 """
@@ -27,18 +19,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     GenerationMixin,
-    PreTrainedConfig,
     PreTrainedModel,
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast, SequenceClassifierOutput
 from transformers.utils import can_return_tuple
 
+from bayesgen.draws import Draws
 from bayesgen.errors import UserError
 from bayesgen.export.card import facts, model_card
+from bayesgen.export.configuration import (
+    BayesianCausalLMConfig,
+    BayesianConfig,
+    BayesianForSequenceClassificationConfig,
+)
 from bayesgen.export.ensemble_cache import EnsembleCache
 from bayesgen.export.gpt2 import as_gpt2
 from bayesgen.likelihoods import IGNORED
@@ -47,52 +43,6 @@ from bayesgen.models.lora import add_adapters
 from bayesgen.parameters import Layout
 from bayesgen.predictive.mixture import Uncertainty, decomposed, mixture
 from bayesgen.runs import RunRecord
-
-
-class BayesianConfig(PreTrainedConfig):  # type: ignore[misc]
-    """What a saved posterior is made of, as plain data.
-
-    Args:
-        text_config: the network's own configuration, or the dictionary of it.
-        parameters: layout of a draw (`bayesgen.parameters.Layout.to_json`).
-        num_draws: S.
-        adapters: PEFT's configuration of the adapters in the network; empty where it has none.
-        run: where the draws come from (`bayesgen.export.card.facts`).
-    """
-
-    sub_configs: ClassVar[dict[str, Any]] = {"text_config": AutoConfig}
-
-    def __init__(
-        self,
-        text_config: Any = None,
-        parameters: Iterable[Mapping[str, Any]] = (),
-        num_draws: int = 1,
-        adapters: Mapping[str, Any] | None = None,
-        run: Mapping[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        if isinstance(text_config, Mapping):
-            text_config = AutoConfig.for_model(**text_config)
-        self.text_config = text_config
-        self.parameters = list(parameters)
-        self.num_draws = num_draws
-        self.adapters = dict(adapters or {})
-        self.run = dict(run or {})
-        super().__init__(**kwargs)
-
-
-class BayesianCausalLMConfig(BayesianConfig):
-    model_type = "bayesian-causal-lm"
-
-    def __init__(self, **kwargs: Any) -> None:  # transformers makes one where a class has none
-        super().__init__(**kwargs)
-
-
-class BayesianForSequenceClassificationConfig(BayesianConfig):
-    model_type = "bayesian-sequence-classification"
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
 
 
 @dataclass(frozen=True)
@@ -394,13 +344,3 @@ def _adapters(module: nn.Module) -> dict[str, Any]:
     # sets, such as the targets, become lists
     plain: dict[str, Any] = json.loads(json.dumps(found["default"].to_dict(), default=sorted))
     return plain
-
-
-AutoConfig.register(BayesianCausalLMConfig.model_type, BayesianCausalLMConfig)
-AutoModelForCausalLM.register(BayesianCausalLMConfig, BayesianCausalLM)
-AutoConfig.register(
-    BayesianForSequenceClassificationConfig.model_type, BayesianForSequenceClassificationConfig
-)
-AutoModelForSequenceClassification.register(
-    BayesianForSequenceClassificationConfig, BayesianForSequenceClassification
-)

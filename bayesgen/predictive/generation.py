@@ -17,8 +17,8 @@ from torch import Tensor
 
 from bayesgen.config import DecodingSettings
 from bayesgen.data.tokenizers import Tokenizer
-from bayesgen.models import FunctionalModel
 from bayesgen.draws import Draws
+from bayesgen.models import FunctionalModel
 from bayesgen.predictive.mixture import Uncertainty, entropy, log_mean
 from bayesgen.predictive.reading import Reading, Strategy
 from bayesgen.predictive.sampling import restricted

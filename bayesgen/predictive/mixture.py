@@ -23,7 +23,8 @@ def log_mean(each: Tensor) -> Tensor:
 
 def entropy(probs: Tensor) -> Tensor:
     """H of the distributions `probs` [..., V]: [...], in nats."""
-    return torch.special.entr(probs).sum(-1)
+    found: Tensor = torch.special.entr(probs).sum(-1)
+    return found
 
 
 class RunningMixture:

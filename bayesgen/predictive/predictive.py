@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from bayesgen.config import DecodingSettings, check_ranges
+from bayesgen.draws import Draws
 from bayesgen.likelihoods import Gaussian
 from bayesgen.models.functional import Batch, FunctionalModel
-from bayesgen.draws import Draws
 from bayesgen.predictive import generation
 from bayesgen.predictive.forward import Forward, Precision
 from bayesgen.predictive.gaussian import GaussianMixture

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bayesgen.data.windows import Windows
+from bayesgen.draws import Draws
 from bayesgen.errors import UserError
 from bayesgen.evaluation import cache as caching
 from bayesgen.evaluation import run_passes
@@ -20,7 +21,6 @@ from bayesgen.evaluation.cache import TokenCache
 from bayesgen.evaluation.walk import Split
 from bayesgen.models import FunctionalModel, ModelInfo
 from bayesgen.models.nanogpt import GPT, GPTConfig
-from bayesgen.draws import Draws
 from bayesgen.predictive import Forward, Predictive
 
 TOKENS = np.random.default_rng(0).integers(0, 11, 61).astype(np.uint16)

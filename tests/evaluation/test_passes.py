@@ -14,11 +14,11 @@ from torch import Tensor
 from bayesgen.data.examples import Examples
 from bayesgen.data.labelled import Labelled, load_labelled
 from bayesgen.data.windows import Windows
+from bayesgen.draws import Draws
 from bayesgen.evaluation import evaluate_split, run_passes, walk
 from bayesgen.evaluation.cache import Passes, TokenCache
 from bayesgen.evaluation.classes import score_mixture, score_weights
 from bayesgen.evaluation.walk import Split, draw_order, evenly_spaced
-from bayesgen.draws import Draws
 from bayesgen.predictive import Forward, Predictive
 from tests.encoder import save_encoder, write_rows
 

@@ -17,6 +17,7 @@ from scipy import stats
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 
+from bayesgen.draws import Draws
 from bayesgen.evaluation import SplitReport, evaluate_split, numbers, passes, walk
 from bayesgen.evaluation.cache import TokenCache
 from bayesgen.evaluation.evaluate import PREDICTORS
@@ -24,7 +25,6 @@ from bayesgen.evaluation.intervals import Interval
 from bayesgen.evaluation.walk import draw_order
 from bayesgen.likelihoods import Gaussian
 from bayesgen.models import FunctionalModel, ModelInfo
-from bayesgen.draws import Draws
 from bayesgen.predictive import Forward, Predictive
 from bayesgen.runs import finite
 from tests.encoder import save_encoder
