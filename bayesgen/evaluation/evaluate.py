@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,7 +15,6 @@ from bayesgen.evaluation.intervals import ONE_WINDOW, Interval, paired_differenc
 from bayesgen.evaluation.metrics import Values, measured
 from bayesgen.evaluation.numbers import (
     CONSTANT,
-    Coverage,
     coverage_table,
     spearman_difference,
     sureness,
@@ -43,8 +41,8 @@ class SplitReport:
         window_nll: predictor -> summed NLL of each row [rows], float64, in nats.
         window_tokens: observations in each row [rows].
         differences: predictor -> the mixture's NLL minus the predictor's.
-        selective: uncertainty -> how well it ranks the errors, plain data (`selective.Selective`,
-            `numbers.Sureness`).
+        selective: uncertainty -> how well it ranks the errors (`selective.selective`,
+            `numbers.sureness`).
         reliability: of classes and tokens, predictor -> the bins of its reliability diagram.
         entropy: of the same: means over the observations.
         noise_std: of real-valued labels, σ in their units.
@@ -67,7 +65,7 @@ class SplitReport:
     entropy: Uncertainty | None = None
     noise_std: float | None = None
     variance: Uncertainty | None = None
-    coverage: dict[str, list[Coverage]] | None = None
+    coverage: dict[str, list[dict[str, float]]] | None = None
     spearman_differences: dict[str, Interval] | None = None
     key: str = ""
 
@@ -86,8 +84,9 @@ class SplitReport:
             },
         }
         for name in ("selective", "reliability", "entropy", "noise_std", "variance", "coverage"):
-            if getattr(self, name) is not None:
-                content[name] = _plain(getattr(self, name))
+            value = getattr(self, name)
+            if value is not None:
+                content[name] = vars(value) if isinstance(value, Uncertainty) else value
         if self.spearman_differences is not None:
             content["bma_minus_spearman"] = {
                 name: {**vars(d), "no_interval": None if math.isfinite(d.low) else few or CONSTANT}
@@ -183,19 +182,10 @@ def _of_numbers(predictive: Predictive, passes: Passes) -> dict[str, Any]:
         "noise_std": likelihood.std,
         "variance": Uncertainty(aleatoric + epistemic, aleatoric, epistemic),
         "coverage": {name: coverage_table(own) for name, own in said.items()},
-        "selective": {"bma_epistemic": asdict(sureness(bma))},
+        "selective": {"bma_epistemic": sureness(bma)},
         "spearman_differences": {
             name: spearman_difference(bma.mean, own.mean, bma.labels)
             for name, own in said.items()
             if name != "bma"
         },
     }
-
-
-def _plain(value: Any) -> Any:
-    """Plain data of dataclasses, in dictionaries and lists, too."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list) else value

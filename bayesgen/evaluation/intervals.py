@@ -14,6 +14,10 @@ RESAMPLES = 2000
 ONE_WINDOW = "an interval needs two windows or more"
 
 
+class Undefined(Exception):
+    """There is no such number; the message says why."""
+
+
 @dataclass(frozen=True)
 class Interval:
     """A number with its 95 % interval."""

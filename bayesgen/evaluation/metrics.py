@@ -19,15 +19,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from bayesgen.evaluation.intervals import Undefined
 from bayesgen.evaluation.walk import LabelKind, Split
 from bayesgen.registry import Registry
 
 Values = dict[str, Any]
 """Metric -> number, or None; and under a key of its own the reason why there is none."""
-
-
-class Undefined(Exception):
-    """There is no such number; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -115,18 +112,6 @@ def exp(nll: float) -> float:
     return math.exp(nll) if nll < 700 else math.inf
 
 
-def _correlation(which: str) -> Callable[[Any, Split], float]:
-    """Of the predictive mean with the labels."""
-
-    def of(said: Any, split: Split) -> float:
-        found = said.correlations
-        if found.undefined is not None:
-            raise Undefined(found.undefined)
-        return float(getattr(found, which))
-
-    return of
-
-
 def _macro_f1(said: Any, split: Split) -> float:
     """Mean over the classes of F1."""
     from torchmetrics.functional.classification import multiclass_f1_score
@@ -136,32 +121,33 @@ def _macro_f1(said: Any, split: Split) -> float:
     return float(multiclass_f1_score(said.tokens.guess, split.labels, classes, average="macro"))
 
 
+def _built_in(
+    name: str, heading: str, labels: Sequence[LabelKind], what: str = "", **more: Any
+) -> Metric:
+    """A number that a predictor's scores have as a property, `what`."""
+    return Metric(
+        name, lambda said, split: getattr(said, what or name), labels, heading=heading, **more
+    )
+
+
+CLASSES: tuple[LabelKind, ...] = ("class", "token")
 # nats per observation
-NLL = Metric(
-    "nll", lambda said, split: said.nll, ("class", "token", "number", "own"), heading="NLL",
-    of_sums=True,
-)  # fmt: skip
-PERPLEXITY = Metric(
-    "perplexity", lambda said, split: exp(said.nll), ("class", "token"), digits=3, of_sums=True
-)
-ACCURACY = Metric(
-    "accuracy", lambda said, split: said.accuracy, ("class", "token"), "higher", of_sums=True
-)
-# of the predictive mean, in units of the labels
-RMSE = Metric("rmse", lambda said, split: said.rmse, ("number",), heading="RMSE")
+NLL = _built_in("nll", "NLL", (*CLASSES, "number", "own"), of_sums=True)
+PERPLEXITY = Metric("perplexity", lambda said, _: exp(said.nll), CLASSES, digits=3, of_sums=True)
+ACCURACY = _built_in("accuracy", "accuracy", CLASSES, direction="higher", of_sums=True)
+# of the predictive mean, in units of the labels, and its correlations with them
+RMSE = _built_in("rmse", "RMSE", ("number",))
 SPEARMAN = Metric(
-    "spearman", _correlation("spearman"), ("number",), "higher", heading="Spearman",
+    "spearman", lambda said, _: said.correlations["spearman"], ("number",), "higher", 4, "Spearman",
     reason="no_correlation",
 )  # fmt: skip
 PEARSON = Metric(
-    "pearson", _correlation("pearson"), ("number",), "higher", heading="Pearson",
+    "pearson", lambda said, _: said.correlations["pearson"], ("number",), "higher", 4, "Pearson",
     reason="no_correlation",
 )  # fmt: skip
 # of classes, confidence against accuracy in 15 bins (Guo et al. 2017,
 # https://arxiv.org/abs/1706.04599, eq. 3); of real-valued labels, see `numbers.calibration_error`
-ECE = Metric("ece", lambda said, split: said.ece, heading="ECE", of_sums=True)
+ECE = _built_in("ece", "ECE", (*CLASSES, "number"), of_sums=True)
 # summed over the classes or the vocabulary (Brier 1950)
-BRIER = Metric(
-    "brier", lambda said, split: said.mean_brier, ("class", "token"), heading="Brier", of_sums=True
-)
+BRIER = _built_in("brier", "Brier", CLASSES, "mean_brier", of_sums=True)
 MACRO_F1 = Metric("macro_f1", _macro_f1, ("class",), "higher", heading="macro-F1")

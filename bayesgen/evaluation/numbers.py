@@ -7,13 +7,14 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from scipy import stats
 from torch import Tensor
 
-from bayesgen.evaluation.intervals import Interval, percentile_interval
+from bayesgen.evaluation.intervals import Interval, Undefined, percentile_interval
 from bayesgen.predictive.gaussian import GaussianMixture
 
 LEVELS = tuple(round(0.05 * i, 2) for i in range(1, 20))
@@ -79,39 +80,31 @@ class Predicted:
         return calibration_error(self.pit)
 
     @cached_property
-    def correlations(self) -> Correlations:
-        """Of the predictive mean with the labels."""
-        return Correlations.of(self.mean, self.labels)
+    def correlations(self) -> dict[str, float]:
+        """Of the predictive mean with the labels, see `correlations`."""
+        return correlations(self.mean, self.labels)
 
 
-@dataclass(frozen=True)
-class Correlations:
-    """Spearman's and Pearson's correlation of two variables.
+def correlations(
+    first: Tensor, second: Tensor, names: str = "outputs or labels"
+) -> dict[str, float]:
+    """`spearman` and `pearson` of `first` [n] and `second` [n].
 
-    Attributes:
-        undefined: why there are none, or None.
+    Args:
+        names: what they are, for the reason why there are none.
+
+    Raises:
+        Undefined: there are none.
     """
-
-    spearman: float | None
-    pearson: float | None
-    undefined: str | None
-
-    @classmethod
-    def of(cls, first: Tensor, second: Tensor, names: str = "outputs or labels") -> Correlations:
-        """Of `first` [n] and `second` [n].
-
-        Args:
-            names: what they are, for the reason why there are none.
-        """
-        x, y = first.double().numpy(), second.double().numpy()
-        if len(x) < 2:
-            return cls(None, None, "a correlation needs two rows or more")
-        if not (np.isfinite(x).all() and np.isfinite(y).all()):
-            return cls(None, None, f"some {names} are not finite")
-        ranked, plain = float(spearman(x, y)), float(_pearson(x, y))
-        if math.isfinite(ranked) and math.isfinite(plain):
-            return cls(ranked, plain, None)
-        return cls(None, None, f"the {names} do not vary")
+    x, y = first.double().numpy(), second.double().numpy()
+    if len(x) < 2:
+        raise Undefined("a correlation needs two rows or more")
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise Undefined(f"some {names} are not finite")
+    found = {"spearman": float(spearman(x, y)), "pearson": float(_pearson(x, y))}
+    if not all(map(math.isfinite, found.values())):
+        raise Undefined(f"the {names} do not vary")
+    return found
 
 
 def spearman(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -144,70 +137,44 @@ def calibration_error(pit: Tensor) -> float:
     return float(np.mean([abs(covered(pit, level) - level) for level in LEVELS]))
 
 
-@dataclass(frozen=True)
-class Coverage:
-    """Central intervals of one level: how often they hold the label, and how wide they are.
-
-    Attributes:
-        width: mean over the rows, in units of the labels.
-    """
-
-    level: float
-    coverage: float
-    width: float
-
-
-def coverage_table(predicted: Predicted) -> list[Coverage]:
-    """The central intervals of `SHOWN_LEVELS`."""
+def coverage_table(predicted: Predicted) -> list[dict[str, float]]:
+    """The central intervals of `SHOWN_LEVELS`: each `level`, the share of labels that they hold
+    (`coverage`), and their mean `width` in units of the labels."""
     widths = torch.zeros(len(SHOWN_LEVELS), dtype=torch.float64)
     for block in predicted.mixture.blocks():
         for i, level in enumerate(SHOWN_LEVELS):
             low, high = block.interval(level)
             widths[i] += (high - low).sum()
     each = zip(SHOWN_LEVELS, (widths / len(predicted.pit)).tolist(), strict=True)
-    return [Coverage(level, covered(predicted.pit, level), width) for level, width in each]
+    return [
+        {"level": level, "coverage": covered(predicted.pit, level), "width": width}
+        for level, width in each
+    ]
 
 
-@dataclass(frozen=True)
-class Sureness:
-    """Errors of the mixture's mean among the rows that it is most certain of.
+def sureness(predicted: Predicted, predictor: str = "bma") -> dict[str, Any]:
+    """How well the epistemic sd of `predicted` ranks the errors of its mean, plain data.
 
-    Attributes:
-        predictor: whose errors.
-        rmse: at each of `coverages`, the rows with the largest epistemic sd left out.
-        rmse_random: the same of a random order, whatever the coverage.
-        spearman, pearson: correlation of |error| with the epistemic sd.
-        no_correlation: why there is none, or None.
-    """
-
-    predictor: str
-    coverages: list[float]
-    rmse: list[float]
-    rmse_random: float
-    spearman: float | None
-    pearson: float | None
-    no_correlation: str | None
-
-
-def sureness(predicted: Predicted, predictor: str = "bma") -> Sureness:
-    """How well the epistemic sd of `predicted` ranks its errors.
-
-    Rows of equal sd are taken in random order, and the squared error is its expectation over that
-    order, exactly.
+    `rmse`: at each of `coverages`, the rows with the largest sd left out; `rmse_random`: the same
+    of a random order, whatever the coverage. `spearman`, `pearson`: correlations of |error| with
+    the sd; `no_correlation`: why there are none, or None. Rows of equal sd are taken in random
+    order, and the squared error is its expectation over that order, exactly.
     """
     errors = (predicted.mean - predicted.labels.double()).abs()
-    sd = predicted.epistemic.sqrt()
-    correlated = Correlations.of(errors, sd, "errors or epistemic sds")
-    rmse = _kept_rmse(errors.numpy(), sd.numpy(), COVERAGES)
-    return Sureness(
-        predictor,
-        list(COVERAGES),
-        rmse,
-        float(errors.square().mean().sqrt()),
-        correlated.spearman,
-        correlated.pearson,
-        correlated.undefined,
-    )
+    sd, why = predicted.epistemic.sqrt(), None
+    found: dict[str, Any] = {"spearman": None, "pearson": None}
+    try:
+        found = correlations(errors, sd, "errors or epistemic sds")
+    except Undefined as undefined:
+        why = str(undefined)
+    return {
+        "predictor": predictor,
+        "coverages": list(COVERAGES),
+        "rmse": _kept_rmse(errors.numpy(), sd.numpy(), COVERAGES),
+        "rmse_random": float(errors.square().mean().sqrt()),
+        **found,
+        "no_correlation": why,
+    }
 
 
 def _kept_rmse(errors: np.ndarray, unsure: np.ndarray, coverages: Sequence[float]) -> list[float]:

@@ -17,8 +17,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer
 from sacrebleu import BLEU, extract_word_ngrams
 
-from bayesgen.evaluation.intervals import RESAMPLES, percentile_interval
-from bayesgen.evaluation.metrics import Undefined
+from bayesgen.evaluation.intervals import RESAMPLES, Undefined, percentile_interval
 
 CHARACTERS = "char"
 WORDS = "13a"

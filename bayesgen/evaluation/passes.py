@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from bayesgen.data.windows import Rows
 from bayesgen.evaluation import classes
 from bayesgen.evaluation.cache import Keep, Passes, TokenCache
 from bayesgen.evaluation.classes import score_mixture, score_weights
-from bayesgen.evaluation.metrics import Values, averaged, measured
+from bayesgen.evaluation.metrics import averaged, measured
 from bayesgen.evaluation.nll import densities
 from bayesgen.evaluation.numbers import Predicted
 from bayesgen.evaluation.scaling import MAX_EXAMPLES, fit_temperature
@@ -66,10 +67,9 @@ def run_passes(
     key = "" if cache is None else cache.key(split, held_in, predictive)
     if split.kind in {"token", "class"}:
         return _of_classes(predictive, split, held_in, cache, key, progress), split
-    read, made_of = (_outputs, _of_numbers) if split.kind == "number" else (_densities, _of_own)
-    make = partial(read, predictive, split, held_in, progress)
+    make = partial(_read, predictive, split, held_in, progress)
     found = make() if cache is None else cache.tensors(f"{key}.outputs", make)
-    return made_of(predictive, split, found), split
+    return _made_of(predictive, split, found), split
 
 
 def score_checkpoint(model: FunctionalModel, windows: Rows, *, batch_size: int = 64) -> Scored:
@@ -165,70 +165,86 @@ def _cross_fitted(
     return found
 
 
-# -- real-valued labels --------------------------------------------------------------------------
+# -- real-valued labels, and likelihoods of the user's own ----------------------------------------
 
 
-def _outputs(
+@dataclass(frozen=True)
+class Densities:
+    """What one predictor said, where a likelihood gives the density of what was seen alone.
+
+    Attributes:
+        window_nll: NLL of each row [W], float64, in nats.
+        observations: in all rows.
+    """
+
+    window_nll: Tensor
+    observations: int
+
+    @property
+    def nll(self) -> float:
+        return float(self.window_nll.sum()) / self.observations
+
+
+def _read(
     predictive: Predictive, split: Split, held_in: Rows, progress: str | None
 ) -> dict[str, Tensor]:
-    """What the networks put out for the rows of a split, and the labels; float32, on the CPU.
+    """A number of each row by `deterministic` and `posterior_mean` [W], and by every draw in the
+    order of the run, `draws` [S, W]: the mean of its label, or its log-likelihood, in nats.
 
-    `labels`, and the means of the labels `deterministic` and `posterior_mean` [n]; those of every
-    draw in the order of the run, `draws` [S, n]; `residuals`, label minus the deterministic mean of
-    each held-in row [m]: none where these are among the rows that are scored.
+    Of real-valued labels also the `labels` [W] and the `residuals`, label minus the deterministic
+    mean of each held-in row [m]: none where these are among the rows that are scored.
     """
     model, posterior, forward = predictive.model, predictive.posterior, predictive.forward
-    near = None
-    if not split.windows.overlaps(held_in):
-        # as many as a temperature of classes is fitted on
-        near = Split.of(held_in, split.batch_size, MAX_EXAMPLES, split.device, model.likelihood)
+    numbers, near, labels = split.kind == "number", None, torch.zeros(0)
+    if numbers:
+        labels = _finite(split)
+        if not split.windows.overlaps(held_in):
+            # as many as a temperature of classes is fitted on
+            near = Split.of(held_in, split.batch_size, MAX_EXAMPLES, split.device, model.likelihood)
     total = (len(posterior) + 2) * len(split.indices) + (len(near.indices) if near else 0)
-    labels = _finite(split)
     with progress_bar(progress, total, split.unit) as advance:
 
-        def means(rows: Split, weights: Weights) -> Tensor:
-            return each_number(forward, rows, weights, lambda out, _: out.flatten(), advance)
+        def read(rows: Split, weights: Weights) -> Tensor:
+            if numbers:
+                return each_number(forward, rows, weights, lambda out, _: out.flatten(), advance)
+            return densities(forward, rows, model.likelihood, weights, advance)
 
-        deterministic, mean = means(split, [model.theta, posterior.mean().to(model.device)])
-        residuals = torch.zeros(0)
-        if near is not None:
-            residuals = _finite(near) - means(near, [model.theta])[0]
-        draws = means(split, posterior)
-    return {
-        "labels": labels,
-        "deterministic": deterministic.clone(),
-        "posterior_mean": mean.clone(),
-        "draws": draws,
-        "residuals": residuals,
-    }
+        alone = read(split, [model.theta, posterior.mean().to(model.device)])
+        residuals = _finite(near) - read(near, [model.theta])[0] if near else torch.zeros(0)
+        draws = read(split, posterior)
+    found = {"deterministic": alone[0].clone(), "posterior_mean": alone[1].clone(), "draws": draws}
+    return found | ({"labels": labels, "residuals": residuals} if numbers else {})
 
 
-def _of_numbers(predictive: Predictive, split: Split, found: Mapping[str, Tensor]) -> Passes:
-    likelihood, labels = predictive.model.likelihood, found["labels"]
-    assert isinstance(likelihood, Gaussian)
-    std, draws = likelihood.std, found["draws"]
-    taus = _variances(found, std)
+def _made_of(predictive: Predictive, split: Split, found: Mapping[str, Tensor]) -> Passes:
+    """The passes, of what `_read` found."""
+    likelihood, draws = predictive.model.likelihood, found["draws"]
+    taus, said = None, {}
+    if isinstance(likelihood, Gaussian):
+        std, taus = likelihood.std, _variances(found, likelihood.std)
 
-    def predicted(means: Tensor, sigma: float | Tensor = std) -> Predicted:
-        return Predicted.of(GaussianMixture.of(means, sigma), labels)
+        def mixed(means: Tensor, sigma: float | Tensor = std) -> Any:
+            return Predicted.of(GaussianMixture.of(means, sigma), found["labels"])
 
-    alone = found["deterministic"][None]
-    said = {
-        "deterministic": predicted(alone),
-        "temperature_scaled": predicted(alone, std * taus.sqrt()),
-        "posterior_mean": predicted(found["posterior_mean"][None]),
-        "bma": predicted(draws),
-    }
-    each = [predicted(draw[None]) for draw in draws]
+        said["temperature_scaled"] = mixed(found["deterministic"][None], std * taus.sqrt())
+    else:
+
+        def mixed(each: Tensor, sigma: float | Tensor = 0.0) -> Any:
+            return Densities(-log_mean(each), int(split.tokens.sum()))
+
+    for name in ("deterministic", "posterior_mean"):
+        said[name] = mixed(found[name][None])
+    said["bma"] = mixed(draws)
+    alone = [mixed(draw[None]) for draw in draws]
     order = list(draw_order(len(draws)))
-    first = {k: predicted(draws[order[:k]]) for k in STEPS if k < len(draws)}
+    first = {k: mixed(draws[order[:k]]) for k in STEPS if k < len(draws)}
     return Passes(
-        float(taus.mean()),
+        None if taus is None else float(taus.mean()),
         said,
         None,
-        averaged([measured(own, split) for own in each], lambda values: float(np.mean(values))),
-        torch.stack([own.window_nll for own in each]).mean(0),
-        {k: measured(m, split) for k, m in (first | {len(draws): said["bma"]}).items()},
+        averaged([measured(own, split) for own in alone], lambda values: float(np.mean(values))),
+        torch.stack([own.window_nll for own in alone]).mean(0),
+        {k: measured(own, split) for k, own in (first | {len(draws): said["bma"]}).items()},
     )
 
 
@@ -251,58 +267,3 @@ def _finite(split: Split) -> Tensor:
     if not labels.isfinite().all():
         raise ValueError("a label is not finite")
     return labels
-
-
-# -- a likelihood of the user's own --------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Densities:
-    """What one predictor said, where a likelihood gives the density of what was seen alone.
-
-    Attributes:
-        window_nll: NLL of each row [W], float64, in nats.
-        observations: in all rows.
-    """
-
-    window_nll: Tensor
-    observations: int
-
-    @property
-    def nll(self) -> float:
-        return float(self.window_nll.sum()) / self.observations
-
-
-def _densities(
-    predictive: Predictive, split: Split, held_in: Rows, progress: str | None
-) -> dict[str, Tensor]:
-    """log-likelihoods of the rows by the checkpoint, the mean weights [W] and each draw [S, W]."""
-    model, posterior, forward = predictive.model, predictive.posterior, predictive.forward
-    alone = [model.theta, posterior.mean().to(model.device)]
-    with progress_bar(progress, (len(posterior) + 2) * len(split.indices), split.unit) as advance:
-        said = densities(forward, split, model.likelihood, alone, advance)
-        draws = densities(forward, split, model.likelihood, posterior, advance)
-    return {"deterministic": said[0].clone(), "posterior_mean": said[1].clone(), "draws": draws}
-
-
-def _of_own(predictive: Predictive, split: Split, found: Mapping[str, Tensor]) -> Passes:
-    draws, count = found["draws"], int(split.tokens.sum())
-    order = list(draw_order(len(draws)))
-    steps = [*(k for k in STEPS if k < len(draws)), len(draws)]
-
-    def values(log_likelihood: Tensor) -> Values:
-        return measured(Densities(-log_likelihood, count), split)
-
-    rows = {
-        "deterministic": found["deterministic"],
-        "posterior_mean": found["posterior_mean"],
-        "bma": log_mean(draws),
-    }
-    return Passes(
-        None,
-        {name: Densities(-log_likelihood, count) for name, log_likelihood in rows.items()},
-        None,
-        averaged([values(own) for own in draws], lambda each: float(np.mean(each))),
-        -draws.mean(0),
-        {k: values(log_mean(draws[order[:k]])) for k in steps},
-    )

@@ -30,31 +30,6 @@ Array = np.ndarray | Tensor
 """A tensor must lie on the CPU."""
 
 
-@dataclass(frozen=True)
-class Selective:
-    """Errors of a predictor of tokens or classes, ranked by one of its uncertainties.
-
-    Attributes:
-        predictor: whose errors.
-        curve: risk against coverage.
-        aurc: with its interval over windows.
-        minus_deterministic: AURC minus that of the deterministic predictor by its entropy.
-        accuracy_at_80: accuracy among the 80 % most certain rows, of labelled examples; None of
-            text.
-        accuracy_at_80_minus_max_probability: that minus the deterministic predictor's by its
-            largest probability.
-        no_interval: why there is none, or None.
-    """
-
-    predictor: str
-    curve: RiskCoverage
-    aurc: Interval | None = None
-    minus_deterministic: Interval | None = None
-    accuracy_at_80: Interval | None = None
-    accuracy_at_80_minus_max_probability: Interval | None = None
-    no_interval: str | None = None
-
-
 def uncertainties(passes: Passes) -> dict[str, Tensor]:
     """The uncertainties of each token or class [n], float64: higher is less sure.
 
@@ -72,8 +47,14 @@ def uncertainties(passes: Passes) -> dict[str, Tensor]:
 
 
 def selective(passes: Passes, split: Split, progress: str | None = None) -> dict[str, Any]:
-    """How well each of `uncertainties` ranks the errors of its predictor: a `Selective` each, as
-    plain data."""
+    """How well each of `uncertainties` ranks the errors of its `predictor`, plain data.
+
+    `curve`: a `RiskCoverage`. `aurc`: its area with the interval over windows, and
+    `minus_deterministic`, that minus the deterministic predictor's by its entropy.
+    `accuracy_at_80`: accuracy among the 80 % most certain rows, of classes alone, and
+    `accuracy_at_80_minus_max_probability`, that minus the deterministic predictor's by its largest
+    probability. `no_interval`: why there are none, or None.
+    """
     windows = torch.arange(len(split.tokens)).repeat_interleave(split.tokens)
     ranked = {
         name: (~passes.said[name.split("_")[0]].tokens.correct, values)
@@ -81,20 +62,27 @@ def selective(passes: Passes, split: Split, progress: str | None = None) -> dict
     }
     entropy, best = ranked["deterministic_entropy"], ranked["deterministic_max_probability"]
     several = len(split.tokens) > 1
-    at_80 = accuracy_at(COVERAGE), best, "accuracy_at_80", "accuracy_at_80_minus_max_probability"
-    measures = [(Ranking.aurcs, entropy, "aurc", "minus_deterministic"), at_80]
-    measures = measures[: 0 if not several else 2 if split.kind == "class" else 1]
+    measures: dict[str, tuple[Measure, Any, bool]] = {
+        "aurc": (Ranking.aurcs, None, several),
+        "minus_deterministic": (Ranking.aurcs, entropy, several),
+        "accuracy_at_80": (accuracy_at(COVERAGE), None, several and split.kind == "class"),
+        "accuracy_at_80_minus_max_probability": (
+            accuracy_at(COVERAGE), best, several and split.kind == "class",
+        ),
+    }  # fmt: skip
     found = {}
     with progress_bar(progress and f"{progress}: intervals", len(ranked)) as advance:
         for name, own in ranked.items():
-            intervals = {}
-            for measure, reference, key, difference in measures:
-                intervals[key] = selective_interval(measure, own, windows)
-                intervals[difference] = selective_interval(measure, own, windows, reference)
-            curve = risk_coverage(*own, CURVE_POINTS)
-            why = None if several else ONE_WINDOW
-            scored = Selective(name.split("_")[0], curve, no_interval=why, **intervals)
-            found[name] = asdict(scored)
+            intervals = {
+                key: asdict(selective_interval(measure, own, windows, minus)) if there else None
+                for key, (measure, minus, there) in measures.items()
+            }
+            found[name] = {
+                "predictor": name.split("_")[0],
+                "curve": asdict(risk_coverage(*own, CURVE_POINTS)),
+                **intervals,
+                "no_interval": None if several else ONE_WINDOW,
+            }
             advance(1)
     return found
 

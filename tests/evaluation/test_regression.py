@@ -221,13 +221,13 @@ def test_exact_draws_of_a_conjugate_posterior_predict_as_its_closed_form() -> No
     assert report.variance.epistemic == pytest.approx(float(epistemic.mean()), rel=0.2)
     pit = exact.cdf(y)
     for row in report.coverage["bma"]:
-        closed = float(((pit - 0.5).abs() <= row.level / 2).double().mean())
-        assert row.coverage == pytest.approx(closed, abs=0.02)
-        assert row.coverage == pytest.approx(row.level, abs=0.05)  # three standard errors
-        width = 2 * stats.norm.ppf((1 + row.level) / 2) * float(exact.stddev.mean())
-        assert row.width == pytest.approx(width, rel=0.03)
+        closed = float(((pit - 0.5).abs() <= row["level"] / 2).double().mean())
+        assert row["coverage"] == pytest.approx(closed, abs=0.02)
+        assert row["coverage"] == pytest.approx(row["level"], abs=0.05)  # three standard errors
+        width = 2 * stats.norm.ppf((1 + row["level"]) / 2) * float(exact.stddev.mean())
+        assert row["width"] == pytest.approx(width, rel=0.03)
     # the network alone is too sure: its intervals hold fewer labels
-    assert report.coverage["deterministic"][2].coverage < 0.87
+    assert report.coverage["deterministic"][2]["coverage"] < 0.87
     # and the rows that the draws agree on have the smaller errors
     kept = report.selective["bma_epistemic"]
     assert kept["rmse"][0] < kept["rmse"][1] < kept["rmse_random"] == pytest.approx(kept["rmse"][2])
@@ -253,12 +253,12 @@ def test_what_draws_share_is_read_once_and_long_rows_first(
     words = who.forward._flat.module.get_submodule("bert.embeddings.word_embeddings")
     words.register_forward_hook(lambda _, given, __: widths.append(given[0].shape[1]))
     monkeypatch.setattr(walk, "TRUNK_BYTES", room)
-    shared = passes._outputs(who, split, rows, None)
+    shared = passes._read(who, split, rows, None)
     looking = 1 + 3 + 1  # a watched pass, plain ones, one that keeps
     assert len(widths) == 2 * (looking + 3)  # the network and the mean weights; all draws
     assert widths[looking : looking + 3] == sorted(widths[-3:], reverse=True) == widths[-3:]
     monkeypatch.setattr(Forward, "trunk", lambda *_: None)
-    plain = passes._outputs(who, split, rows, None)
+    plain = passes._read(who, split, rows, None)
     for name, value in plain.items():
         assert torch.equal(shared[name], value)
     for i in (0, 7, 19):  # in the order of the rows
