@@ -1,4 +1,4 @@
-"""Does the uncertainty tell out-of-distribution text or rows from a split of the model's own data?
+"""Detection of out-of-distribution text or rows by the uncertainty about them.
 
 Documents are windows or rows; the score of one is the mean over its tokens. The posterior's mutual
 information and total entropy stand against what the deterministic model has: its entropy, and one

@@ -72,7 +72,7 @@ class BayesianModel(PreTrainedModel):  # type: ignore[misc]
     auto_class: ClassVar[Any]
     """Makes the network from its configuration."""
 
-    # what attention is computed with is the network's own affair
+    # the network decides which attention it has
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -144,7 +144,7 @@ class BayesianModel(PreTrainedModel):  # type: ignore[misc]
         """Refuse a network that this class cannot hold.
 
         Raises:
-            UserError: the way out.
+            UserError: it is of another kind.
         """
         if not _made_by(cls.auto_class, module):
             raise UserError(

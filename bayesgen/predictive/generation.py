@@ -113,7 +113,7 @@ def generate(
         ValueError: the model is no causal language model or has no tokenizer, or a prompt is empty.
     """
     if model.info.task != "causal-lm":
-        raise ValueError(f"a {model.info.task} model continues no text")
+        raise ValueError(f"a {model.info.task} model cannot generate text")
     tokenizer = model.tokenizer
     if tokenizer is None:
         raise ValueError("this model has no tokenizer: it cannot read a prompt")

@@ -1,4 +1,4 @@
-"""A learned prior, for people and for machines."""
+"""What a learned prior is, as text and as plain data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DENSITY = "N(μ, λ · ½ (diag(v) + QᵀQ) + ε I): λ multiplies the covarianc
 
 
 def prior_header(prior: LearnedPrior, explained: Explained) -> str:
-    """What it is of, and how it was learned, a line each."""
+    """Its model, size and width, and how it was learned, a line each."""
     total = explained.total
     model = prior.record.get("model", {})
     hashed = f" (sha256 {str(model['sha256'])[:12]}...)" if model.get("sha256") else ""
@@ -87,7 +87,7 @@ def predictive_table(found: PriorPredictive) -> Table:
 
 
 def prior_document(prior: LearnedPrior, explained: Explained) -> dict[str, Any]:
-    """The same for a program."""
+    """The same as plain data."""
     content: dict[str, Any] = finite(
         {
             **prior.record,

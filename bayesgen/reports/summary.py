@@ -1,4 +1,4 @@
-"""`<sampler>_summary.txt`: a finished run, for people."""
+"""`<sampler>_summary.txt`: a finished run as text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables for people, from the numbers of evaluation files."""
+"""Tables of the numbers in evaluation files."""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ TABLES: Mapping[str, Layout] = {
         Column("Spearman with |error|", "spearman"),
         Column("Pearson", "pearson"),
     )),
-    # how well each uncertainty tells out-of-distribution windows or rows from the split's
+    # how well each uncertainty detects out-of-distribution windows or rows
     "ood": Layout("out-of-distribution by", _detections, lambda: (
         Column("AUROC, 95 %", "auroc", "[.4f]"),
         Column("FPR at 95 % TPR", "fpr95/estimate", ".3f"),

@@ -77,7 +77,7 @@ def read_material(
         )
     if settings.eval_num_text_samples and model.info.task != "causal-lm":
         raise UserError(
-            f"`eval_num_text_samples`: a {model.info.task} model continues no text; leave it out"
+            f"`eval_num_text_samples`: a {model.info.task} model cannot generate text; leave it out"
         )
     held_in = train()
     scored = _chosen({"train": held_in, "val": tiled(corpus.val, "val")}, settings)

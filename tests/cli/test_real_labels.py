@@ -155,7 +155,7 @@ def test_no_text_is_continued(task: str, here: Path, capsys: pytest.CaptureFixtu
     capsys.readouterr()
     assert door("generate", [f"runs/{task}", "--prompt", "the"]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert line == f"error: 'runs/{task}': a {task} model continues no text"
+    assert line == f"error: 'runs/{task}': a {task} model cannot generate text"
 
 
 # -- bayesgen similarity -------------------------------------------------------------------------
