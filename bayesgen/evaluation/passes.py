@@ -229,8 +229,8 @@ def _made_of(predictive: Predictive, split: Split, found: Mapping[str, Tensor]) 
         said["temperature_scaled"] = mixed(found["deterministic"][None], std * taus.sqrt())
     else:
 
-        def mixed(each: Tensor, sigma: float | Tensor = 0.0) -> Any:
-            return Densities(-log_mean(each), int(split.tokens.sum()))
+        def mixed(means: Tensor, sigma: float | Tensor = 0.0) -> Any:
+            return Densities(-log_mean(means), int(split.tokens.sum()))
 
     for name in ("deterministic", "posterior_mean"):
         said[name] = mixed(found[name][None])
