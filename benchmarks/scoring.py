@@ -21,11 +21,11 @@ import torch
 from bayesgen.data.corpora import load_corpus
 from bayesgen.data.windows import Windows
 from bayesgen.draws import Draws
-from bayesgen.evaluation.passes import Split, mixture
+from bayesgen.evaluation.classes import score_mixture
+from bayesgen.evaluation.walk import Split, draw_order
 from bayesgen.models import FunctionalModel
 from bayesgen.models.nanogpt import GPT, GPTConfig
-from bayesgen.predictive import Forward
-from bayesgen.predictive.mixture import Precision, scoring_precision
+from bayesgen.predictive import Forward, Precision, scoring_precision
 from bayesgen.workflow.sources import open_source
 
 
@@ -51,7 +51,9 @@ def by_evaluation(
     model: FunctionalModel, posterior: Draws, split: Split, precision: Precision
 ) -> float:
     forward = Forward(model, precision)
-    return mixture(forward, split, posterior, lambda _: None).bma.scores.nll
+    order = draw_order(len(posterior))
+    nll: float = score_mixture(forward, split, posterior, order).said["bma"].tally.nll
+    return nll
 
 
 def product_rate(dtype: torch.dtype) -> float:

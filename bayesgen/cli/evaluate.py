@@ -63,17 +63,7 @@ def main(argv: list[str]) -> int:
         if not (Path(name) / "run.json").is_file():
             raise UserError(f"'{name}' is not the folder of a run (it holds no run.json)")
 
-    from bayesgen.reports.tables import (
-        accuracy_table,
-        coverage_table,
-        draws_table,
-        ood_table,
-        predictor_caption,
-        predictor_table,
-        selective_table,
-        show,
-        text_table,
-    )
+    from bayesgen.reports.tables import TABLES, predictor_caption, show, tables_of
     from bayesgen.workflow.scoring import has_scores, score_run
 
     # whatever cannot be scored is refused before anything is computed
@@ -105,17 +95,13 @@ def main(argv: list[str]) -> int:
         )
     labels = _labels(names)
     shown = {labels[name]: content for name, content in contents.items()}
-    show(predictor_table(shown))
+    first, *others = tables_of(shown, TABLES)
+    show(first)
     for label, content in shown.items():
         print(f"{label}: {predictor_caption(content)}")
-    tables = (
-        coverage_table, draws_table, selective_table, accuracy_table, ood_table, text_table,
-    )  # fmt: skip
-    for table in tables:
-        made = table(shown)
-        if made is not None:
-            print()
-            show(made)
+    for table in others:
+        print()
+        show(table)
     return 0
 
 

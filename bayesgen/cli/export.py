@@ -22,7 +22,7 @@ examples:
   ten draws, of a run whose model was moved:
     python scripts/export.py RUN --out posterior --num-draws 10 --model models/gpt2
   then, in Python:
-    import bayesgen.export.pretrained
+    import bayesgen.export
     from transformers import pipeline
     pipeline("text-generation", "posterior")("First Citizen:")
 """

@@ -148,7 +148,7 @@ def _own_task(folder: Path) -> str:
 def _compare(source: Source, pairs: Pairs, settings: SimilaritySettings) -> Compared:
     import torch
 
-    from bayesgen.evaluation.passes import progress_bar
+    from bayesgen.evaluation.walk import progress_bar
     from bayesgen.models.frozen import frozen_encoder
     from bayesgen.predictive.embedding import compare, gives_scores
 

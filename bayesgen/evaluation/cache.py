@@ -1,4 +1,4 @@
-"""What passes over a split found, kept beside the draws: a second look needs no forward pass."""
+"""What the predictors said of a split, kept beside the draws: a second look needs no network."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,35 +19,50 @@ from torch import Tensor
 
 from bayesgen.data.windows import Rows
 from bayesgen.errors import UserError
-from bayesgen.evaluation.passes import Keep, Mixed, Scored, Split
-from bayesgen.evaluation.tokens import Scores, Tally, TokenScores
+from bayesgen.evaluation.metrics import Values
+from bayesgen.evaluation.tokens import Scored, Tally, TokenScores
+from bayesgen.evaluation.walk import Split
 from bayesgen.predictive import Predictive
 from bayesgen.runs import atomic_save, atomic_write
 
 VERSION = 4
 
 
+Keep = Callable[[int, int, Tensor], None]
+"""Takes a draw, the place of the first of some observations as they are read, and the draw's
+log-likelihoods of these [n]."""
+
+
 @dataclass(frozen=True)
 class Passes:
-    """Everything that is computed from a network's probabilities on one split.
+    """What the predictors said of one split.
 
     Attributes:
-        temperature: τ of `temperature_scaled`.
-        singles: predictor of one set of weights -> what it said.
+        temperature: of `temperature_scaled`; None where nothing can be scaled.
+        said: predictor -> what it said of every observation (`tokens.Scored`, `numbers.Predicted`
+            or `passes.Densities`); without `mean_of_draws`.
+        aleatoric: mean over the draws of the entropy of each observation's distribution [n], in
+            nats; None where there are no such distributions.
+        draws: the average of the draws' own numbers.
+        draws_window_nll: the average of their summed NLL of each row [W].
+        by_draws: number of draws -> the mixture of the first so many, in `walk.draw_order`.
     """
 
-    temperature: float
-    singles: dict[str, Scored]
-    mixed: Mixed
+    temperature: float | None
+    said: dict[str, Any]
+    aleatoric: Tensor | None
+    draws: Values
+    draws_window_nll: Tensor
+    by_draws: dict[int, Values]
 
 
 class TokenCache:
     """The passes of one run, in a folder of their own.
 
-    `<key>.safetensors` holds the numbers of every token and predictor, `<key>.npy` the
-    log-likelihood of every token under every draw, [draws, tokens] float32, in the order of the
-    run. Of real-valued labels `<key>.outputs.safetensors` holds the outputs of every draw (see
-    `bayesgen.evaluation.regression`). A file is complete or not there.
+    Of classes and tokens `<key>.safetensors` holds the numbers of every observation and predictor,
+    `<key>.npy` the log-likelihood of every observation under every draw, [draws, n] float32, in the
+    order of the run. Of other labels `<key>.outputs.safetensors` holds what `passes.run_passes`
+    makes everything of. A file is complete or not there.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -95,31 +110,31 @@ class TokenCache:
                     keep(draw, 0, torch.from_numpy(row[back.numpy()]))
 
     def write(self, key: str, passes: Passes) -> None:
+        """Keep passes over classes or tokens, whose log-likelihoods were written before."""
         self._unfinished().replace(self.folder / f"{key}.npy")
-        mixed = passes.mixed
+        assert passes.aleatoric is not None
         tensors: dict[str, Tensor] = {
-            "aleatoric": mixed.aleatoric,
-            "draws.window_nll": mixed.draws_window_nll,
+            "aleatoric": passes.aleatoric,
+            "draws.window_nll": passes.draws_window_nll,
         }
         scalars: dict[str, Any] = {
             "temperature": passes.temperature,
-            "draws": asdict(mixed.draws),
-            "by_draws": {str(k): asdict(s) for k, s in mixed.by_draws.items()},
+            "draws": passes.draws,
+            "by_draws": passes.by_draws,
         }
-        for name, scored in {**passes.singles, "bma": mixed.bma}.items():
+        for name, scored in passes.said.items():
             tensors |= {f"{name}.window_nll": scored.window_nll}
             tensors |= {f"{name}.tokens.{k}": v for k, v in vars(scored.tokens).items()}
             for field, value in vars(scored.tally).items():
-                if isinstance(value, Tensor):
-                    tensors[f"{name}.tally.{field}"] = value
-                else:
-                    scalars[f"{name}.tally.{field}"] = value
-        metadata = {"scalars": json.dumps(scalars), "singles": json.dumps(list(passes.singles))}
+                kept = tensors if isinstance(value, Tensor) else scalars
+                kept[f"{name}.tally.{field}"] = value
+        alone = [name for name in passes.said if name != "bma"]
+        metadata = {"scalars": json.dumps(scalars), "singles": json.dumps(alone)}
         contiguous = {k: v.contiguous() for k, v in tensors.items()}
         atomic_save(self.folder / f"{key}.safetensors", contiguous, metadata)
 
     def read(self, key: str) -> Passes | None:
-        """The passes, or None where they were not kept, or not by this version."""
+        """The passes that were written, or None where there are none that can be read."""
         path = self.folder / f"{key}.safetensors"
         if not path.with_suffix(".npy").exists():
             return None
@@ -127,8 +142,15 @@ class TokenCache:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata()
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return _passes(
-                tensors, json.loads(metadata["scalars"]), json.loads(metadata["singles"])
+            values = json.loads(metadata["scalars"]) | tensors
+            names = [*json.loads(metadata["singles"]), "bma"]
+            return Passes(
+                values["temperature"],
+                {name: _scored(name, values) for name in names},
+                values["aleatoric"],
+                values["draws"],
+                values["draws.window_nll"],
+                {int(k): own for k, own in values["by_draws"].items()},
             )
         except (OSError, SafetensorError, KeyError, TypeError, ValueError):
             return None
@@ -182,26 +204,8 @@ class TokenCache:
         return self.folder / ".unfinished.npy"
 
 
-def _passes(tensors: dict[str, Tensor], scalars: dict[str, Any], singles: list[str]) -> Passes:
-    values: dict[str, Any] = scalars | tensors
+def _scored(name: str, values: dict[str, Any]) -> Scored:
+    def made(cls: Any, part: str) -> Any:
+        return cls(**{f.name: values[f"{name}.{part}.{f.name}"] for f in fields(cls)})
 
-    def scored(name: str) -> Scored:
-        return Scored(
-            Tally(**{f.name: values[f"{name}.tally.{f.name}"] for f in fields(Tally)}),
-            TokenScores(
-                **{f.name: tensors[f"{name}.tokens.{f.name}"] for f in fields(TokenScores)}
-            ),
-            tensors[f"{name}.window_nll"],
-        )
-
-    return Passes(
-        scalars["temperature"],
-        {name: scored(name) for name in singles},
-        Mixed(
-            scored("bma"),
-            tensors["aleatoric"],
-            Scores(**scalars["draws"]),
-            tensors["draws.window_nll"],
-            {int(k): Scores(**s) for k, s in scalars["by_draws"].items()},
-        ),
-    )
+    return Scored(made(Tally, "tally"), made(TokenScores, "tokens"), values[f"{name}.window_nll"])

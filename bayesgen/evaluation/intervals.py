@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +11,11 @@ from scipy.stats import bootstrap
 from torch import Tensor
 
 RESAMPLES = 2000
+ONE_WINDOW = "an interval needs two windows or more"
+
+
+class Undefined(Exception):
+    """There is no such number; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -25,20 +31,23 @@ def percentile_interval(
     statistic: Callable[..., np.ndarray],
     samples: tuple[np.ndarray, ...],
     *,
-    resamples: int,
-    batch: int,
-    seed: int,
+    resamples: int = RESAMPLES,
+    batch: int = 100,
+    seed: int = 0,
+    paired: bool = False,
 ) -> Interval:
     """`statistic(*samples, axis=-1)` with its 95 % percentile bootstrap interval.
 
     Args:
         statistic: takes [..., n_i] for each sample and returns [...].
-        samples: resampled independently of each other, [n_i] each, n_i of 2 or more.
+        samples: [n_i] each, n_i of 2 or more.
         batch: resamples that are handed to `statistic` at once.
+        paired: resample all `samples` together, instead of independently of each other.
     """
     interval = bootstrap(
         samples,
         statistic,
+        paired=paired,
         vectorized=True,
         n_resamples=resamples,
         method="percentile",
@@ -58,22 +67,11 @@ def paired_difference(first: Tensor, second: Tensor, tokens: Tensor, seed: int =
         first, second: summed NLL of each window, [windows].
         tokens: how many targets each window has, [windows].
     """
-    difference, tokens_per_window = (first - second).double().numpy(), tokens.double().numpy()
+    samples = (first - second).double().numpy(), tokens.double().numpy()
 
     def per_token(d: np.ndarray, n: np.ndarray, axis: int = -1) -> np.ndarray:
         return np.asarray(d.sum(axis=axis) / n.sum(axis=axis))
 
-    estimate = float(per_token(difference, tokens_per_window))
     if len(tokens) < 2:
-        return Interval(estimate, float("nan"), float("nan"))
-    interval = bootstrap(
-        (difference, tokens_per_window),
-        per_token,
-        paired=True,
-        vectorized=True,
-        n_resamples=RESAMPLES,
-        method="percentile",
-        batch=100,
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return Interval(estimate, float(interval.low), float(interval.high))
+        return Interval(float(per_token(*samples)), math.nan, math.nan)
+    return percentile_interval(per_token, samples, seed=seed, paired=True)

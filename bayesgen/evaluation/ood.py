@@ -1,4 +1,4 @@
-"""How well an uncertainty tells text from elsewhere from text like the training data."""
+"""How well an uncertainty detects out-of-distribution documents."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def detection(
     Args:
         inside: score of each document like the training data, [n_in]; higher means more
             out-of-distribution. May be infinite, not NaN.
-        outside: the same of each document from elsewhere, [n_out].
+        outside: the same of each out-of-distribution document, [n_out].
 
     Raises:
         ValueError: a side has fewer than two documents, is not [n], or holds a NaN.

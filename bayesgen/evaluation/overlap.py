@@ -16,9 +16,8 @@ import numpy as np
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer
 from sacrebleu import BLEU, extract_word_ngrams
-from scipy.stats import bootstrap
 
-from bayesgen.evaluation.intervals import RESAMPLES
+from bayesgen.evaluation.intervals import RESAMPLES, Undefined, percentile_interval
 
 CHARACTERS = "char"
 WORDS = "13a"
@@ -70,19 +69,6 @@ class Rouge:
 @dataclass(frozen=True)
 class Overlap:
     """How much of the references is found again; `bleu` by the name of the tokenizer."""
-
-    num_texts: int
-    resamples: int
-    bleu: dict[str, Bleu]
-    rouge: Rouge
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class PairedOverlap:
-    """The first predictor's scores minus the second's: BLEU of characters, and ROUGE-L."""
 
     num_texts: int
     resamples: int
@@ -150,8 +136,8 @@ def overlap(hypotheses: Sequence[str], references: Sequence[str], *, seed: int =
 
 def paired_overlap(
     first: Sequence[str], second: Sequence[str], references: Sequence[str], *, seed: int = 0
-) -> PairedOverlap:
-    """What `overlap` gives for `first` minus what it gives for `second`, on the same references.
+) -> Overlap:
+    """BLEU of characters and ROUGE-L of `first` minus those of `second`, on the same references.
 
     Texts are resampled together with both their continuations.
 
@@ -159,7 +145,7 @@ def paired_overlap(
     """
     _check(first, references)
     _check(second, references)
-    return PairedOverlap(
+    return Overlap(
         num_texts=len(references),
         resamples=RESAMPLES,
         bleu={CHARACTERS: _bleu(CHARACTERS, [first, second], references, seed)},
@@ -176,10 +162,6 @@ def diversity(texts: Sequence[str]) -> Diversity:
     https://arxiv.org/abs/1802.01886) takes words by `13a`; texts without any are left out.
     """
     return Diversity(len(texts), _distinct(texts, 1), _distinct(texts, 2), _self_bleu(texts))
-
-
-class _Undefined(Exception):
-    """These statistics have no score; the message says why."""
 
 
 Score = Callable[[np.ndarray], float]
@@ -204,9 +186,9 @@ def _bleu(
         _, reference_length, *counts = integers = sums.tolist()
         total = counts[order:]
         if reference_length == 0:
-            raise _Undefined("every reference is empty")
+            raise Undefined("every reference is empty")
         if total[-1] == 0:
-            raise _Undefined(
+            raise Undefined(
                 f"no hypothesis has {order} tokens" if total[0] else "every hypothesis is empty"
             )
         return float(metric._compute_score_from_stats(integers).score)
@@ -247,34 +229,27 @@ def _estimate(stats: list[np.ndarray], score: Score, seed: int) -> Estimate:
 
     Args:
         stats: what `score` needs of every text, [texts, K] for each predictor.
-        score: of the sums over texts, [K]; raises _Undefined.
+        score: of the sums over texts, [K]; raises Undefined.
     """
     count = len(stats[0])
 
     def of_texts(index: np.ndarray, axis: int = -1) -> np.ndarray:
-        """Scores [resamples] of the texts in `index`, [resamples, texts]."""
-        each = [np.array([score(sums) for sums in own[index].sum(axis=axis - 1)]) for own in stats]
-        return each[0] if len(each) == 1 else np.asarray(each[0] - each[1])
+        """Scores [...] of the texts in `index`, [..., texts]."""
+        rows = index.reshape(-1, count)
+        each = [np.array([score(sums) for sums in own[rows].sum(axis=1)]) for own in stats]
+        return (each[0] if len(each) == 1 else each[0] - each[1]).reshape(index.shape[:-1])
 
     try:
-        estimate = float(of_texts(np.arange(count)[None])[0])
-    except _Undefined as why:
+        estimate = float(of_texts(np.arange(count)))
+    except Undefined as why:
         return Estimate(None, None, None, count, str(why))
     if count < 2:
         return Estimate(estimate, None, None, count, "an interval needs two texts")
     try:
-        interval = bootstrap(
-            (np.arange(count),),
-            of_texts,
-            vectorized=True,
-            n_resamples=RESAMPLES,
-            method="percentile",
-            batch=100,
-            rng=np.random.default_rng(seed),
-        ).confidence_interval
-    except _Undefined as why:
+        found = percentile_interval(of_texts, (np.arange(count),), seed=seed)
+    except Undefined as why:
         return Estimate(estimate, None, None, count, f"no interval: in a resample {why}")
-    return Estimate(estimate, float(interval.low), float(interval.high), count)
+    return Estimate(found.estimate, found.low, found.high, count)
 
 
 def _distinct(texts: Sequence[str], n: int) -> Distinct:

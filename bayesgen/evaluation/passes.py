@@ -1,352 +1,269 @@
-"""Passes over a split: every target token once, by one set of weights or by all draws.
+"""What the checkpoint and all draws say of a split, for every kind of label.
 
-Windows are taken in blocks whose mixture [tokens, V] fits in memory, and within a block each draw
-is loaded once: memory does not grow with the draws or the split, but for a few numbers a token.
-Rows of different lengths are read from the longest to the shortest, so that little is padded;
-whatever is returned is in the order of the split.
+- `deterministic`: the weights that the chain started from;
+- `temperature_scaled`: the same with one temperature, fitted on held-in data: it divides the logits
+  of classes and multiplies the variance of real-valued labels;
+- `posterior_mean`: the mean of the draws' weights;
+- `mean_of_draws`: the average of the draws' own scores (perplexity: exp of the mean NLL);
+- `bma`: the mixture over the draws, the Bayesian model average.
 """
 
 from __future__ import annotations
 
-import math
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from bayesgen.data.windows import Rows
-from bayesgen.draws import Draws
-from bayesgen.evaluation.tokens import Scores, Tally, TokenScores
-from bayesgen.likelihoods import IGNORED
-from bayesgen.models.functional import Batch
-from bayesgen.predictive import Forward
-from bayesgen.predictive.trunk import Trunk
+from bayesgen.evaluation import classes
+from bayesgen.evaluation.cache import Keep, Passes, TokenCache
+from bayesgen.evaluation.classes import score_mixture, score_weights
+from bayesgen.evaluation.metrics import averaged, measured
+from bayesgen.evaluation.nll import densities
+from bayesgen.evaluation.numbers import Predicted
+from bayesgen.evaluation.scaling import MAX_EXAMPLES, fit_temperature
+from bayesgen.evaluation.tokens import Scored, TokenScores
+from bayesgen.evaluation.walk import (
+    STEPS,
+    Advance,
+    Split,
+    Weights,
+    draw_order,
+    each_number,
+    progress_bar,
+)
+from bayesgen.likelihoods import Gaussian
+from bayesgen.models import FunctionalModel
+from bayesgen.predictive import Forward, Predictive
+from bayesgen.predictive.gaussian import GaussianMixture
+from bayesgen.predictive.mixture import log_mean
 
-MAX_ELEMENTS = 2**26
-"""Mixture probabilities that are held at once (256 MiB of float32)."""
-TRUNK_BYTES = 2**28
-"""Outputs of modules that are kept from one draw to the next, but for those of a single batch."""
-STEPS = (1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 500, 1000)
-"""Numbers of draws at which the mixture is scored on the way to all of them."""
-Advance = Callable[[int], Any]
-"""Told of every window that was read."""
-Read = Callable[[Batch], Tensor]
-"""What a network says of a batch, by the weights that are loaded."""
-Keep = Callable[[int, int, Tensor], None]
-"""Takes a draw, the first of some tokens as they are read, and the draw's log-likelihoods of these
-[n]."""
+LEAST_TAU = 1e-6
+"""Of the variance of real-valued labels, where the residuals are all zero."""
 
 
-@dataclass(frozen=True)
-class Split:
-    """The windows that are scored, and how they are cut into batches.
+def run_passes(
+    predictive: Predictive,
+    windows: Rows,
+    held_in: Rows,
+    *,
+    batch_size: int = 64,
+    max_windows: int | None = None,
+    cache: TokenCache | None = None,
+    progress: str | None = None,
+) -> tuple[Passes, Split]:
+    """What the checkpoint and all draws say of `windows`; see `evaluate.evaluate_split`.
 
-    Attributes:
-        indices: of the windows [W], in the order of the text.
-        tokens: targets of each of them [W].
-        order: places of the windows in `indices` as they are read [W]: the longest first, where the
-            rows have `lengths`.
+    Raises:
+        ValueError: a real-valued label is not finite.
     """
-
-    windows: Rows
-    indices: Tensor
-    tokens: Tensor
-    order: Tensor
-    batch_size: int
-    device: torch.device
-
-    @classmethod
-    def of(
-        cls, windows: Rows, batch_size: int, max_windows: int | None, device: torch.device
-    ) -> Split:
-        indices = evenly_spaced(len(windows), max_windows)
-        # what goes through the network at once may be held at once
-        parts = indices.split(batch_size)
-        counts = [_targets(windows.batch(part)["labels"]).sum(1) for part in parts]
-        order = torch.arange(len(indices))
-        lengths = getattr(windows, "lengths", None)
-        if lengths is not None:
-            order = torch.as_tensor(lengths)[indices].argsort(descending=True, stable=True)
-        return cls(windows, indices, torch.cat(counts), order, batch_size, device)
-
-    def batches(self, indices: Tensor) -> Iterator[dict[str, Tensor]]:
-        for part in indices.split(self.batch_size):
-            yield {k: v.to(self.device) for k, v in self.windows.batch(part).items()}
-
-    @property
-    def tokens_back(self) -> Tensor:
-        """Where the tokens of the text stand among those that are read [n]."""
-        return self.order.repeat_interleave(self.tokens[self.order]).argsort(stable=True)
-
-    @property
-    def windows_back(self) -> Tensor:
-        """The same of the windows [W]."""
-        return self.order.argsort()
+    model, forward = predictive.model, predictive.forward
+    split = Split.of(windows, batch_size, max_windows, forward.device, model.likelihood)
+    key = "" if cache is None else cache.key(split, held_in, predictive)
+    if split.kind in {"token", "class"}:
+        return _of_classes(predictive, split, held_in, cache, key, progress), split
+    make = partial(_read, predictive, split, held_in, progress)
+    found = make() if cache is None else cache.tensors(f"{key}.outputs", make)
+    return _made_of(predictive, split, found), split
 
 
-@dataclass(frozen=True)
-class Scored:
-    """One predictor on one split.
-
-    Attributes:
-        tally: its sums, from which the headline numbers come.
-        tokens: what it said of every target token, in the order of the text.
-        window_nll: summed NLL of each window [W], float64, in nats.
-    """
-
-    tally: Tally
-    tokens: TokenScores
-    window_nll: Tensor
-
-    @property
-    def scores(self) -> Scores:
-        return self.tally.scores()
+def score_checkpoint(model: FunctionalModel, windows: Rows, *, batch_size: int = 64) -> Scored:
+    """A model's own weights on `windows` of tokens or classes: what `deterministic` is for a chain
+    that starts there."""
+    forward = Forward(model)
+    forward.load(model.theta)
+    split = _fitting(forward, Split.of(windows, batch_size, None, model.device))
+    return score_weights(forward, split, {"": (model.theta, None)})[""]
 
 
-@dataclass(frozen=True)
-class Mixed:
-    """All draws on one split.
-
-    Attributes:
-        bma: the mixture.
-        aleatoric: mean over the draws of the entropy of each token's distribution [n], in nats.
-        draws: the average of the draws' own numbers.
-        draws_window_nll: the average of their summed NLL of each window [W].
-        by_draws: number of draws -> the mixture of the first so many, in the order of `order`.
-    """
-
-    bma: Scored
-    aleatoric: Tensor
-    draws: Scores
-    draws_window_nll: Tensor
-    by_draws: dict[int, Scores]
+# -- classes and tokens --------------------------------------------------------------------------
 
 
-def evenly_spaced(rows: int, most: int | None) -> Tensor:
-    """Places of at most `most` of so many rows [W], int64; None takes all."""
-    if most is None or most >= rows:
-        return torch.arange(rows)
-    return torch.linspace(0, rows - 1, most).round().long()
-
-
-def max_batch(forward: Forward, split: Split) -> int:
-    """Windows that may be read at once, by what the network says of all its positions, or of those
-    that are asked for: at least one."""
-    first = forward.log_probs(split.windows.batch(torch.arange(1)))
-    one_window = max(first.numel(), first.shape[-1] * int(split.tokens.max()))
-    return max(1, MAX_ELEMENTS // one_window)
-
-
-def max_block(forward: Forward, split: Split) -> int:
-    """Windows whose mixture, [targets, V] each, may be held at once: at least one."""
-    classes = forward.log_probs(split.windows.batch(torch.arange(1))).shape[-1]
-    return max(1, MAX_ELEMENTS // (classes * int(split.tokens.max())))
-
-
-def single(
-    forward: Forward, split: Split, theta: Tensor, advance: Advance, tau: Tensor | None = None
-) -> Scored:
-    """One set of weights; `tau` as in `singles`."""
-    return singles(forward, split, {"": (theta, tau)}, advance)[""]
-
-
-def singles(
-    forward: Forward,
+def _of_classes(
+    predictive: Predictive,
     split: Split,
-    weights: Mapping[str, tuple[Tensor, Tensor | None]],
-    advance: Advance,
-) -> dict[str, Scored]:
-    """Several sets of weights, each on its own.
+    held_in: Rows,
+    cache: TokenCache | None,
+    key: str,
+    progress: str | None,
+) -> Passes:
+    kept = None if cache is None else cache.read(key)
+    if kept is not None:
+        return kept
+    model, posterior, forward = predictive.model, predictive.posterior, predictive.forward
+    forward.load(model.theta)
+    split = _fitting(forward, split)
 
-    Args:
-        weights: name -> θ and τ; with τ, one number for each window [W], the probabilities are
-            softmax(log p / τ).
-    """
-    collected = {name: _Collected() for name in weights}
-    for reading in readings(forward, split, len(split.indices), forward.target_log_probs):
-        for name, (theta, tau) in weights.items():
-            forward.load(theta)
-            for places, labels, log_probs in reading:
-                if tau is not None:
-                    each = tau[places].repeat_interleave(split.tokens[places])
-                    log_probs = (log_probs / each[:, None].to(log_probs)).log_softmax(-1)
-                collected[name].add(TokenScores.of(log_probs, _observed(labels)), labels)
-                advance(len(labels))
-    return {name: each.scored(split) for name, each in collected.items()}
+    def passes(advance: Advance, keep: Keep | None) -> Passes:
+        forward.load(model.theta)
+        taus = _temperatures(forward, split, held_in)
+        alone = {
+            "deterministic": (model.theta, None),
+            "temperature_scaled": (model.theta, taus),
+            "posterior_mean": (posterior.mean().to(model.device), None),
+        }
+        said = score_weights(forward, split, alone, advance)
 
-
-def mixture(
-    forward: Forward,
-    split: Split,
-    posterior: Draws,
-    advance: Advance,
-    keep: Keep | None = None,
-) -> Mixed:
-    """The mixture over the draws, its growth with their number, and the average of the draws.
-
-    Args:
-        keep: is handed log p(target | θ_s) of every draw and token.
-    """
-    order = draw_order(len(posterior))
-    count = len(order)
-    each = [Tally() for _ in order]
-    steps = {k: Tally() for k in STEPS if k < count}
-    mixed, draws_nll, aleatoric = _Collected(), [], []
-    done = 0
-    most = max_block(forward, split)
-    for reading in readings(forward, split, most, forward.target_log_probs):
-        sums: list[Tensor] = []
-        every: list[Tensor] = []
-        window_nll = torch.zeros(len(reading.block), dtype=torch.float64)
-        entropy: Tensor | float = 0.0
-        for taken, s in enumerate(order, start=1):
-            forward.load(posterior[s])
-            own = _Collected(keep_tally=each[s])
-            for i, (_, labels, log_probs) in enumerate(reading):
-                targets = _observed(labels)
-                own.add(TokenScores.of(log_probs, targets), labels)
-                if taken == 1:
-                    sums.append(log_probs)
-                    every.append(labels)
-                else:
-                    torch.logaddexp(sums[i], log_probs, out=sums[i])
-                if taken in steps:
-                    so_far = sums[i] - math.log(taken)
-                    steps[taken].add(TokenScores.of(so_far, targets))
-                advance(len(labels))
-            scored = own.scored()
-            window_nll += scored.window_nll / count
-            entropy = entropy + scored.tokens.entropy.double() / count
+        def each(draw: int, first: int, scores: TokenScores) -> None:
             if keep is not None:
-                keep(s, done, scored.tokens.log_likelihood)
-        assert isinstance(entropy, Tensor)
-        done += len(entropy)
-        aleatoric.append(entropy)
-        draws_nll.append(window_nll)
-        for total, labels in zip(sums, every, strict=True):
-            mixed.add(TokenScores.of(total - math.log(count), _observed(labels)), labels)
-    bma = mixed.scored(split)
-    return Mixed(
-        bma,
-        torch.cat(aleatoric)[split.tokens_back],
-        Scores.mean([tally.scores() for tally in each]),
-        torch.cat(draws_nll)[split.windows_back],
-        {k: tally.scores() for k, tally in steps.items()} | {count: bma.scores},
-    )
+                keep(draw, first, scores.log_likelihood)
+
+        order = draw_order(len(posterior))
+        mixed = score_mixture(forward, split, posterior, order, advance, each)
+        return replace(mixed, temperature=float(taus.mean()), said=said | mixed.said)
+
+    total = (len(posterior) + 3) * len(split.indices)
+    with progress_bar(progress, total, split.unit) as advance:
+        if cache is None:
+            return passes(advance, None)
+        try:
+            with cache.log_likelihoods(len(posterior), split.tokens_back) as keep:
+                found = passes(advance, keep)
+            cache.write(key, found)
+        finally:
+            cache.drop_unfinished()
+    return found
 
 
-def readings(forward: Forward, split: Split, most: int, read: Read) -> Iterator[Reading]:
-    """The windows as they are read, in blocks that all weights go through in turn.
+def _fitting(forward: Forward, split: Split) -> Split:
+    """`split` in batches of as many rows as may be read at once, by what the network says of all
+    its positions, or of those that are asked for: at least one."""
+    first = forward.log_probs(split.windows.batch(torch.arange(1)))
+    one = max(first.numel(), first.shape[-1] * int(split.tokens.max()))
+    return replace(split, batch_size=min(split.batch_size, max(1, classes.MAX_ELEMENTS // one)))
 
-    Args:
-        most: windows of a block; it has fewer where what weights share of it would not fit in
-            memory.
-        read: a method of `forward`.
+
+def _temperatures(forward: Forward, split: Split, held_in: Rows) -> Tensor:
+    """τ for each scored row [W], fitted on held-in data that is not scored with it.
+
+    Where the held-in data themselves are scored, each half of the rows has the temperature of the
+    other half (cross-fitting); a row that is alone there has 1.
     """
-    # the longest window comes first: none has larger outputs
-    (longest,) = split.batches(split.indices[split.order[:1]])
-    trunk = forward.trunk(longest)
-    if trunk is not None:
-        batches = max(1, TRUNK_BYTES // max(1, trunk.bytes * split.batch_size))
-        most = min(most, batches * split.batch_size)
-    for block in split.order.split(most):
-        yield Reading(split, block, trunk, read)
-        if trunk is not None:
-            trunk.forget()
+    count = len(split.indices)
+    if not split.windows.overlaps(held_in):
+        return torch.full((count,), fit_temperature(forward, held_in, split.batch_size))
+
+    def of_half(half: int) -> float:
+        other = split.windows.take(split.indices[half::2])
+        return fit_temperature(forward, other, split.batch_size)
+
+    return _cross_fitted(count, of_half, torch.float32)
+
+
+def _cross_fitted(
+    count: int, of_half: Callable[[int], float | Tensor], dtype: torch.dtype
+) -> Tensor:
+    """[count] numbers: those of each half are `of_half` of the other; 1 where there is none."""
+    found = torch.ones(count, dtype=dtype)
+    for half in (0, 1) if count > 1 else ():
+        found[half::2] = of_half(1 - half)
+    return found
+
+
+# -- real-valued labels, and likelihoods of the user's own ----------------------------------------
 
 
 @dataclass(frozen=True)
-class Reading:
-    """A block of windows, read again for each set of weights.
+class Densities:
+    """What one predictor said, where a likelihood gives the density of what was seen alone.
 
     Attributes:
-        block: places of the windows [B].
-        trunk: what the weights share.
-        read: what is asked of the network.
+        window_nll: NLL of each row [W], float64, in nats.
+        observations: in all rows.
     """
 
-    split: Split
-    block: Tensor
-    trunk: Trunk | None
-    read: Read
+    window_nll: Tensor
+    observations: int
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Places and labels of each batch, and what is read of it by the weights that are
-        loaded."""
-        places = self.block.split(self.split.batch_size)
-        batches = self._batches() if self.trunk is None else self._held
-        for number, (part, batch) in enumerate(zip(places, batches, strict=True)):
-            with nullcontext() if self.trunk is None else self.trunk.over(number):
-                found = self.read(batch)
-            yield part, batch["labels"], found
-
-    def _batches(self) -> Iterator[dict[str, Tensor]]:
-        return self.split.batches(self.split.indices[self.block])
-
-    @cached_property
-    def _held(self) -> list[dict[str, Tensor]]:
-        """The batches, held beside what the trunk keeps of them: padding them takes longer than a
-        Bayesian head."""
-        return list(self._batches())
+    @property
+    def nll(self) -> float:
+        return float(self.window_nll.sum()) / self.observations
 
 
-def draw_order(count: int) -> Sequence[int]:
-    """A fixed random order: the first k draws are spread over the run, and over its chains."""
-    order: list[int] = np.random.default_rng(0).permutation(count).tolist()
-    return order
+def _read(
+    predictive: Predictive, split: Split, held_in: Rows, progress: str | None
+) -> dict[str, Tensor]:
+    """A number of each row by `deterministic` and `posterior_mean` [W], and by every draw in the
+    order of the run, `draws` [S, W]: the mean of its label, or its log-likelihood, in nats.
+
+    Of real-valued labels also the `labels` [W] and the `residuals`, label minus the deterministic
+    mean of each held-in row [m]: none where these are among the rows that are scored.
+    """
+    model, posterior, forward = predictive.model, predictive.posterior, predictive.forward
+    numbers, near, labels = split.kind == "number", None, torch.zeros(0)
+    if numbers:
+        labels = _finite(split)
+        if not split.windows.overlaps(held_in):
+            # as many as a temperature of classes is fitted on
+            near = Split.of(held_in, split.batch_size, MAX_EXAMPLES, split.device, model.likelihood)
+    total = (len(posterior) + 2) * len(split.indices) + (len(near.indices) if near else 0)
+    with progress_bar(progress, total, split.unit) as advance:
+
+        def read(rows: Split, weights: Weights) -> Tensor:
+            if numbers:
+                return each_number(forward, rows, weights, lambda out, _: out.flatten(), advance)
+            return densities(forward, rows, model.likelihood, weights, advance)
+
+        alone = read(split, [model.theta, posterior.mean().to(model.device)])
+        residuals = _finite(near) - read(near, [model.theta])[0] if near else torch.zeros(0)
+        draws = read(split, posterior)
+    found = {"deterministic": alone[0].clone(), "posterior_mean": alone[1].clone(), "draws": draws}
+    return found | ({"labels": labels, "residuals": residuals} if numbers else {})
 
 
-@contextmanager
-def progress_bar(title: str | None, total: int, unit: str = "window") -> Iterator[Advance]:
-    """A bar that is told of every `unit`; none without a title."""
-    bar = tqdm(
-        total=total,
-        desc=title,
-        unit=unit,
-        unit_scale=unit == "window",
-        disable=title is None,
-        dynamic_ncols=True,
-        mininterval=0.5 if sys.stderr.isatty() else 30,
+def _made_of(predictive: Predictive, split: Split, found: Mapping[str, Tensor]) -> Passes:
+    """The passes, of what `_read` found."""
+    likelihood, draws = predictive.model.likelihood, found["draws"]
+    taus, said = None, {}
+    if isinstance(likelihood, Gaussian):
+        std, taus = likelihood.std, _variances(found, likelihood.std)
+
+        def mixed(means: Tensor, sigma: float | Tensor = std) -> Any:
+            return Predicted.of(GaussianMixture.of(means, sigma), found["labels"])
+
+        said["temperature_scaled"] = mixed(found["deterministic"][None], std * taus.sqrt())
+    else:
+
+        def mixed(means: Tensor, sigma: float | Tensor = 0.0) -> Any:
+            return Densities(-log_mean(means), int(split.tokens.sum()))
+
+    for name in ("deterministic", "posterior_mean"):
+        said[name] = mixed(found[name][None])
+    said["bma"] = mixed(draws)
+    alone = [mixed(draw[None]) for draw in draws]
+    order = list(draw_order(len(draws)))
+    first = {k: mixed(draws[order[:k]]) for k in STEPS if k < len(draws)}
+    return Passes(
+        None if taus is None else float(taus.mean()),
+        said,
+        None,
+        averaged([measured(own, split) for own in alone], lambda values: float(np.mean(values))),
+        torch.stack([own.window_nll for own in alone]).mean(0),
+        {k: measured(own, split) for k, own in (first | {len(draws): said["bma"]}).items()},
     )
-    with bar:
-        yield bar.update
 
 
-def _targets(labels: Tensor) -> Tensor:
-    """Which labels of each row are observations, [B, n]."""
-    return (labels != IGNORED).reshape(len(labels), -1)
+def _variances(found: Mapping[str, Tensor], std: float) -> Tensor:
+    """What the variance σ² of each row [n] is multiplied by, fitted on rows that are not scored
+    with it: of highest likelihood is the mean squared residual / σ². See `_temperatures`."""
+
+    def tau(residuals: Tensor) -> Tensor:
+        return (residuals.double().square().mean() / std**2).clamp(min=LEAST_TAU)
+
+    count = len(found["labels"])
+    if len(found["residuals"]):
+        return tau(found["residuals"]).expand(count)
+    residuals = found["labels"] - found["deterministic"]
+    return _cross_fitted(count, lambda half: tau(residuals[half::2]), torch.float64)
 
 
-def _observed(labels: Tensor) -> Tensor:
-    """Those of `labels` that are observations [n], in their order."""
-    return labels[labels != IGNORED]
-
-
-class _Collected:
-    """Token scores that come batch by batch."""
-
-    def __init__(self, keep_tally: Tally | None = None) -> None:
-        self._tally = keep_tally or Tally()
-        self._tokens: list[TokenScores] = []
-        self._window_nll: list[Tensor] = []
-
-    def add(self, scores: TokenScores, labels: Tensor) -> None:
-        self._tally.add(scores)
-        self._tokens.append(scores.compact())
-        nll = torch.zeros(labels.shape, dtype=torch.float64)
-        nll[labels.cpu() != IGNORED] = -scores.log_likelihood
-        self._window_nll.append(nll.reshape(len(nll), -1).sum(1))
-
-    def scored(self, split: Split | None = None) -> Scored:
-        """All of it, in the order of the text where `split` was read."""
-        tokens, window_nll = TokenScores.cat(self._tokens), torch.cat(self._window_nll)
-        if split is not None:
-            tokens, window_nll = tokens.take(split.tokens_back), window_nll[split.windows_back]
-        return Scored(self._tally, tokens, window_nll)
+def _finite(split: Split) -> Tensor:
+    labels = split.labels.float()
+    if not labels.isfinite().all():
+        raise ValueError("a label is not finite")
+    return labels

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from bayesgen.data.windows import Rows
-from bayesgen.evaluation.nll import nll_of
-from bayesgen.evaluation.passes import Split, max_block, readings
+from bayesgen.evaluation.classes import score_mixture
+from bayesgen.evaluation.nll import densities, nll_of
 from bayesgen.evaluation.tokens import TokenScores
-from bayesgen.likelihoods import IGNORED, Gaussian
+from bayesgen.evaluation.walk import Split, each_number
 from bayesgen.models import FunctionalModel
 from bayesgen.predictive import Forward
+from bayesgen.predictive.mixture import log_mean
 
 
 @dataclass(frozen=True)
@@ -58,68 +58,40 @@ def prior_predictive(
     """Predict `rows` by `draws` [S, P] from a prior."""
     forward, likelihood = Forward(model), model.likelihood
     loaded, _ = nll_of(forward, likelihood, model.theta[None], rows, batch_size)
-    split = Split.of(rows, batch_size, None, forward.device)
-    if isinstance(likelihood, Gaussian):
-        return _of_numbers(forward, likelihood, draws, split, loaded)
-    return _of_classes(forward, draws, split, loaded)
-
-
-def _of_numbers(
-    forward: Forward, likelihood: Gaussian, draws: Tensor, split: Split, loaded: float
-) -> PriorPredictive:
-    outputs, densities = [], []
-    for reading in readings(forward, split, len(split.indices), forward.outputs):
-        for theta in draws:
-            forward.load(theta)
-            read = [(found.flatten(), labels) for _, labels, found in reading]
-            outputs.append(torch.cat([found for found, _ in read]))
-            densities.append(torch.cat([likelihood.per_sequence(*pair) for pair in read]))
-    # each draw has read all blocks: [blocks x S] of unequal length
-    said = _by_draw(outputs, len(draws))
-    every = _by_draw(densities, len(draws)).double()
-    observations = split.windows.num_targets
-    return PriorPredictive(
-        -every.sum(1) / observations,
-        -float((every.logsumexp(0) - math.log(len(every))).sum()) / observations,
-        loaded,
-        outputs=(said.mean(1), said.std(1)),
-    )
-
-
-def _by_draw(blocks: Sequence[Tensor], draws: int) -> Tensor:
-    """What `draws` said of one block after the other, [S, n]."""
-    return torch.stack([torch.cat(list(blocks[s::draws])) for s in range(draws)]).cpu()
+    split = Split.of(rows, batch_size, None, forward.device, likelihood)
+    if split.kind in {"class", "token"}:
+        return _of_classes(forward, draws, split, loaded)
+    outputs = None
+    if split.kind == "number":
+        said = each_number(forward, split, draws, lambda output, _: output.flatten())
+        every = torch.stack([likelihood.per_sequence(own, split.labels) for own in said]).double()
+        outputs = said.mean(1), said.std(1)
+    else:
+        every = densities(forward, split, likelihood, draws)
+    count = rows.num_targets
+    nll = -every.sum(1) / count, -float(log_mean(every).sum()) / count
+    return PriorPredictive(*nll, loaded, outputs=outputs)
 
 
 def _of_classes(forward: Forward, draws: Tensor, split: Split, loaded: float) -> PriorPredictive:
-    each: list[list[TokenScores]] = [[] for _ in draws]
-    mixed: list[TokenScores] = []
-    classes = 0
-    for reading in readings(forward, split, max_block(forward, split), forward.target_log_probs):
-        sums: list[tuple[Tensor, Tensor]] = []
-        for theta, own in zip(draws, each, strict=True):
-            forward.load(theta)
-            for i, (_, labels, log_probs) in enumerate(reading):
-                targets = labels[labels != IGNORED]
-                own.append(TokenScores.of(log_probs, targets))
-                if own is each[0]:
-                    sums.append((log_probs, targets))
-                else:
-                    torch.logaddexp(sums[i][0], log_probs, out=sums[i][0])
-        mixed += [TokenScores.of(total - math.log(len(draws)), targets) for total, targets in sums]
-        classes = sums[0][0].shape[-1]
-    bma, said = TokenScores.cat(mixed), [TokenScores.cat(own) for own in each]
+    parts: list[list[TokenScores]] = [[] for _ in draws]
+    found = score_mixture(
+        forward, split, draws, range(len(draws)),
+        each=lambda draw, first, scores: parts[draw].append(scores),
+    )  # fmt: skip
+    bma, said = found.said["bma"], [TokenScores.cat(own) for own in parts]
+    classes = forward.log_probs(split.windows.batch(torch.arange(1))).shape[-1]
     shares = None
-    if split.windows.num_classes is not None:
+    if split.kind == "class":
         counts = [torch.bincount(own.guess, minlength=classes) for own in said]
-        shares = torch.stack(counts).double() / len(bma.guess)
+        shares = torch.stack(counts).double() / len(split.labels)
     return PriorPredictive(
         torch.stack([-own.log_likelihood.mean() for own in said]),
-        -float(bma.log_likelihood.mean()),
+        bma.tally.nll,
         loaded,
         uniform=math.log(classes),
         confidence=torch.stack([own.confidence.mean() for own in said]),
-        entropy=float(bma.entropy.mean()),
+        entropy=bma.tally.mean_entropy,
         aleatoric=statistics.mean(float(own.entropy.mean()) for own in said),
         shares=shares,
     )

@@ -7,20 +7,84 @@ excess: Geifman et al. 2019, https://arxiv.org/abs/1805.08206.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from bayesgen.evaluation.intervals import Interval, percentile_interval
+from bayesgen.evaluation.cache import Passes
+from bayesgen.evaluation.intervals import ONE_WINDOW, Interval, percentile_interval
+from bayesgen.evaluation.walk import Split, progress_bar
 
 RESAMPLES = 1000
 CHUNK_ELEMENTS = 2**17
 """Token weights of the resamples that are worked on at once: 1 MiB of int64, to stay in a cache."""
 
+CURVE_POINTS = 21
+COVERAGE = 0.8
+"""Share of labelled rows, the most certain ones, whose accuracy is reported."""
 Array = np.ndarray | Tensor
 """A tensor must lie on the CPU."""
+
+
+def uncertainties(passes: Passes) -> dict[str, Tensor]:
+    """The uncertainties of each token or class [n], float64: higher is less sure.
+
+    A name begins with the predictor that the uncertainty is of.
+    """
+    bma, deterministic = passes.said["bma"].tokens, passes.said["deterministic"].tokens
+    total = bma.entropy.double()
+    return {
+        "deterministic_entropy": deterministic.entropy.double(),
+        "deterministic_max_probability": 1 - deterministic.confidence.double(),
+        "bma_total": total,
+        "bma_epistemic": total - passes.aleatoric,
+        "bma_max_probability": 1 - bma.confidence.double(),
+    }
+
+
+def selective(passes: Passes, split: Split, progress: str | None = None) -> dict[str, Any]:
+    """How well each of `uncertainties` ranks the errors of its `predictor`, plain data.
+
+    `curve`: a `RiskCoverage`. `aurc`: its area with the interval over windows, and
+    `minus_deterministic`, that minus the deterministic predictor's by its entropy.
+    `accuracy_at_80`: accuracy among the 80 % most certain rows, of classes alone, and
+    `accuracy_at_80_minus_max_probability`, that minus the deterministic predictor's by its largest
+    probability. `no_interval`: why there are none, or None.
+    """
+    windows = torch.arange(len(split.tokens)).repeat_interleave(split.tokens)
+    ranked = {
+        name: (~passes.said[name.split("_")[0]].tokens.correct, values)
+        for name, values in uncertainties(passes).items()
+    }
+    entropy, best = ranked["deterministic_entropy"], ranked["deterministic_max_probability"]
+    several = len(split.tokens) > 1
+    measures: dict[str, tuple[Measure, Any, bool]] = {
+        "aurc": (Ranking.aurcs, None, several),
+        "minus_deterministic": (Ranking.aurcs, entropy, several),
+        "accuracy_at_80": (accuracy_at(COVERAGE), None, several and split.kind == "class"),
+        "accuracy_at_80_minus_max_probability": (
+            accuracy_at(COVERAGE), best, several and split.kind == "class",
+        ),
+    }  # fmt: skip
+    found = {}
+    with progress_bar(progress and f"{progress}: intervals", len(ranked)) as advance:
+        for name, own in ranked.items():
+            intervals = {
+                key: asdict(selective_interval(measure, own, windows, minus)) if there else None
+                for key, (measure, minus, there) in measures.items()
+            }
+            found[name] = {
+                "predictor": name.split("_")[0],
+                "curve": asdict(risk_coverage(*own, CURVE_POINTS)),
+                **intervals,
+                "no_interval": None if several else ONE_WINDOW,
+            }
+            advance(1)
+    return found
 
 
 @dataclass(frozen=True)
@@ -63,7 +127,7 @@ def risk_coverage(errors: Array, uncertainty: Array, points: int = 101) -> RiskC
         raise ValueError(f"a curve needs 2 points or more, not {points}")
     wrong, unsure = _tokens(errors, uncertainty)
     n = len(wrong)
-    ranking, best = _Ranking.of(wrong, unsure), _Ranking.of(wrong, wrong)
+    ranking, best = Ranking.of(wrong, unsure), Ranking.of(wrong, wrong)
     once = np.ones((1, 1), dtype=np.int64)
     kept, errors_kept = (totals[0] for totals in ranking.totals(once))
     coverages = np.linspace(0, 1, points)
@@ -82,98 +146,67 @@ def risk_coverage(errors: Array, uncertainty: Array, points: int = 101) -> RiskC
     )
 
 
-def aurc_interval(
-    errors: Array,
-    uncertainty: Array,
+Measure = Callable[["Ranking", np.ndarray], np.ndarray]
+"""A number of a ranking in each of b samples of its windows, see `Ranking.aurcs`."""
+
+
+def selective_interval(
+    measure: Measure,
+    first: tuple[Array, Array],
     groups: Array,
+    minus: tuple[Array, Array] | None = None,
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval:
-    """The area under the risk-coverage curve with its 95 % interval.
+    """A measure of the ranking `first` with its 95 % interval, or its difference to another's.
 
     Tokens of one window share their context, so whole windows are resampled (percentile bootstrap).
+    A difference is paired: both are taken on the same resampled windows.
 
     Args:
-        errors, uncertainty: as in `risk_coverage`.
-        groups: the window of each token, [n], integers.
+        measure: `Ranking.aurcs`, the area under the risk-coverage curve, or `accuracy_at(c)`.
+        first: errors and uncertainty of the tokens, as in `risk_coverage`.
+        groups: the window of each token, [n], integers; of labelled rows each is one.
+        minus: errors and uncertainty of the same tokens, by what is subtracted.
 
     Raises:
         ValueError: as in `risk_coverage`, or groups do not fit or are fewer than two.
     """
     windows = _windows(groups)
-    ranking = _Ranking.of(*_tokens(errors, uncertainty), windows)
-    return _over_windows(ranking.aurcs, windows, resamples, seed)
+    one = Ranking.of(*_tokens(*first), windows)
+    other = None if minus is None else Ranking.of(*_tokens(*minus), windows)
+    count = int(windows.max()) + 1
+
+    def of_resampled(chosen: np.ndarray, axis: int = -1) -> np.ndarray:
+        rows = chosen.reshape(-1, count)
+        cells = rows + count * np.arange(len(rows))[:, None]
+        counts = np.bincount(cells.ravel(), minlength=rows.size).reshape(rows.shape)
+        found = measure(one, counts)
+        if other is not None:
+            found = found - measure(other, counts)
+        return found.reshape(chosen.shape[:-1])
+
+    batch = max(1, CHUNK_ELEMENTS // len(windows))
+    return percentile_interval(
+        of_resampled, (np.arange(count),), resamples=resamples, batch=batch, seed=seed
+    )
 
 
-def aurc_difference(
-    first: tuple[Array, Array],
-    second: tuple[Array, Array],
-    groups: Array,
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Interval:
-    """Area under the risk-coverage curve of `first` minus that of `second`, with its 95 % interval.
-
-    Paired: both are taken on the same resampled windows.
-
-    Args:
-        first, second: errors and uncertainty of the same tokens, as in `risk_coverage`.
-        groups: the window of each token, [n], integers.
-
-    Raises:
-        ValueError: as in `aurc_interval`.
-    """
-    windows = _windows(groups)
-    one, other = (_Ranking.of(*_tokens(*tokens), windows) for tokens in (first, second))
-    return _over_windows(lambda c: one.aurcs(c) - other.aurcs(c), windows, resamples, seed)
-
-
-def accuracy_interval(
-    errors: Array,
-    uncertainty: Array,
-    groups: Array,
-    coverage: float,
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Interval:
-    """Accuracy among the most certain tokens, a share `coverage` in (0, 1] of all, with its 95 %
-    interval: one minus the risk there (see `RiskCoverage`).
-
-    Args:
-        errors, uncertainty, groups: as in `aurc_interval`; of labelled rows each is a group.
+def accuracy_at(coverage: float) -> Measure:
+    """Accuracy among the most certain tokens, a share `coverage` of all: one minus the risk there
+    (see `RiskCoverage`).
 
     Raises:
-        ValueError: as in `aurc_interval`, or the coverage is not in (0, 1].
+        ValueError: the coverage is not in (0, 1].
     """
-    windows = _windows(groups)
-    ranking = _Ranking.of(*_tokens(errors, uncertainty), windows)
-    return _over_windows(partial(ranking.accuracies, coverage), windows, resamples, seed)
-
-
-def accuracy_difference(
-    first: tuple[Array, Array],
-    second: tuple[Array, Array],
-    groups: Array,
-    coverage: float,
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Interval:
-    """`accuracy_interval` of `first` minus that of `second`: paired, as `aurc_difference` is."""
-    windows = _windows(groups)
-    one, other = (_Ranking.of(*_tokens(*tokens), windows) for tokens in (first, second))
-
-    def difference(counts: np.ndarray) -> np.ndarray:
-        return np.asarray(one.accuracies(coverage, counts) - other.accuracies(coverage, counts))
-
-    return _over_windows(difference, windows, resamples, seed)
+    if not 0 < coverage <= 1:
+        raise ValueError(f"a coverage lies in (0, 1], not {coverage}")
+    return lambda ranking, counts: ranking.accuracies(coverage, counts)
 
 
 @dataclass(frozen=True)
-class _Ranking:
+class Ranking:
     """Tokens from the most to the least certain, in tie groups of equal uncertainty.
 
     Attributes:
@@ -189,7 +222,7 @@ class _Ranking:
     @classmethod
     def of(
         cls, errors: np.ndarray, uncertainty: np.ndarray, windows: np.ndarray | None = None
-    ) -> _Ranking:
+    ) -> Ranking:
         """`windows` [n] counts from zero; None: all tokens are one window."""
         windows = np.zeros(len(errors), dtype=np.int64) if windows is None else windows
         if len(windows) != len(errors):
@@ -215,8 +248,6 @@ class _Ranking:
 
     def accuracies(self, coverage: float, counts: np.ndarray) -> np.ndarray:
         """Accuracy at `coverage` of each of b samples, as in `aurcs`: [b]."""
-        if not 0 < coverage <= 1:
-            raise ValueError(f"a coverage lies in (0, 1], not {coverage}")
         kept, wrong = self.totals(counts)
         covered = coverage * kept[:, -1]
         # Expected errors grow along a line within a tie, so that interpolation is exact.
@@ -243,24 +274,6 @@ class _Ranking:
 def _harmonic(bits: int) -> np.ndarray:
     """Harmonic numbers H_0, H_1, ... for indices of so many bits: [2**bits]."""
     return np.append(0, (1 / np.arange(1, 2**bits)).cumsum())
-
-
-def _over_windows(
-    areas: Callable[[np.ndarray], np.ndarray], windows: np.ndarray, resamples: int, seed: int
-) -> Interval:
-    """`areas` of [b, windows] counts, over resampled windows."""
-    count = int(windows.max()) + 1
-
-    def of_resampled(chosen: np.ndarray, axis: int = -1) -> np.ndarray:
-        rows = chosen.reshape(-1, count)
-        cells = rows + count * np.arange(len(rows))[:, None]
-        counts = np.bincount(cells.ravel(), minlength=rows.size).reshape(rows.shape)
-        return areas(counts).reshape(chosen.shape[:-1])
-
-    batch = max(1, CHUNK_ELEMENTS // len(windows))
-    return percentile_interval(
-        of_resampled, (np.arange(count),), resamples=resamples, batch=batch, seed=seed
-    )
 
 
 def _tokens(errors: Array, uncertainty: Array) -> tuple[np.ndarray, np.ndarray]:

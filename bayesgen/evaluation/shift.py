@@ -1,6 +1,6 @@
-"""Does the uncertainty tell a far text from the split that the model knows?
+"""Detection of out-of-distribution text or rows by the uncertainty about them.
 
-Documents are windows; a window's score is the mean over its tokens. The posterior's mutual
+Documents are windows or rows; the score of one is the mean over its tokens. The posterior's mutual
 information and total entropy stand against what the deterministic model has: its entropy, and one
 minus its largest probability.
 """
@@ -16,17 +16,19 @@ from torch import Tensor
 from bayesgen.evaluation.cache import Passes
 from bayesgen.evaluation.intervals import Interval
 from bayesgen.evaluation.ood import Detection, auroc_difference, detection
-from bayesgen.evaluation.passes import Split
+from bayesgen.evaluation.selective import uncertainties
+from bayesgen.evaluation.walk import Split
 
 EPISTEMIC = "bma_epistemic"
+SCORES = (EPISTEMIC, "bma_total", "deterministic_entropy", "deterministic_max_probability")
 
 
 @dataclass(frozen=True)
 class Shift:
-    """Detection of the far text by each score.
+    """Detection of out-of-distribution documents by each score.
 
     Attributes:
-        scores: name -> AUROC, FPR at 95 % TPR, and the ratio of far to near, with intervals.
+        scores: name -> AUROC, FPR at 95 % TPR, the ratio of the means (outside over inside).
         epistemic_minus: name -> AUROC of the mutual information minus that of the score.
     """
 
@@ -37,19 +39,19 @@ class Shift:
         return asdict(self)
 
 
-def detect_shift(near: tuple[Passes, Split], far: tuple[Passes, Split]) -> Shift:
+def detect_shift(inside: tuple[Passes, Split], outside: tuple[Passes, Split]) -> Shift:
     """Compare the windows of two passes of the same predictors.
 
     Raises:
         ValueError: one of the texts has fewer than two windows.
     """
-    inside, outside = window_scores(*near), window_scores(*far)
-    epistemic = inside[EPISTEMIC], outside[EPISTEMIC]
+    one, other = window_scores(*inside), window_scores(*outside)
+    scores = {name: (one[name], other[name]) for name in SCORES}
     return Shift(
-        {name: detection(inside[name], outside[name]) for name in inside},
+        {name: detection(*pair) for name, pair in scores.items()},
         {
-            name: auroc_difference(epistemic, (inside[name], outside[name]))
-            for name in inside
+            name: auroc_difference(scores[EPISTEMIC], pair)
+            for name, pair in scores.items()
             if name != EPISTEMIC
         },
     )
@@ -57,16 +59,10 @@ def detect_shift(near: tuple[Passes, Split], far: tuple[Passes, Split]) -> Shift
 
 def window_scores(passes: Passes, split: Split) -> dict[str, Tensor]:
     """Mean of each uncertainty over each window's tokens: [W], higher is less sure."""
-    bma, deterministic = passes.mixed.bma.tokens, passes.singles["deterministic"].tokens
-    each = {
-        EPISTEMIC: bma.entropy.double() - passes.mixed.aleatoric,
-        "bma_total": bma.entropy.double(),
-        "deterministic_entropy": deterministic.entropy.double(),
-        "deterministic_max_probability": 1 - deterministic.confidence.double(),
-    }
     window = torch.arange(len(split.tokens)).repeat_interleave(split.tokens)
+    each = uncertainties(passes)
     return {
-        name: torch.zeros(len(split.tokens), dtype=torch.float64).index_add_(0, window, values)
+        name: torch.zeros(len(split.tokens), dtype=torch.float64).index_add_(0, window, each[name])
         / split.tokens
-        for name, values in each.items()
+        for name in SCORES
     }

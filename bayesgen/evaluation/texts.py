@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from bayesgen.data.windows import Windows
 from bayesgen.draws import Draws
 from bayesgen.evaluation.overlap import diversity, overlap, paired_overlap
+from bayesgen.evaluation.walk import progress_bar
 from bayesgen.likelihoods import IGNORED
 from bayesgen.predictive import Predictive
 
@@ -89,11 +89,8 @@ def sample_texts(
         "temperature": 1.0,
         "seed": seed,
     }
-    bar = tqdm(
-        total=2 * count, desc=progress, unit="text", disable=progress is None, dynamic_ncols=True
-    )
     continuations: dict[str, list[str]] = {}
-    with bar:
+    with progress_bar(progress, 2 * count, "text") as advance:
         for name, who in {"deterministic": alone, "bma": predictive}.items():
             continuations[name] = []
             for start in range(0, count, at_once):
@@ -101,7 +98,7 @@ def sample_texts(
                 # places in a batch have streams of their own, batches seeds of their own
                 texts = who.generate_all(part, **(decoding | {"seed": seed + start}))
                 continuations[name] += [text.continuation for text in texts]
-                bar.update(len(part))
+                advance(len(part))
     return TextSamples(
         [tokenizer.decode(ids) for ids in prompts],
         references,

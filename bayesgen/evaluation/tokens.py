@@ -1,8 +1,7 @@
-"""Scores of predicted tokens: per token, and summed up so that memory does not grow with them."""
+"""Scores of predicted tokens or classes: of each one, and as sums, which take no memory."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bayesgen.likelihoods import IGNORED
+from bayesgen.predictive.mixture import entropy
 
 ECE_BINS = 15
 
@@ -45,9 +45,10 @@ class TokenScores:
         log_likelihood = chosen.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
         confidence, guess = probs.max(-1)
         brier = probs.square().sum(-1) - 2 * log_likelihood.exp() + 1
-        entropy = torch.special.entr(probs).sum(-1)
         # sums are taken in float64, which not every accelerator has
-        per_token = (log_likelihood, confidence, guess == targets, brier, entropy, guess.int())
+        per_token = (
+            log_likelihood, confidence, guess == targets, brier, entropy(probs), guess.int(),
+        )  # fmt: skip
         return cls(*(t.cpu().double() if t.is_floating_point() else t.cpu() for t in per_token))
 
     @classmethod
@@ -112,46 +113,33 @@ class Tally:
             "confidence": mean(self.bin_confidence),
         }
 
-    def scores(self) -> Scores:
-        nll = -self.log_likelihood / self.tokens
-        gap = (self.bin_correct - self.bin_confidence).abs().sum()
-        return Scores(
-            nll=nll,
-            perplexity=perplexity(nll),
-            accuracy=float(self.bin_correct.sum()) / self.tokens,
-            ece=float(gap) / self.tokens,
-            brier=self.brier / self.tokens,
-        )
+    @property
+    def nll(self) -> float:
+        return -self.log_likelihood / self.tokens
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.bin_correct.sum()) / self.tokens
+
+    @property
+    def ece(self) -> float:
+        return float((self.bin_correct - self.bin_confidence).abs().sum()) / self.tokens
+
+    @property
+    def mean_brier(self) -> float:
+        return self.brier / self.tokens
 
 
 @dataclass(frozen=True)
-class Scores:
-    """The headline numbers of one predictor on one split.
+class Scored:
+    """What one predictor said of the tokens or classes of one split.
 
-    nll is in nats per token; ece compares confidence with accuracy in 15 bins (Guo et al. 2017,
-    https://arxiv.org/abs/1706.04599, eq. 3); brier sums over the vocabulary (Brier 1950).
+    Attributes:
+        tally: its sums, from which the headline numbers come.
+        tokens: what it said of every observation, in the order of the split.
+        window_nll: summed NLL of each row [W], float64, in nats.
     """
 
-    nll: float
-    perplexity: float
-    accuracy: float
-    ece: float
-    brier: float
-
-    @classmethod
-    def mean(cls, each: list[Scores]) -> Scores:
-        """The average of the draws' own numbers; perplexity is exp of the mean NLL."""
-        count = len(each)
-        nll = sum(s.nll for s in each) / count
-        return cls(
-            nll,
-            perplexity(nll),
-            sum(s.accuracy for s in each) / count,
-            sum(s.ece for s in each) / count,
-            sum(s.brier for s in each) / count,
-        )
-
-
-def perplexity(nll: float) -> float:
-    """exp(nll); infinite where that overflows."""
-    return math.exp(nll) if nll < 700 else math.inf
+    tally: Tally
+    tokens: TokenScores
+    window_nll: Tensor

@@ -34,7 +34,7 @@ PIPELINES = {
 
 
 def facts(record: RunRecord, evaluation: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What a saved posterior tells of its run, plain data.
+    """What a saved posterior says of its run, plain data.
 
     Args:
         evaluation: content of one of its evaluation files.
@@ -150,7 +150,7 @@ def _use(architecture: str) -> str:
     return f"""## How to use it
 
 ```python
-import bayesgen.export.pretrained  # registers the class with transformers
+import bayesgen.export  # registers the class with transformers
 from transformers import {auto}, AutoTokenizer
 
 folder = "."  # of this file

@@ -1,13 +1,5 @@
 """A posterior as a model of transformers: a mixture that generates, classifies, saves and loads.
 
-Importing this module registers its classes with transformers' Auto classes, as transformers'
-documentation asks of models that it does not ship:
-
-    import bayesgen.export.pretrained
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(folder)
-
 `logits` are the mixture's log-probabilities, logsumexp_s log p(y | x, θ_s) − log S, so that
 temperature, top-k, top-p and beams act on the mixture.
 """
@@ -27,11 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     GenerationMixin,
-    PreTrainedConfig,
     PreTrainedModel,
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast, SequenceClassifierOutput
@@ -40,80 +30,24 @@ from transformers.utils import can_return_tuple
 from bayesgen.draws import Draws
 from bayesgen.errors import UserError
 from bayesgen.export.card import facts, model_card
+from bayesgen.export.configuration import (
+    BayesianCausalLMConfig,
+    BayesianConfig,
+    BayesianForSequenceClassificationConfig,
+)
 from bayesgen.export.ensemble_cache import EnsembleCache
 from bayesgen.export.gpt2 import as_gpt2
 from bayesgen.likelihoods import IGNORED
 from bayesgen.models import FunctionalModel
 from bayesgen.models.lora import add_adapters
 from bayesgen.parameters import Layout
-from bayesgen.predictive.mixture import mixture
+from bayesgen.predictive.mixture import Uncertainty, decomposed, mixture
 from bayesgen.runs import RunRecord
-
-
-class BayesianConfig(PreTrainedConfig):  # type: ignore[misc]
-    """What a saved posterior is made of, as plain data.
-
-    Args:
-        text_config: the network's own configuration, or the dictionary of it.
-        parameters: layout of a draw (`bayesgen.parameters.Layout.to_json`).
-        num_draws: S.
-        adapters: PEFT's configuration of the adapters in the network; empty where it has none.
-        run: where the draws come from (`bayesgen.export.card.facts`).
-    """
-
-    sub_configs: ClassVar[dict[str, Any]] = {"text_config": AutoConfig}
-
-    def __init__(
-        self,
-        text_config: Any = None,
-        parameters: Iterable[Mapping[str, Any]] = (),
-        num_draws: int = 1,
-        adapters: Mapping[str, Any] | None = None,
-        run: Mapping[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        if isinstance(text_config, Mapping):
-            text_config = AutoConfig.for_model(**text_config)
-        self.text_config = text_config
-        self.parameters = list(parameters)
-        self.num_draws = num_draws
-        self.adapters = dict(adapters or {})
-        self.run = dict(run or {})
-        super().__init__(**kwargs)
-
-
-class BayesianCausalLMConfig(BayesianConfig):
-    model_type = "bayesian-causal-lm"
-
-    def __init__(self, **kwargs: Any) -> None:  # transformers makes one where a class has none
-        super().__init__(**kwargs)
-
-
-class BayesianForSequenceClassificationConfig(BayesianConfig):
-    model_type = "bayesian-sequence-classification"
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-
-
-@dataclass(frozen=True)
-class Uncertainty:
-    """Entropies of a mixture in nats, each of the same shape.
-
-    Attributes:
-        total: H[p̄].
-        aleatoric: mean over the draws of H[p_s].
-        epistemic: total − aleatoric, the mutual information of label and weights.
-    """
-
-    total: Tensor
-    aleatoric: Tensor
-    epistemic: Tensor
 
 
 @dataclass(frozen=True)
 class TokenUncertainty(Uncertainty):
-    """The same for every token of a text but the first, [B, T − 1].
+    """Entropies of the mixture for every token of a text but the first, [B, T − 1].
 
     NaN where a token or the one before it is padding.
 
@@ -138,7 +72,7 @@ class BayesianModel(PreTrainedModel):  # type: ignore[misc]
     auto_class: ClassVar[Any]
     """Makes the network from its configuration."""
 
-    # what attention is computed with is the network's own affair
+    # the network decides which attention it has
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -210,7 +144,7 @@ class BayesianModel(PreTrainedModel):  # type: ignore[misc]
         """Refuse a network that this class cannot hold.
 
         Raises:
-            UserError: the way out.
+            UserError: it is of another kind.
         """
         if not _made_by(cls.auto_class, module):
             raise UserError(
@@ -305,7 +239,7 @@ class BayesianCausalLM(BayesianModel, GenerationMixin):  # type: ignore[misc]
                 slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             )
             each = (log_probs[:, kept] for log_probs in each)
-        logits = mixture(each, len(self.draws))
+        logits = mixture(each)
         loss = None
         if labels is not None:
             targets = labels[:, 1:].flatten().to(logits.device)
@@ -327,7 +261,7 @@ class BayesianCausalLM(BayesianModel, GenerationMixin):  # type: ignore[misc]
             use_cache=False,
             **({"position_ids": positions} if "position_ids" in accepted else {}),
         )
-        log_probs, entropies = _decomposed((p[:, :-1] for p in each), len(self.draws))
+        log_probs, entropies = decomposed(p[:, :-1] for p in each)
         log_prob = log_probs.gather(-1, input_ids[:, 1:, None]).squeeze(-1)
         found = TokenUncertainty(**vars(entropies), log_prob=log_prob)
         if attention_mask is None:
@@ -370,7 +304,7 @@ class BayesianForSequenceClassification(BayesianModel):
             inputs_embeds=inputs_embeds,
             **kwargs,
         )
-        logits = mixture(each, len(self.draws))
+        logits = mixture(each)
         loss = None
         if labels is not None:
             loss = F.nll_loss(logits, labels.to(logits.device), ignore_index=IGNORED)
@@ -382,7 +316,7 @@ class BayesianForSequenceClassification(BayesianModel):
     ) -> Uncertainty:
         """How sure the posterior is of the class of each of `input_ids` [B, T]: [B]."""
         each = self._each(input_ids=input_ids, attention_mask=attention_mask, **inputs)
-        return _decomposed(each, len(self.draws))[1]
+        return decomposed(each)[1]
 
 
 def bayesian_class(module: nn.Module) -> type[BayesianModel]:
@@ -400,22 +334,6 @@ def _made_by(auto_class: Any, module: nn.Module) -> bool:
     return type(module) in (made if isinstance(made, tuple) else (made,))
 
 
-def _decomposed(log_probs: Iterable[Tensor], count: int) -> tuple[Tensor, Uncertainty]:
-    """The mixture of `count` log-probabilities [..., V], which come one at a time, and its
-    entropies [...]."""
-    entropies: list[Tensor] = []
-
-    def noted() -> Iterator[Tensor]:
-        for term in log_probs:
-            entropies.append(torch.special.entr(term.exp()).sum(-1))
-            yield term
-
-    mixed = mixture(noted(), count)
-    total = torch.special.entr(mixed.exp()).sum(-1)
-    aleatoric = torch.stack(entropies).mean(0)
-    return mixed, Uncertainty(total, aleatoric, (total - aleatoric).clamp(min=0))
-
-
 def _adapters(module: nn.Module) -> dict[str, Any]:
     """PEFT's configuration of the adapters in `module` as plain data; empty where it has none."""
     found = getattr(module, "peft_config", {})
@@ -426,13 +344,3 @@ def _adapters(module: nn.Module) -> dict[str, Any]:
     # sets, such as the targets, become lists
     plain: dict[str, Any] = json.loads(json.dumps(found["default"].to_dict(), default=sorted))
     return plain
-
-
-AutoConfig.register(BayesianCausalLMConfig.model_type, BayesianCausalLMConfig)
-AutoModelForCausalLM.register(BayesianCausalLMConfig, BayesianCausalLM)
-AutoConfig.register(
-    BayesianForSequenceClassificationConfig.model_type, BayesianForSequenceClassificationConfig
-)
-AutoModelForSequenceClassification.register(
-    BayesianForSequenceClassificationConfig, BayesianForSequenceClassification
-)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +22,7 @@ from bayesgen.posterior.opening import model_of_run
 from bayesgen.posterior.prediction import ClassPrediction, NumberPrediction, Prediction
 from bayesgen.predictive import GeneratedText, Predictive
 from bayesgen.predictive.gaussian import GaussianMixture
+from bayesgen.predictive.mixture import entropy, log_mean
 from bayesgen.predictive.reading import Reading
 from bayesgen.runs import Run
 
@@ -242,8 +242,7 @@ class _Tokens(Sequence[str]):
 
 def _mixed(each: Tensor, classes: Sequence[str] | None) -> ClassPrediction:
     """The mixture of log-probabilities [S, B, ..., C]."""
-    aleatoric = torch.special.entr(each.exp()).sum(-1).mean(0)
-    return ClassPrediction(each.logsumexp(0) - math.log(len(each)), aleatoric, classes)
+    return ClassPrediction(log_mean(each), entropy(each.exp()).mean(0), classes)
 
 
 def open_posterior(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from bayesgen.predictive.gaussian import GaussianMixture
+from bayesgen.predictive.mixture import entropy
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,7 @@ class ClassPrediction:
     @property
     def total(self) -> Tensor:
         """Entropy of the mixture, [B]: total = aleatoric + epistemic."""
-        entropy: Tensor = torch.special.entr(self.probs).sum(-1)
-        return entropy
+        return entropy(self.probs)
 
     @property
     def epistemic(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""Embeddings of texts and similarities of pairs under every draw: how sure a similarity is.
+"""Embeddings of texts and similarities of pairs under every draw: how certain a similarity is.
 
 An embedding is what `SentenceModel.embed` gives. The similarity of two texts is the score of a
 model that was trained on scores, in the units of these, and else the cosine of their embeddings.
@@ -20,7 +20,7 @@ from bayesgen.models.functional import Batch, FunctionalModel
 from bayesgen.predictive.gaussian import GaussianMixture
 
 Advance = Callable[[int], Any]
-"""Told of every text that was read."""
+"""Takes how many texts were read."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def compare(
     Args:
         batches: see `embeddings`.
         pairs: places of the two texts of each pair, [m, 2].
-        advance: told of every text that was read.
+        advance: takes how many texts were read.
 
     Raises:
         ValueError: the model has no embeddings.

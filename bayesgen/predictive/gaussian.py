@@ -17,6 +17,8 @@ from scipy.optimize import elementwise
 from scipy.special import ndtr, ndtri
 from torch import Tensor
 
+from bayesgen.predictive.mixture import log_mean
+
 MAX_ELEMENTS = 2**22
 """Means that are worked on at once (32 MiB of float64)."""
 SLACK = 1e-3
@@ -55,7 +57,7 @@ class GaussianMixture:
         """log p(y | x) of `labels` [n]: [n], in nats."""
         z = (labels.double() - self.means.double()) / self.std
         each = -0.5 * z.square() - self.std.log() - 0.5 * math.log(2 * math.pi)
-        return each.logsumexp(0) - math.log(len(self.means))
+        return log_mean(each)
 
     def cdf(self, labels: Tensor) -> Tensor:
         """P(Y <= y | x) of `labels` [n]: [n]. Of the true labels it is the probability integral

@@ -7,7 +7,6 @@ over texts.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +19,7 @@ from bayesgen.config import DecodingSettings
 from bayesgen.data.tokenizers import Tokenizer
 from bayesgen.draws import Draws
 from bayesgen.models import FunctionalModel
+from bayesgen.predictive.mixture import Uncertainty, entropy, log_mean
 from bayesgen.predictive.reading import Reading, Strategy
 from bayesgen.predictive.sampling import restricted
 
@@ -75,7 +75,7 @@ class GeneratedText:
         text (Malinin and Gales 2021, https://arxiv.org/abs/2002.07650, section 3).
         """
         each = self.draw_log_probs.double()
-        gap = each.logsumexp(0) - math.log(len(each)) - each.mean()
+        gap = log_mean(each) - each.mean()
         return float(gap.clamp(min=0)) / max(len(self.tokens), 1)
 
     def mean(self, name: str) -> float:
@@ -113,7 +113,7 @@ def generate(
         ValueError: the model is no causal language model or has no tokenizer, or a prompt is empty.
     """
     if not model.task.can("generate"):
-        raise ValueError(f"a {model.info.task} model continues no text")
+        raise ValueError(f"a {model.info.task} model cannot generate text")
     tokenizer = model.tokenizer
     if tokenizer is None:
         raise ValueError("this model has no tokenizer: it cannot read a prompt")
@@ -139,10 +139,9 @@ def generate(
     rows = torch.arange(len(prompts))
     for step in range(settings.max_new_tokens):
         each = reading.log_probs().cpu()
-        mixture = each.logsumexp(0) - math.log(count)
-        total = torch.special.entr(mixture.exp()).sum(-1)
-        aleatoric = torch.special.entr(each.exp()).sum(-1).mean(0)
-        chosen = mixture if settings.decode == "mixture" else each[follows, rows]
+        mixed = log_mean(each)
+        unsure = Uncertainty.of(mixed, entropy(each.exp()))
+        chosen = mixed if settings.decode == "mixture" else each[follows, rows]
         # ids beyond the tokenizer's pad the vocabulary
         probs = restricted(
             chosen[:, : tokenizer.vocab_size],
@@ -164,10 +163,10 @@ def generate(
                 Token(
                     token,
                     pieces[i].add(token, last=step == settings.max_new_tokens - 1),
-                    float(mixture[i, token]),
-                    float(total[i]),
-                    float(aleatoric[i]),
-                    max(float(total[i] - aleatoric[i]), 0.0),
+                    float(mixed[i, token]),
+                    float(unsure.total[i]),
+                    float(unsure.aleatoric[i]),
+                    float(unsure.epistemic[i]),
                 )
             )
         yield texts

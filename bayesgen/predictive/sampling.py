@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 COLDEST = 1e-9
-"""Temperature below which log-probabilities that float32 can tell apart give one token only."""
+"""Temperature below which any difference of float32 log-probabilities leaves one token."""
 
 
 def restricted(

@@ -62,8 +62,8 @@ def find_trunk(flat: FlatModule, outputs: Callable[[], Tensor]) -> Trunk | None:
     """The trunk of a network, or None where nothing can be shared.
 
     One pass is watched for the first operation on θ. Then passes with kept outputs are compared
-    with plain ones under several θ: a network that changes what it was given, or keeps a state,
-    gives itself away there.
+    with plain ones under several θ, to find a network that changes what it was given, or keeps a
+    state.
 
     Args:
         outputs: what the network in `flat` puts out for some batch under the θ that it holds.

@@ -1,1 +1,1 @@
-"""Reports for people and machines."""
+"""Tables and summaries."""

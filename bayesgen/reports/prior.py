@@ -1,4 +1,4 @@
-"""A learned prior, for people and for machines."""
+"""What a learned prior is, as text and as plain data."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from rich import box
 from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
@@ -14,6 +13,7 @@ from torch import Tensor
 from bayesgen.evaluation.prior_predictive import PriorPredictive
 from bayesgen.priors.explained import Explained, Group
 from bayesgen.priors.learned import SHIFT, LearnedPrior
+from bayesgen.reports.tables import empty_table
 from bayesgen.runs import finite
 
 MANY_CLASSES = 10
@@ -22,7 +22,7 @@ DENSITY = "N(μ, λ · ½ (diag(v) + QᵀQ) + ε I): λ multiplies the covarianc
 
 
 def prior_header(prior: LearnedPrior, explained: Explained) -> str:
-    """What it is of, and how it was learned, a line each."""
+    """Its model, size and width, and how it was learned, a line each."""
     total = explained.total
     model = prior.record.get("model", {})
     hashed = f" (sha256 {str(model['sha256'])[:12]}...)" if model.get("sha256") else ""
@@ -54,10 +54,8 @@ def prior_header(prior: LearnedPrior, explained: Explained) -> str:
 
 def prior_table(explained: Explained) -> Table:
     """Widths beside weights, by groups of parameters."""
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("parameters", no_wrap=True)
-    for name in ("numbers", "weights' sd", "prior sd, λ = 1", "ratio", "low rank"):
-        table.add_column(name, justify="right", no_wrap=True)
+    numbers = ("numbers", "weights' sd", "prior sd, λ = 1", "ratio", "low rank")
+    table = empty_table(("parameters",), numbers)
     for group in explained.groups:
         table.add_row(escape(group.name), *_cells(group))
     table.add_section()
@@ -67,10 +65,8 @@ def prior_table(explained: Explained) -> Table:
 
 def predictive_table(found: PriorPredictive) -> Table:
     """What draws from a prior predict: least, median and largest of the draws, and the mixture."""
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("", no_wrap=True)
-    for name in ("least", "median", "largest", "mixture", "loaded weights", "uniform"):
-        table.add_column(name, justify="right", no_wrap=True)
+    columns = ("least", "median", "largest", "mixture", "loaded weights", "uniform")
+    table = empty_table(("",), columns)
 
     def row(name: str, each: Tensor, *others: float | None) -> None:
         three = (float(each.min()), float(each.median()), float(each.max()))
@@ -89,7 +85,7 @@ def predictive_table(found: PriorPredictive) -> Table:
 
 
 def prior_document(prior: LearnedPrior, explained: Explained) -> dict[str, Any]:
-    """The same for a program."""
+    """The same as plain data."""
     content: dict[str, Any] = finite(
         {
             **prior.record,
@@ -125,5 +121,5 @@ def _flat(record: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str
 
 
 def _plain(text: str) -> str:
-    """What a terminal shows, and nothing that steers it."""
+    """`text` without the characters that steer a terminal."""
     return "".join(c if c.isprintable() else "?" for c in text)

@@ -1,4 +1,4 @@
-"""`<sampler>_summary.txt`: a finished run, for people."""
+"""`<sampler>_summary.txt`: a finished run as text."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from bayesgen.reports.tables import (
-    accuracy_table,
-    coverage_table,
-    ood_table,
+    SUMMARY,
+    counted,
     plain,
     predictor_caption,
-    predictor_table,
+    table_of,
+    tables_of,
 )
 from bayesgen.runs import RunRecord
 
@@ -30,8 +30,9 @@ def summary(run: RunRecord, totals: Mapping[str, Any], evaluation: Mapping[str, 
         f"model       {model.family}, {run.num_bayesian:,} Bayesian parameters of"
         f" {run.num_parameters:,}",
         f"data        {data.name}, N = {run.num_observations:,} (sha256 {data.sha256[:12]}...)",
-        f"draws       {totals['draws']} from {totals['chains']} chains, {totals['steps']:,} steps",
-        f"clipped     the gradient of {totals['clipped_steps']:,} steps",
+        f"draws       {counted(totals['draws'], 'draw')} from"
+        f" {counted(totals['chains'], 'chain')}, {counted(totals['steps'], 'step')}",
+        f"clipped     the gradient of {counted(totals['clipped_steps'], 'step')}",
         f"training    NLL {totals['nll']:.4f} nats per observation at the end",
         f"time        {totals['seconds']:.0f} s, {totals['steps_per_second']:.1f} steps/s,"
         f" peak memory {totals['peak_memory_mib']:.0f} MiB",
@@ -47,11 +48,10 @@ def summary(run: RunRecord, totals: Mapping[str, Any], evaluation: Mapping[str, 
         ),
     ]
     if evaluation is not None:
-        lines += ["", plain(predictor_table({"": evaluation})), "", predictor_caption(evaluation)]
-        for table in (accuracy_table({"": evaluation}), ood_table({"": evaluation})):
-            if table is not None:
-                lines += ["", plain(table)]
-        intervals = coverage_table({"": evaluation})
-        if intervals is not None:
-            lines += ["", "labels inside central intervals", plain(intervals)]
+        shown = {"": evaluation}
+        predictors = table_of("predictors", shown)
+        assert predictors is not None
+        lines += ["", plain(predictors), "", predictor_caption(evaluation)]
+        for table in tables_of(shown, SUMMARY):
+            lines += ["", plain(table)]
     return "\n".join(lines) + "\n"

@@ -1,269 +1,260 @@
-"""Tables for people, from the numbers for machines."""
+"""Tables of the numbers in evaluation files."""
 
 from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from bayesgen.evaluation.metrics import METRICS
+
 Evaluations = Mapping[str, Mapping[str, Any]]
 """Label of a run -> content of its evaluation file."""
+Report = Mapping[str, Any]
+"""What an evaluation file says of one split."""
+Items = Iterable[tuple[str, Mapping[str, Any]]]
+"""What a table has a row for: name -> numbers."""
+WIDTH = 200
+"""Columns that a table takes where the terminal does not say how many it has."""
 
 
-CLASSES = {"perplexity": ("perplexity", 3), "NLL": ("nll", 4), "accuracy": ("accuracy", 4),
-           "ECE": ("ece", 4), "Brier": ("brier", 4)}  # fmt: skip
-"""Headline numbers of labels that are classes or tokens: column -> key and digits."""
-REAL = {"NLL": ("nll", 4), "RMSE": ("rmse", 4), "Spearman": ("spearman", 4),
-        "Pearson": ("pearson", 4), "ECE": ("ece", 4)}  # fmt: skip
-"""The same of labels that are real numbers."""
+class Column(NamedTuple):
+    """A number of each row.
+
+    Attributes:
+        path: keys to it, one in the other, with slashes between them.
+        form: its format; in brackets, that of a number with its interval, and in parentheses, of
+            the interval alone; none for a text.
+    """
+
+    heading: str
+    path: str
+    form: str = ".4f"
+
+    def cell(self, item: Mapping[str, Any]) -> str:
+        """Empty where the item has no such number, and a dash where it is unknown."""
+        value: Any = item
+        for key in self.path.split("/"):
+            if value is None:
+                break
+            if key not in value:
+                return ""
+            value = value[key]
+        if value is None:
+            return "-"
+        if not self.form.startswith(("[", "(")):
+            return format(value, self.form)
+        shown = {k: format(value[k], self.form[1:-1]) for k in value if _finite(value[k])}
+        number = shown.get("estimate", "-") if self.form[0] == "[" else ""
+        if not {"low", "high"} <= shown.keys():
+            return number or "-"
+        return f"{number} [{shown['low']}, {shown['high']}]".strip()
 
 
-def has_real_labels(evaluation: Mapping[str, Any]) -> bool:
-    """Whether the labels that were scored are real numbers. Runs that differ in this have no table
-    in common."""
-    return any("variance" in report for report in evaluation["splits"].values())
+def _finite(value: Any) -> bool:
+    """A file has null for what is infinite or no number."""
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
-def predictor_table(evaluations: Evaluations) -> Table:
-    """Predictor x headline numbers, for every run and split."""
-    classes = any(_has_classes(report) for *_, report in _splits(evaluations))
-    numbers = _numbers(evaluations)
-    columns = [*numbers, "bma's NLL minus it, 95 %"]
-    if numbers is REAL:
-        columns.append("bma's Spearman minus it")
-    if classes:
-        columns.insert(-1, "macro-F1")
-    table = _table(evaluations, ("split", "predictor"), columns)
-    for label, split, report in _splits(evaluations):
-        best = min(report["predictors"].values(), key=lambda s: _or_infinity(s["nll"]))
-        for name, s in report["predictors"].items():
-            difference = report["bma_minus"].get(name)
-            table.add_row(
-                *label,
-                split,
-                name,
-                *_headline(s, numbers),
-                *([_number(report.get("macro_f1", {}).get(name), 4)] if classes else []),
-                _interval(difference) if difference else "",
-                *([_ranks_minus(report, name)] if numbers is REAL else []),
-                style="bold" if s is best else "",
-            )
-        table.add_section()
-    return table
+class Layout(NamedTuple):
+    """A table with a row for each item of a split.
+
+    Attributes:
+        first: heading of the items' names; none where they have none.
+        items: of a split; none where it has no such numbers.
+        columns: those of which there is a number somewhere are shown.
+    """
+
+    first: str
+    items: Callable[[Report], Items]
+    columns: Callable[[], Iterable[Column]]
 
 
-def draws_table(evaluations: Evaluations) -> Table:
-    """How much each draw buys: the mixture of the first k."""
-    numbers = _numbers(evaluations)
-    table = _table(evaluations, ("split",), ("draws", *numbers))
-    for label, split, report in _splits(evaluations):
-        for row in report["by_num_draws"]:
-            table.add_row(*label, split, str(row["draws"]), *_headline(row, numbers))
-        table.add_section()
-    return table
+def table_of(name: str, evaluations: Evaluations) -> Table | None:
+    """One of `TABLES`, for every run and split; None where there is nothing to show."""
+    layout, several = TABLES[name], len(evaluations) > 1
+    rows = [
+        ([label] * several + [split], item, numbers, report)
+        for label, evaluation in evaluations.items()
+        for split, report in evaluation["splits"].items()
+        for item, numbers in layout.items(report)
+    ]
+    columns = [c for c in layout.columns() if any(c.cell(numbers) for _, _, numbers, _ in rows)]
+    words = ["run"] * several + ["split"] + [layout.first] * bool(layout.first)
+    table = empty_table(words, [column.heading for column in columns])
+    for i, (place, item, numbers, report) in enumerate(rows):
+        if i and rows[i - 1][0] != place:
+            table.add_section()
+        best = name == "predictors" and numbers["nll"] == _lowest_nll(report)
+        own = [item] * bool(layout.first)
+        cells = (column.cell(numbers) for column in columns)
+        table.add_row(*place, *own, *cells, style="bold" if best else "")
+    return table if rows else None
 
 
-def coverage_table(evaluations: Evaluations) -> Table | None:
-    """Share of the labels inside central intervals, and how wide these are; None of classes."""
-    reports = [report for *_, report in _splits(evaluations) if "coverage" in report]
-    if not reports:
-        return None
-    levels = [interval["level"] for interval in reports[0]["coverage"]["bma"]]
-    columns = chain.from_iterable((f"in {100 * level:g} %", "width") for level in levels)
-    table = _table(evaluations, ("split", "predictor"), tuple(columns))
-    for label, split, report in _splits(evaluations):
-        for name, intervals in report["coverage"].items():
-            cells = ((f"{100 * i['coverage']:.1f} %", _number(i["width"], 3)) for i in intervals)
-            table.add_row(*label, split, name, *chain.from_iterable(cells))
-        table.add_section()
-    return table
+def tables_of(evaluations: Evaluations, names: Iterable[str]) -> list[Table]:
+    """Those of the tables `names` that there are numbers for."""
+    made = (table_of(name, evaluations) for name in names)
+    return [table for table in made if table is not None]
 
 
-def selective_table(evaluations: Evaluations) -> Table | None:
-    """How well each uncertainty ranks the tokens by whether they are predicted wrongly, or the rows
-    by the error of the predicted label; None where only classes are predicted."""
-    if any(map(has_real_labels, evaluations.values())):
-        return _sureness_table(evaluations)
-    columns = ("errors at 50 %", "at 80 %", "at 100 %", "AURC, 95 %", "minus the first, 95 %")
-    table = _table(evaluations, ("split", "tokens ranked by"), columns)
-    for label, split, report in _splits(evaluations):
-        for name, ranked in report["selective"].items() if not _has_classes(report) else ():
-            curve = ranked["curve"]
-            table.add_row(
-                *label,
-                split,
-                name.replace("_", " "),
-                *(f"{_risk_at(curve, coverage):.4f}" for coverage in (0.5, 0.8, 1.0)),
-                _interval(ranked["aurc"], sign=""),
-                _interval(ranked["minus_deterministic"]),
-            )
-        table.add_section()
-    return table if table.row_count else None
-
-
-def accuracy_table(evaluations: Evaluations) -> Table | None:
-    """Accuracy of the classes where the least certain rows are left out; None where no classes are
-    predicted."""
-    columns = (
-        "accuracy at 80 %, 95 %", "at 100 %", "AURC, 95 %",
-        "minus deterministic max probability's at 80 %, 95 %",
-    )  # fmt: skip
-    table = _table(evaluations, ("split", "rows ranked by"), columns)
-    for label, split, report in _splits(evaluations):
-        for name, ranked in report["selective"].items() if _has_classes(report) else ():
-            curve, found = ranked["curve"], ranked["accuracy_at_80"]
-            table.add_row(
-                *label,
-                split,
-                name.replace("_", " "),
-                _interval(found, sign="") if found else f"{1 - _risk_at(curve, 0.8):.4f}",
-                f"{1 - _risk_at(curve, 1.0):.4f}",
-                _interval(ranked["aurc"], sign=""),
-                _interval(ranked["accuracy_at_80_minus_max_probability"]),
-            )
-        table.add_section()
-    return table if table.row_count else None
-
-
-def _sureness_table(evaluations: Evaluations) -> Table:
-    columns = ("RMSE at 50 %", "at 80 %", "at 100 %", "Spearman with |error|", "Pearson")
-    table = _table(evaluations, ("split", "rows ranked by"), columns)
-    for label, split, report in _splits(evaluations):
-        for name, ranked in report["selective"].items():
-            table.add_row(
-                *label,
-                split,
-                name.replace("_", " "),
-                *(_number(value, 4) for value in ranked["rmse"]),
-                _number(ranked["spearman"], 4),
-                _number(ranked["pearson"], 4),
-            )
-        table.add_section()
-    return table
-
-
-def ood_table(evaluations: Evaluations) -> Table | None:
-    """How well each score tells far windows or rows from the split's; None if none were scored."""
-    columns = ("AUROC, 95 %", "FPR at 95 % TPR", "far / near", "bma epistemic minus it, 95 %")
-    table = _table(evaluations, ("split", "uncertainty"), columns)
-    for label, split, report in _splits(evaluations):
-        for name, d in report.get("ood", {}).get("scores", {}).items():
-            minus = report["ood"]["epistemic_minus"].get(name)
-            table.add_row(
-                *label,
-                split,
-                name.replace("_", " "),
-                _interval(d["auroc"], sign=""),
-                f"{d['fpr95']['estimate']:.3f}",
-                f"{d['ratio']['estimate']:.3f}" if d["ratio"] else "undefined",
-                _interval(minus) if minus else "",
-            )
-        table.add_section()
-    return table if table.row_count else None
-
-
-def text_table(evaluations: Evaluations) -> Table | None:
-    """Continuations beside what really follows; None if none were generated."""
-    columns = ("BLEU, characters", "BLEU, words", "ROUGE-1", "ROUGE-2", "ROUGE-L", "distinct-1/2")
-    table = _table(evaluations, ("split", "predictor"), (*columns, "self-BLEU"))
-    for label, split, report in _splits(evaluations):
-        for name, bleu in report.get("bleu", {}).items():
-            rouge = report["rouge"][name]["f_measure"]
-            varied = report["diversity"].get(name)
-            table.add_row(
-                *label,
-                split,
-                name.replace("_", " "),
-                *(_estimate(bleu[t]["score"], 2) if t in bleu else "" for t in ("char", "13a")),
-                *(
-                    _estimate(rouge[k], 3) if k in rouge else ""
-                    for k in ("rouge1", "rouge2", "rougeL")
-                ),
-                "" if varied is None else _distinct(varied),
-                "" if varied is None else _number(varied["self_bleu"]["score"], 1),
-            )
-        table.add_section()
-    return table if table.row_count else None
-
-
-def _table(evaluations: Evaluations, words: Sequence[str], numbers: Sequence[str]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in ("run", *words) if len(evaluations) > 1 else words:
+def empty_table(words: Sequence[str], numbers: Sequence[str]) -> Table:
+    """Columns of words on the left, and of numbers."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
+    for name in words:
         table.add_column(name, no_wrap=True)
     for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
     return table
 
 
-def _splits(
-    evaluations: Evaluations,
-) -> Iterator[tuple[tuple[str, ...], str, Mapping[str, Any]]]:
-    """(label of the run, if there are several), split, report."""
-    for label, evaluation in evaluations.items():
-        for split, report in evaluation["splits"].items():
-            yield ((label,) if len(evaluations) > 1 else ()), split, report
+# -- what they are of ----------------------------------------------------------------------------
 
 
-def _numbers(evaluations: Evaluations) -> Mapping[str, tuple[str, int]]:
-    return REAL if any(map(has_real_labels, evaluations.values())) else CLASSES
+def _metrics() -> list[Column]:
+    return [
+        Column(metric.heading or name.replace("_", " "), name, f".{metric.digits}f")
+        for name, metric in METRICS.items()
+    ]
 
 
-def _has_classes(report: Mapping[str, Any]) -> bool:
-    return "macro_f1" in report
+def _lowest_nll(report: Report) -> float | None:
+    known = (own["nll"] for own in report["predictors"].values())
+    return min((nll for nll in known if nll is not None), default=None)
 
 
-def _headline(
-    s: Mapping[str, float | None], numbers: Mapping[str, tuple[str, int]]
-) -> tuple[str, ...]:
-    return tuple(_number(s[name], places) for name, places in numbers.values())
+def _predictors(report: Report) -> Items:
+    others = ("macro_f1", "bma_minus", "bma_minus_spearman")
+    for name, numbers in report["predictors"].items():
+        yield name, numbers | {k: report[k][name] for k in others if name in report.get(k, {})}
 
 
-def _or_infinity(value: float | None) -> float:
-    """A file has null for what is infinite or no number."""
-    return math.inf if value is None else value
+def _coverage(report: Report) -> Items:
+    for name, intervals in report.get("coverage", {}).items():
+        shares = {f"in {c['level']:g}": f"{100 * c['coverage']:.1f} %" for c in intervals}
+        yield name, shares | {f"width {c['level']:g}": c["width"] for c in intervals}
 
 
-def _risk_at(curve: Mapping[str, list[float]], coverage: float) -> float:
-    nearest = min(
-        range(len(curve["coverages"])), key=lambda i: abs(curve["coverages"][i] - coverage)
-    )
-    return curve["risks"][nearest]
+def _ranked(kind: str) -> Callable[[Report], Items]:
+    """The uncertainties that rank the errors in labels of this kind, with the risks at some
+    coverages."""
+
+    def items(report: Report) -> Items:
+        own = "number" if "variance" in report else "class" if "macro_f1" in report else "token"
+        for name, ranked in report.get("selective", {}).items() if own == kind else ():
+            curve = ranked.get("curve", {"coverages": [], "risks": []})
+            risks = zip(curve["coverages"], curve["risks"], strict=True)
+            risk = {f"{100 * c:.0f}": r for c, r in risks}
+            rmse = dict(zip(("50", "80", "100"), ranked.get("rmse", ()), strict=False))
+            right = {c: 1 - r for c, r in risk.items()}
+            if kind == "class" and ranked["accuracy_at_80"] is None:
+                ranked = ranked | {"accuracy_at_80": {"estimate": right["80"], **_NO_INTERVAL}}
+            yield _words(name), {**ranked, "risk": risk, "right": right, "rmse": rmse}
+
+    return items
 
 
-def _ranks_minus(report: Mapping[str, Any], name: str) -> str:
-    difference = report["bma_minus_spearman"].get(name)
-    return _interval(difference) if difference else ""
+_NO_INTERVAL = {"low": None, "high": None}
 
 
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+def _detections(report: Report) -> Items:
+    for name, found in report.get("ood", {}).get("scores", {}).items():
+        minus = report["ood"]["epistemic_minus"]
+        yield _words(name), found | ({"minus": minus[name]} if name in minus else {})
 
 
-def _estimate(e: Mapping[str, float | None], digits: int) -> str:
-    if e["low"] is None:
-        return _number(e["estimate"], digits)
-    return f"{e['estimate']:.{digits}f} [{e['low']:.{digits}f}, {e['high']:.{digits}f}]"
+def _texts(report: Report) -> Items:
+    for name, bleu in report.get("bleu", {}).items():
+        varied = report["diversity"].get(name, {})
+        ratios = [varied[k]["ratio"] for k in ("distinct_1", "distinct_2") if varied]
+        distinct = " / ".join("-" if ratio is None else f"{ratio:.2f}" for ratio in ratios)
+        said = {**bleu, **report["rouge"][name]["f_measure"], **varied, "distinct": distinct}
+        yield "difference" if name == "bma_minus_deterministic" else name, said
 
 
-def _distinct(varied: Mapping[str, Any]) -> str:
-    return " / ".join(_number(varied[k]["ratio"], 3) for k in ("distinct_1", "distinct_2"))
+def _words(name: str) -> str:
+    return name.replace("max_probability", "max-prob.").replace("_", " ")
+
+
+TABLES: Mapping[str, Layout] = {
+    # predictor x metrics
+    "predictors": Layout("predictor", _predictors, lambda: (
+        *_metrics(),
+        Column("bma's NLL minus it, 95 %", "bma_minus", "[+.4f]"),
+        Column("bma's Spearman − it", "bma_minus_spearman", "(+.3f)"),
+    )),
+    # share of the labels inside central intervals, and how wide these are
+    "coverage": Layout("predictor", _coverage, lambda: (
+        column
+        for level in (0.5, 0.8, 0.9, 0.95)
+        for column in (Column(f"in {100 * level:g} %", f"in {level:g}", ""),
+                       Column("width", f"width {level:g}", ".3f"))
+    )),
+    # how much each draw buys: the mixture of the first k
+    "draws": Layout("", lambda report: (("", row) for row in report["by_num_draws"]), lambda: (
+        Column("draws", "draws", ""), *_metrics(),
+    )),
+    # how well each uncertainty ranks tokens by whether they are predicted wrongly,
+    "tokens": Layout("tokens ranked by", _ranked("token"), lambda: (
+        Column("errors at 50 %", "risk/50"),
+        Column("at 80 %", "risk/80"),
+        Column("at 100 %", "risk/100"),
+        Column("AURC, 95 %", "aurc", "[.4f]"),
+        Column("difference to entropy", "minus_deterministic", "[+.4f]"),
+    )),
+    # rows by whether their class is,
+    "classes": Layout("rows ranked by", _ranked("class"), lambda: (
+        Column("accuracy at 80 % coverage", "accuracy_at_80", "[.4f]"),
+        Column("at 100 %", "right/100"),
+        Column("AURC, 95 %", "aurc", "[.4f]"),
+        Column("difference to max-prob.", "accuracy_at_80_minus_max_probability", "[+.4f]"),
+    )),
+    # and rows by the error of a predicted number
+    "numbers": Layout("rows ranked by", _ranked("number"), lambda: (
+        Column("RMSE at 50 %", "rmse/50"),
+        Column("at 80 %", "rmse/80"),
+        Column("at 100 %", "rmse/100"),
+        Column("Spearman with |error|", "spearman"),
+        Column("Pearson", "pearson"),
+    )),
+    # how well each uncertainty detects out-of-distribution windows or rows
+    "ood": Layout("out-of-distribution by", _detections, lambda: (
+        Column("AUROC, 95 %", "auroc", "[.4f]"),
+        Column("FPR at 95 % TPR", "fpr95/estimate", ".3f"),
+        Column("ratio of means", "ratio/estimate", ".3f"),
+        Column("bma epistemic minus it", "minus", "[+.4f]"),
+    )),
+    # continuations beside what really follows
+    "texts": Layout("continued by", _texts, lambda: (
+        Column("BLEU, characters", "char/score", "[.1f]"),
+        Column("BLEU, words", "13a/score/estimate", ".1f"),
+        Column("ROUGE-1", "rouge1/estimate", ".3f"),
+        Column("ROUGE-2", "rouge2/estimate", ".3f"),
+        Column("ROUGE-L", "rougeL", "[.3f]"),
+        Column("distinct-1/2", "distinct", ""),
+        Column("self-BLEU", "self_bleu/score", ".1f"),
+    )),
+}  # fmt: skip
+SUMMARY = ("classes", "ood", "coverage")
+"""What a summary shows beside the predictors."""
 
 
 def scale_table(curve: Mapping[str, Any]) -> Table:
-    """Validation NLL over λ, of --prior-scale auto."""
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in ("λ", "validation NLL of the mixture", "of a draw", ""):
-        table.add_column(name, justify="left" if not name else "right", no_wrap=True)
+    """Validation NLL over λ, of `prior_scale=auto`."""
+    columns = (
+        Column("λ", "scale", "g"),
+        Column("validation NLL of the mixture", "nll"),
+        Column("of a draw", "mean_of_draws"),
+    )
+    table = empty_table((), [*(column.heading for column in columns), ""])
     for trial in curve["curve"]:
-        numbers = (_number(trial[key], 4) for key in ("nll", "mean_of_draws"))
         chosen = "chosen" if trial["scale"] == curve["chosen"] else ""
-        table.add_row(f"{trial['scale']:g}", *numbers, chosen)
+        table.add_row(*(column.cell(trial) for column in columns), chosen)
     return table
 
 
@@ -275,35 +266,22 @@ def predictor_caption(evaluation: Mapping[str, Any]) -> str:
     )
 
 
-def _scored(report: Mapping[str, Any]) -> str:
-    if "variance" in report:
-        v = report["variance"]
-        return (
-            f"{report['num_tokens']:,} labels, {report['num_draws']} draws, variance"
-            f" {v['total']:.4g} = {v['aleatoric']:.4g} aleatoric + {v['epistemic']:.4g} epistemic,"
-            " squared units of the labels"
+def _scored(report: Report) -> str:
+    labels = "target tokens" if "entropy" in report and "macro_f1" not in report else "labels"
+    said = f"{report['num_tokens']:,} {labels}, {counted(report['num_draws'], 'draw')}"
+    units = {"variance": (".4g", ", squared units of the labels"), "entropy": (".4f", " nats")}
+    for what in units.keys() & report.keys():
+        form, unit = units[what]
+        total, aleatoric, epistemic = (
+            format(report[what][part], form) for part in ("total", "aleatoric", "epistemic")
         )
-    entropy = report["entropy"]
-    what = "labels" if _has_classes(report) else "target tokens"
-    return (
-        f"{report['num_tokens']:,} {what}, {report['num_draws']} draws, entropy"
-        f" {entropy['total']:.4f} = {entropy['aleatoric']:.4f} aleatoric +"
-        f" {entropy['epistemic']:.4f} epistemic nats"
-    )
+        said += f", {what} {total} = {aleatoric} aleatoric + {epistemic} epistemic{unit}"
+    return said
 
 
-def _interval(d: Mapping[str, float | None] | None, sign: str = "+") -> str:
-    """A number with its interval, as far as they are there."""
-    if d is None or d["estimate"] is None:
-        return "-"
-    estimate = f"{d['estimate']:{sign}.4f}"
-    if not math.isfinite(_or_infinity(d["low"])):
-        return estimate
-    return f"{estimate} [{d['low']:{sign}.4f}, {d['high']:{sign}.4f}]"
-
-
-WIDTH = 200
-"""Columns that the table takes where the terminal does not say how many it has."""
+def counted(count: int, noun: str) -> str:
+    """`1 draw`, `2 draws`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def plain(table: Table) -> str:

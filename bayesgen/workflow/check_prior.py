@@ -6,8 +6,8 @@ import torch
 
 from bayesgen.config import CheckPriorSettings, ScoringSettings
 from bayesgen.errors import warn
-from bayesgen.evaluation.passes import evenly_spaced
 from bayesgen.evaluation.prior_predictive import PriorPredictive, prior_predictive
+from bayesgen.evaluation.walk import evenly_spaced
 from bayesgen.priors.base import build_prior
 from bayesgen.workflow.inputs import read_inputs
 from bayesgen.workflow.job import weights_of

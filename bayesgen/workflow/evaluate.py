@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bayesgen.config import DataSettings, ScoringSettings, check_ranges, described
 from bayesgen.errors import UserError, nearest, warn
 from bayesgen.posterior import Posterior
-from bayesgen.reports.tables import plain, predictor_caption, predictor_table
+from bayesgen.reports.tables import plain, predictor_caption, table_of
 from bayesgen.runs import Run
 from bayesgen.workflow.inputs import Inputs, read_inputs
 from bayesgen.workflow.own_data import GIVEN, scored_whole
@@ -69,7 +69,8 @@ class Report:
         return pandas.DataFrame(rows).set_index(["split", "predictor"])
 
     def __str__(self) -> str:
-        table = plain(predictor_table({"": self.content}))
+        found = table_of("predictors", {"": self.content})
+        table = plain(found) if found is not None else ""
         return f"{table}\n{predictor_caption(self.content)}"
 
     __repr__ = __str__

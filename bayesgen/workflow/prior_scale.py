@@ -17,9 +17,8 @@ from torch import Tensor
 
 from bayesgen.data.windows import Rows
 from bayesgen.evaluation.nll import nll_of
-from bayesgen.evaluation.passes import evenly_spaced, progress_bar
-from bayesgen.predictive import Forward
-from bayesgen.predictive.mixture import Precision
+from bayesgen.evaluation.walk import evenly_spaced, progress_bar
+from bayesgen.predictive import Forward, Precision
 from bayesgen.workflow.job import Job, chain_seed
 
 MAX_ROWS = 1000
@@ -135,7 +134,7 @@ def tune_scale(
         advance(1)
         return before[scale]
 
-    with progress_bar(progress, len(grid), "λ") as advance:
+    with progress_bar(progress, len(grid)) as advance:
         curve = Curve(tuple(trial(scale) for scale in grid), len(rows))
         while curve.at_the_end and len(curve.trials) < len(grid) + MORE:
             first, second, *_ = curve.trials

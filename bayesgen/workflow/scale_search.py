@@ -11,7 +11,7 @@ from typing import Any
 from bayesgen.config import PRIORS, EvalSettings, LoopSettings, ScoringSettings, TrainSettings
 from bayesgen.errors import UserError, warn
 from bayesgen.posterior.opening import sha256
-from bayesgen.predictive.mixture import scoring_precision
+from bayesgen.predictive import scoring_precision
 from bayesgen.priors.prior_file import fingerprint
 from bayesgen.reports.tables import scale_table, show
 from bayesgen.runs import atomic_write, file_sha256, finite

@@ -17,15 +17,13 @@ from bayesgen.data.corpora import Corpus, WholeText, load_whole_text
 from bayesgen.data.windows import Rows, Windows
 from bayesgen.draws import Draws
 from bayesgen.errors import UserError
-from bayesgen.evaluation import SplitReport, evaluate_split, passes_key, run_passes
+from bayesgen.evaluation import evaluate_split, run_passes
 from bayesgen.evaluation.cache import Passes, TokenCache
-from bayesgen.evaluation.passes import Split, evenly_spaced
-from bayesgen.evaluation.regression import LabelReport, evaluate_labels
 from bayesgen.evaluation.shift import detect_shift
 from bayesgen.evaluation.texts import sample_texts
+from bayesgen.evaluation.walk import Split, evenly_spaced
 from bayesgen.models import FunctionalModel
-from bayesgen.predictive import Predictive
-from bayesgen.predictive.mixture import scoring_precision
+from bayesgen.predictive import Predictive, scoring_precision
 from bayesgen.runs import Run
 
 CACHE = "token_scores"
@@ -78,7 +76,7 @@ def read_material(
         )
     if settings.eval_num_text_samples and not model.task.can("generate"):
         raise UserError(
-            f"`eval_num_text_samples`: a {model.info.task} model continues no text; leave it out"
+            f"`eval_num_text_samples`: a {model.info.task} model cannot generate text; leave it out"
         )
     held_in = train()
     scored = _chosen({"train": held_in, "val": tiled(corpus.val, "val")}, settings)
@@ -234,17 +232,14 @@ def _score(
     far, far_key = None, ""
     if material.far is not None:
         far = run_passes(
-            predictive, material.far, progress="scoring out-of-distribution rows", **options
+            predictive, material.far, progress="scoring out-of-distribution data", **options
         )
-        far_key = passes_key(cache, predictive, far[1], options["held_in"])
-    evaluate: Callable[..., SplitReport | LabelReport] = (
-        evaluate_labels if has_scores(predictive.model) else evaluate_split
-    )
+        far_key = cache.key(far[1], options["held_in"], predictive)
     reports: dict[str, Any] = {}
     texts: dict[str, Any] = {}
     window_nll: dict[str, Tensor] = {}
     for name, windows in material.scored.items():
-        report = evaluate(predictive, windows, progress=f"scoring {name}", **options)
+        report = evaluate_split(predictive, windows, progress=f"scoring {name}", **options)
         reports[name] = report.to_json()
         window_nll |= {f"{name}.{who}": nll for who, nll in report.window_nll.items()}
         window_nll[f"{name}.tokens"] = report.window_tokens

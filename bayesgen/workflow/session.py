@@ -27,11 +27,10 @@ from bayesgen.priors.base import Prior
 from bayesgen.priors.prior_file import fingerprint
 from bayesgen.reports.summary import summary
 from bayesgen.reports.tables import (
-    accuracy_table,
-    ood_table,
+    SUMMARY,
     predictor_caption,
-    predictor_table,
     show,
+    tables_of,
 )
 from bayesgen.runs import Run, RunRecord, atomic_write, new_run_path
 from bayesgen.runs.record import DataRecord, ModelRecord, OpeningRecord
@@ -158,12 +157,12 @@ def show_results(run: Run) -> None:
     evaluations = sorted(run.path.glob("bayesian_eval_*[0-9].json"))
     if evaluations:
         content = run.read_json(evaluations[-1].name)
-        show(predictor_table({"": content}))
+        first, *others = tables_of({"": content}, ("predictors", *SUMMARY))
+        show(first)
         print(predictor_caption(content))
-        for table in (accuracy_table({"": content}), ood_table({"": content})):
-            if table is not None:
-                print()
-                show(table)
+        for table in others:
+            print()
+            show(table)
     print(f"{len(run.draw_paths())} draws in {run.path}")
 
 

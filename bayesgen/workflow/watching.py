@@ -8,12 +8,11 @@ from torch import Tensor
 
 from bayesgen.config import ScoringSettings, TrainSettings
 from bayesgen.evaluation.nll import nll_of
-from bayesgen.evaluation.passes import evenly_spaced
+from bayesgen.evaluation.walk import evenly_spaced
 from bayesgen.models import FunctionalModel
 from bayesgen.models.saving import save_model
 from bayesgen.parameters import ADAPTER
-from bayesgen.predictive import Forward
-from bayesgen.predictive.mixture import scoring_precision
+from bayesgen.predictive import Forward, scoring_precision
 from bayesgen.runs import Run
 from bayesgen.workflow.inputs import Inputs
 from bayesgen.workflow.loop import gaussian_name

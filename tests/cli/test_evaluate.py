@@ -19,10 +19,10 @@ from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer
 from safetensors.torch import load_file
 
-from bayesgen.cli import scoring
 from bayesgen.cli.main import door
 from bayesgen.evaluation.cache import TokenCache
 from bayesgen.predictive import Forward
+from bayesgen.workflow import scoring
 from tests.independent import states_of, target_log_likelihoods
 from tests.workspace import BLOCK, Workspace, furnished
 
@@ -116,7 +116,7 @@ def test_two_runs_stand_side_by_side(
         for predictor in PREDICTORS:
             (shown,) = (r for r in rows if r[:3] == [name, "val", predictor])
             expected = report["predictors"][predictor]
-            assert shown[3:5] == [f"{expected['perplexity']:.3f}", f"{expected['nll']:.4f}"]
+            assert shown[3:5] == [f"{expected['nll']:.4f}", f"{expected['perplexity']:.3f}"]
         assert [r[2] for r in rows if r[:2] == [name, "val"] and r[2].isdigit()] == [
             str(k) for k in range(1, draws + 1)
         ]
@@ -321,7 +321,7 @@ def test_bleu_and_rouge_are_those_of_the_texts_that_were_kept(
     assert max(rouges) > 0.1
     rows = cells(capsys.readouterr().out)
     bleu = content["splits"]["train"]["bleu"]["bma"]["char"]["score"]
-    shown = f"{bleu['estimate']:.2f} [{bleu['low']:.2f}, {bleu['high']:.2f}]"
+    shown = f"{bleu['estimate']:.1f} [{bleu['low']:.1f}, {bleu['high']:.1f}]"
     assert any(row[:3] == ["train", "bma", shown] for row in rows)
 
 
@@ -560,7 +560,7 @@ def test_a_second_look_computes_nothing_again(
 
     monkeypatch.setattr(Forward, "log_probs", never)
     for name in (
-        "bayesgen.evaluation.evaluate.aurc_interval",
+        "bayesgen.evaluation.selective.selective_interval",
         "bayesgen.workflow.scoring.sample_texts",
         "bayesgen.workflow.scoring.detect_shift",
     ):

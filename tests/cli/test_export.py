@@ -48,7 +48,7 @@ def here(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def loaded(folder: Path) -> Any:
-    import bayesgen.export.pretrained  # noqa: F401
+    import bayesgen.export  # noqa: F401
 
     return transformers.AutoModelForCausalLM.from_pretrained(folder)
 

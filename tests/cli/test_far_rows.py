@@ -159,7 +159,7 @@ def test_the_surest_rows_are_as_accurate_as_by_plain_transformers(
         gain = each["accuracy_at_80_minus_max_probability"]["estimate"]
         assert gain == pytest.approx(each["accuracy_at_80"]["estimate"] - reference)
     printed = capsys.readouterr().out
-    assert "accuracy at 80 %, 95 %" in printed
+    assert "accuracy at 80 % coverage" in printed
     assert "errors at 50 %" not in printed
 
 
@@ -192,7 +192,7 @@ def test_training_scores_far_rows_too(
     assert door("train", [*argv, "--out", str(tmp_path / "run")]) == 0
     summary = (tmp_path / "run" / "sgld_summary.txt").read_text()
     for text in (summary, capsys.readouterr().out):
-        assert "accuracy at 80 %, 95 %" in text
+        assert "accuracy at 80 % coverage" in text
         assert "FPR at 95 % TPR" in text
 
 

@@ -236,7 +236,7 @@ def test_runs_that_predict_other_tokens_are_not_compared(
 @pytest.mark.parametrize(
     ("command", "says"),
     [
-        (["generate", "run", "--prompt", "the"], "'run': a masked-lm model continues no text"),
+        (["generate", "run", "--prompt", "the"], "'run': a masked-lm model cannot generate text"),
         (["export", "run", "--out", "posterior"], "'run' is a run of masked-lm: causal language"),
         (["similarity", "run", "--pair", "the", "cat"], "'run' is a run of masked-lm; embeddings"),
         (["evaluate", "run", "--eval-num-text-samples", "2"], "a masked-lm model continues no"),
@@ -270,7 +270,7 @@ def test_what_it_cannot_do_is_one_line(
         ("masked-lm", ["--model", "maskless"], "'maskless' has no mask token"),
         ("masked-lm", ["--model", "bare"], "'bare' has no tokenizer"),
         ("masked-lm", ["--train-samples", "100"], "--train-samples 100: the train split has "),
-        ("masked-lm", ["--eval", "--eval-num-text-samples", "1"], "continues no text; leave it"),
+        ("masked-lm", ["--eval", "--eval-num-text-samples", "1"], "cannot generate text; leave it"),
         ("masked-lm", ["--corpus", "ag_new"], "did you mean ag_news?"),
     ],
 )

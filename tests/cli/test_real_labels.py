@@ -127,7 +127,7 @@ def test_runs_side_by_side(here: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert door("evaluate", [*runs, "--eval-splits", "val", "train", "--device", "cpu"]) == 0
     shown = capsys.readouterr().out
     assert shown.count("temperature_scaled") == 2 * 2 * 2  # scores and intervals
-    for words in ("RMSE at 50 %", "in 95 %", "72 labels, 4 draws", "bma's Spearman minus it"):
+    for words in ("RMSE at 50 %", "in 95 %", "72 labels, 4 draws", "bma's Spearman − it"):
         assert words in shown
 
 
@@ -155,7 +155,7 @@ def test_no_text_is_continued(task: str, here: Path, capsys: pytest.CaptureFixtu
     capsys.readouterr()
     assert door("generate", [f"runs/{task}", "--prompt", "the"]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert line == f"error: 'runs/{task}': a {task} model continues no text"
+    assert line == f"error: 'runs/{task}': a {task} model cannot generate text"
 
 
 # -- bayesgen similarity -------------------------------------------------------------------------

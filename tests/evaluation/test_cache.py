@@ -18,7 +18,7 @@ from bayesgen.errors import UserError
 from bayesgen.evaluation import cache as caching
 from bayesgen.evaluation import run_passes
 from bayesgen.evaluation.cache import TokenCache
-from bayesgen.evaluation.passes import Split
+from bayesgen.evaluation.walk import Split
 from bayesgen.models import FunctionalModel, ModelInfo
 from bayesgen.models.nanogpt import GPT, GPTConfig
 from bayesgen.predictive import Forward, Predictive
@@ -97,8 +97,8 @@ def test_the_array_holds_every_token_under_every_draw(
     assert each.dtype == np.float32
     np.testing.assert_allclose(each, np.stack(expected), rtol=0, atol=1e-5)
     mixture = np.log(np.exp(each.astype(np.float64)).mean(0))
-    np.testing.assert_allclose(mixture, passes.mixed.bma.tokens.log_likelihood, rtol=0, atol=1e-5)
-    assert passes.mixed.draws.nll == pytest.approx(-each.mean(dtype=np.float64), abs=1e-6)
+    np.testing.assert_allclose(mixture, passes.said["bma"].tokens.log_likelihood, rtol=0, atol=1e-5)
+    assert passes.draws["nll"] == pytest.approx(-each.mean(dtype=np.float64), abs=1e-6)
 
 
 def test_blocks_of_windows_are_put_side_by_side(
@@ -106,7 +106,7 @@ def test_blocks_of_windows_are_put_side_by_side(
 ) -> None:
     scored(predictive, folder)
     whole = np.load(the(folder, ".npy"))
-    monkeypatch.setattr("bayesgen.evaluation.passes.MAX_ELEMENTS", 200)  # two windows at once
+    monkeypatch.setattr("bayesgen.evaluation.classes.MAX_ELEMENTS", 200)  # two windows at once
     scored(predictive, folder / "blocks")
     np.testing.assert_allclose(np.load(the(folder / "blocks", ".npy")), whole, rtol=0, atol=1e-5)
 
@@ -198,9 +198,9 @@ def test_draws_that_were_made_again_are_scored_again(predictive: Predictive, fol
         for path in paths:
             save_file({"draws": model.theta[None] + width}, path)
         posterior = Draws(model.layout, paths)
-        found.append(scored(Predictive(model, posterior), folder / "kept").mixed.bma.scores.nll)
+        found.append(scored(Predictive(model, posterior), folder / "kept").said["bma"].tally.nll)
         again = Predictive(model, Draws(model.layout, paths))
-        assert scored(again, folder / "kept").mixed.bma.scores.nll == found[-1]
+        assert scored(again, folder / "kept").said["bma"].tally.nll == found[-1]
     assert found[0] != found[1]
     assert len(list((folder / "kept").glob("*.npy"))) == 2
 

@@ -19,7 +19,6 @@ from bayesgen.evaluation.overlap import (
     Diversity,
     Estimate,
     Overlap,
-    PairedOverlap,
     diversity,
     overlap,
     paired_overlap,
@@ -54,7 +53,7 @@ def rouge_f(hypotheses: list[str], references: list[str]) -> dict[str, float]:
     return {kind: float(np.mean([scores[kind].fmeasure for scores in each])) for kind in KINDS}
 
 
-def estimates(result: Overlap | PairedOverlap) -> list[Estimate]:
+def estimates(result: Overlap) -> list[Estimate]:
     return [bleu.score for bleu in result.bleu.values()] + list(result.rouge.f_measure.values())
 
 
@@ -324,7 +323,7 @@ def test_distinct_of_no_ngrams_is_undefined(
         lambda: diversity(CLOSE),
     ],
 )
-def test_results_are_plain_json(compute: Callable[[], Overlap | PairedOverlap | Diversity]) -> None:
+def test_results_are_plain_json(compute: Callable[[], Overlap | Diversity]) -> None:
     plain = compute().to_json()
     assert json.loads(json.dumps(plain, allow_nan=False)) == plain
 

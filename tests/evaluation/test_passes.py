@@ -1,4 +1,4 @@
-"""Rows of different lengths: read from the longest to the shortest, told in their own order."""
+"""Rows of different lengths: read from the longest to the shortest, returned in their own order."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from bayesgen.data.examples import Examples
 from bayesgen.data.labelled import Labelled, load_labelled
 from bayesgen.data.windows import Windows
 from bayesgen.draws import Draws
-from bayesgen.evaluation import evaluate_split, passes, run_passes
-from bayesgen.evaluation.cache import TokenCache
-from bayesgen.evaluation.passes import Split, evenly_spaced, mixture, singles
+from bayesgen.evaluation import evaluate_split, run_passes, walk
+from bayesgen.evaluation.cache import Passes, TokenCache
+from bayesgen.evaluation.classes import score_mixture, score_weights
+from bayesgen.evaluation.walk import Split, draw_order, evenly_spaced
 from bayesgen.predictive import Forward, Predictive
 from tests.encoder import save_encoder, write_rows
 
@@ -112,18 +113,23 @@ def test_every_row_has_the_numbers_that_it_has_alone(
         probs = torch.stack(each).double().exp()
         torch.testing.assert_close(kept[:, place], torch.stack(each)[:, label], rtol=0, atol=1e-5)
         said = -probs.mean(0)[label].log()
-        assert float(found.mixed.bma.window_nll[place]) == pytest.approx(float(said), abs=1e-5)
-        token = found.mixed.bma.tokens.log_likelihood[place]
+        assert float(found.said["bma"].window_nll[place]) == pytest.approx(float(said), abs=1e-5)
+        token = found.said["bma"].tokens.log_likelihood[place]
         assert float(token) == pytest.approx(-float(said), abs=1e-5)
         aleatoric = -(probs * probs.log()).sum(1).mean()
-        assert float(found.mixed.aleatoric[place]) == pytest.approx(float(aleatoric), abs=1e-5)
+        assert float(found.aleatoric[place]) == pytest.approx(float(aleatoric), abs=1e-5)
         own = -torch.stack(each)[:, label].mean()
-        assert float(found.mixed.draws_window_nll[place]) == pytest.approx(float(own), abs=1e-5)
+        assert float(found.draws_window_nll[place]) == pytest.approx(float(own), abs=1e-5)
         forward.load(who.model.theta)
         alone = -float(forward.log_probs(batch)[0, label])
-        assert float(found.singles["deterministic"].window_nll[place]) == pytest.approx(
+        assert float(found.said["deterministic"].window_nll[place]) == pytest.approx(
             alone, abs=1e-5
         )
+
+
+def mixed(who: Predictive, split: Split, advance: Any = lambda rows: None) -> Passes:
+    order = draw_order(len(who.posterior))
+    return score_mixture(who.forward, split, who.posterior, order, advance)
 
 
 def in_order_of_the_file(patch: pytest.MonkeyPatch) -> None:
@@ -167,28 +173,28 @@ def test_what_draws_share_changes_no_bit(
     split = Split.of(examples(who, shelf), 8, None, CPU)
     taus = torch.linspace(0.5, 2, len(split.indices))
     weights = {"one": (who.model.theta, None), "scaled": (who.posterior[1], taus)}
-    monkeypatch.setattr(passes, "TRUNK_BYTES", room)
-    shared = mixture(who.forward, split, who.posterior, lambda _: None)
-    alone = singles(who.forward, split, weights, lambda _: None)
+    monkeypatch.setattr(walk, "TRUNK_BYTES", room)
+    shared = mixed(who, split)
+    alone = score_weights(who.forward, split, weights)
     calls = []
     layer = who.forward._flat.module.get_submodule("bert.embeddings.word_embeddings")
     layer.register_forward_hook(lambda *_: calls.append(1))
-    mixture(who.forward, split, who.posterior, lambda _: None)
+    mixed(who, split)
     batches = -(-len(split.indices) // 8)
     looking = 1 + 3 + 1 + 1  # a watched pass, plain ones, one that keeps; and one for the size
     assert len(calls) == batches + looking
     monkeypatch.setattr(Forward, "trunk", lambda *_: None)
-    plain = mixture(who.forward, split, who.posterior, lambda _: None)
+    plain = mixed(who, split)
     assert len(calls) == batches + looking + 4 * batches + 1
-    assert torch.equal(shared.bma.window_nll, plain.bma.window_nll)
+    assert torch.equal(shared.said["bma"].window_nll, plain.said["bma"].window_nll)
     assert torch.equal(shared.aleatoric, plain.aleatoric)
     assert torch.equal(shared.draws_window_nll, plain.draws_window_nll)
-    for name, value in vars(plain.bma.tokens).items():
-        assert torch.equal(getattr(shared.bma.tokens, name), value)
+    for name, value in vars(plain.said["bma"].tokens).items():
+        assert torch.equal(getattr(shared.said["bma"].tokens, name), value)
     assert (shared.draws, shared.by_draws) == (plain.draws, plain.by_draws)
-    for name, scored in singles(who.forward, split, weights, lambda _: None).items():
+    for name, scored in score_weights(who.forward, split, weights).items():
         assert torch.equal(alone[name].window_nll, scored.window_nll)
-        assert alone[name].scores == scored.scores
+        assert alone[name].tally.nll == scored.tally.nll
 
 
 def test_what_was_shared_is_let_go(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,8 +209,8 @@ def test_what_was_shared_is_let_go(shelf: Path, monkeypatch: pytest.MonkeyPatch)
 
     held: list[int] = []
     monkeypatch.setattr(Forward, "trunk", noting)
-    monkeypatch.setattr(passes, "TRUNK_BYTES", 1)
-    mixture(who.forward, split, who.posterior, lambda _: held.append(found[-1].held()))
+    monkeypatch.setattr(walk, "TRUNK_BYTES", 1)
+    mixed(who, split, lambda _: held.append(found[-1].held()))
     one_batch = 8 * int(examples(who, shelf).lengths.max()) * 16 * 4 + 2 * 8 * 16 * 4
     assert 0 < max(held) <= one_batch
     assert found[-1].held() == 0

@@ -18,12 +18,11 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 
 from bayesgen.draws import Draws
-from bayesgen.evaluation import passes, regression
+from bayesgen.evaluation import SplitReport, evaluate_split, numbers, passes, walk
 from bayesgen.evaluation.cache import TokenCache
 from bayesgen.evaluation.evaluate import PREDICTORS
 from bayesgen.evaluation.intervals import Interval
-from bayesgen.evaluation.passes import draw_order
-from bayesgen.evaluation.regression import LabelReport, evaluate_labels
+from bayesgen.evaluation.walk import draw_order
 from bayesgen.likelihoods import Gaussian
 from bayesgen.models import FunctionalModel, ModelInfo
 from bayesgen.predictive import Forward, Predictive
@@ -106,7 +105,7 @@ def draws_of(predictive: Predictive) -> Tensor:
 @pytest.mark.parametrize("batch_size", [64, 7])
 def test_the_report_equals_the_dense_computation(predictive: Predictive, batch_size: int) -> None:
     rows = points(40, 0)
-    report = evaluate_labels(predictive, rows, points(30, 5, "other"), batch_size=batch_size)
+    report = evaluate_split(predictive, rows, points(30, 5, "other"), batch_size=batch_size)
     draws, y = draws_of(predictive), rows.y.double()
     f = means(draws, rows.x)
     each = Normal(f, STD).log_prob(y)
@@ -121,15 +120,15 @@ def test_the_report_equals_the_dense_computation(predictive: Predictive, batch_s
     }
     assert tuple(report.predictors) == PREDICTORS
     for name, rowwise in nll.items():
-        assert report.predictors[name].nll == pytest.approx(float(rowwise.mean()), rel=1e-5)
+        assert report.predictors[name]["nll"] == pytest.approx(float(rowwise.mean()), rel=1e-5)
         torch.testing.assert_close(report.window_nll[name], rowwise, rtol=1e-4, atol=1e-5)
-    assert report.predictors["bma"].nll < report.predictors["mean_of_draws"].nll
+    assert report.predictors["bma"]["nll"] < report.predictors["mean_of_draws"]["nll"]
     error = f.mean(0) - y
-    assert report.predictors["bma"].rmse == pytest.approx(float(error.square().mean().sqrt()))
+    assert report.predictors["bma"]["rmse"] == pytest.approx(float(error.square().mean().sqrt()))
     own = [float((d - y).square().mean().sqrt()) for d in f]
-    assert report.predictors["mean_of_draws"].rmse == pytest.approx(np.mean(own), rel=1e-5)
+    assert report.predictors["mean_of_draws"]["rmse"] == pytest.approx(np.mean(own), rel=1e-5)
     ranks = [stats.spearmanr(d, y).statistic for d in f]
-    assert report.predictors["mean_of_draws"].spearman == pytest.approx(np.mean(ranks), abs=1e-3)
+    assert report.predictors["mean_of_draws"]["spearman"] == pytest.approx(np.mean(ranks), abs=1e-3)
     epistemic = float(f.var(0, correction=0).mean())
     assert report.variance.aleatoric == pytest.approx(STD**2)
     assert report.variance.epistemic == pytest.approx(epistemic, rel=1e-5)
@@ -137,27 +136,27 @@ def test_the_report_equals_the_dense_computation(predictive: Predictive, batch_s
     assert (report.num_tokens, report.num_draws, report.noise_std) == (40, 7, STD)
     difference = report.differences["deterministic"]
     assert difference.estimate == pytest.approx(
-        report.predictors["bma"].nll - report.predictors["deterministic"].nll
+        report.predictors["bma"]["nll"] - report.predictors["deterministic"]["nll"]
     )
     assert difference.high < 0
 
 
 def test_the_mixture_of_the_first_few_draws(predictive: Predictive) -> None:
     rows = points(40, 0)
-    report = evaluate_labels(predictive, rows, rows)
+    report = evaluate_split(predictive, rows, rows)
     assert list(report.by_draws) == [1, 2, 3, 5, 7]
     f = means(draws_of(predictive), rows.x)
     first = f[list(draw_order(7)[:3])]
     each = Normal(first, STD).log_prob(rows.y.double())
     expected = -float((each.logsumexp(0) - math.log(3)).mean())
-    assert report.by_draws[3].nll == pytest.approx(expected, rel=1e-5)
+    assert report.by_draws[3]["nll"] == pytest.approx(expected, rel=1e-5)
     assert report.by_draws[7] == report.predictors["bma"]
 
 
 def test_a_variance_is_fitted_on_held_in_rows(predictive: Predictive) -> None:
     """τ σ² is the mean squared residual: the Gaussian of highest likelihood there."""
     rows, held_in = points(40, 0), points(200, 5, "other", noise=1.5)
-    report = evaluate_labels(predictive, rows, held_in)
+    report = evaluate_split(predictive, rows, held_in)
     residual = held_in.y.double() - means(predictive.model.theta[None], held_in.x)[0]
     variance = float(residual.square().mean())
     assert report.temperature == pytest.approx(variance / STD**2, rel=1e-5)
@@ -175,7 +174,7 @@ def test_rows_that_are_held_in_themselves_have_the_variance_of_their_other_half(
     predictive: Predictive,
 ) -> None:
     rows = points(41, 0)
-    report = evaluate_labels(predictive, rows, rows)
+    report = evaluate_split(predictive, rows, rows)
     start = means(predictive.model.theta[None], rows.x)[0]
     squared = (rows.y.double() - start).square()
     expected = torch.empty(41, dtype=torch.float64)
@@ -184,10 +183,10 @@ def test_rows_that_are_held_in_themselves_have_the_variance_of_their_other_half(
         expected[half::2] = -Normal(start, std).log_prob(rows.y.double())[half::2]
     found = report.window_nll["temperature_scaled"]
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
-    one = evaluate_labels(predictive, rows, rows, max_windows=1)
+    one = evaluate_split(predictive, rows, rows, max_windows=1)
     assert one.temperature == 1
     assert one.to_json()["bma_minus"]["deterministic"]["no_interval"] is not None
-    assert one.predictors["bma"].no_correlation == "a correlation needs two rows or more"
+    assert one.predictors["bma"]["no_correlation"] == "a correlation needs two rows or more"
 
 
 def design(x: Tensor) -> Tensor:
@@ -210,28 +209,28 @@ def test_exact_draws_of_a_conjugate_posterior_predict_as_its_closed_form() -> No
     draws = exact_posterior.sample((400,)).float()
     model = linear(centre.float())
     predictive = Predictive(model, Draws.from_draws(draws, model.layout))
-    report = evaluate_labels(predictive, test, train)
+    report = evaluate_split(predictive, test, train)
 
     epistemic = ((design(x) @ covariance) * design(x)).sum(1)
     exact = Normal(design(x) @ centre, (variance + epistemic).sqrt())
     y = test.y.double()
     bma, alone = report.predictors["bma"], report.predictors["deterministic"]
-    assert bma.nll == pytest.approx(-float(exact.log_prob(y).mean()), abs=0.015)
-    assert bma.nll < alone.nll - 0.02
-    assert bma.ece < 0.02 < alone.ece
+    assert bma["nll"] == pytest.approx(-float(exact.log_prob(y).mean()), abs=0.015)
+    assert bma["nll"] < alone["nll"] - 0.02
+    assert bma["ece"] < 0.02 < alone["ece"]
     assert report.variance.epistemic == pytest.approx(float(epistemic.mean()), rel=0.2)
     pit = exact.cdf(y)
     for row in report.coverage["bma"]:
-        closed = float(((pit - 0.5).abs() <= row.level / 2).double().mean())
-        assert row.coverage == pytest.approx(closed, abs=0.02)
-        assert row.coverage == pytest.approx(row.level, abs=0.05)  # three standard errors
-        width = 2 * stats.norm.ppf((1 + row.level) / 2) * float(exact.stddev.mean())
-        assert row.width == pytest.approx(width, rel=0.03)
+        closed = float(((pit - 0.5).abs() <= row["level"] / 2).double().mean())
+        assert row["coverage"] == pytest.approx(closed, abs=0.02)
+        assert row["coverage"] == pytest.approx(row["level"], abs=0.05)  # three standard errors
+        width = 2 * stats.norm.ppf((1 + row["level"]) / 2) * float(exact.stddev.mean())
+        assert row["width"] == pytest.approx(width, rel=0.03)
     # the network alone is too sure: its intervals hold fewer labels
-    assert report.coverage["deterministic"][2].coverage < 0.87
+    assert report.coverage["deterministic"][2]["coverage"] < 0.87
     # and the rows that the draws agree on have the smaller errors
     kept = report.selective["bma_epistemic"]
-    assert kept.rmse[0] < kept.rmse[1] < kept.rmse_random == pytest.approx(kept.rmse[2])
+    assert kept["rmse"][0] < kept["rmse"][1] < kept["rmse_random"] == pytest.approx(kept["rmse"][2])
 
 
 @pytest.mark.parametrize("room", [1, 2**28])
@@ -249,23 +248,23 @@ def test_what_draws_share_is_read_once_and_long_rows_first(
     texts = [" ".join(["the", "old", "fox"][: 1 + i % 3] * (1 + i % 5)) for i in range(20)]
     data = labelled([(text, float(i)) for i, text in enumerate(texts)], task="regression")
     rows = Examples(data, tokenizer.tokenizer, 32)
-    split = passes.Split.of(rows, 8, None, torch.device("cpu"))
+    split = walk.Split.of(rows, 8, None, torch.device("cpu"), model.likelihood)
     widths: list[int] = []
     words = who.forward._flat.module.get_submodule("bert.embeddings.word_embeddings")
     words.register_forward_hook(lambda _, given, __: widths.append(given[0].shape[1]))
-    monkeypatch.setattr(passes, "TRUNK_BYTES", room)
-    shared, _ = regression.run_outputs(who, split, rows)
+    monkeypatch.setattr(walk, "TRUNK_BYTES", room)
+    shared = passes._read(who, split, rows, None)
     looking = 1 + 3 + 1  # a watched pass, plain ones, one that keeps
     assert len(widths) == 2 * (looking + 3)  # the network and the mean weights; all draws
     assert widths[looking : looking + 3] == sorted(widths[-3:], reverse=True) == widths[-3:]
     monkeypatch.setattr(Forward, "trunk", lambda *_: None)
-    plain, _ = regression.run_outputs(who, split, rows)
-    for name, value in vars(plain).items():
-        assert torch.equal(getattr(shared, name), value)
+    plain = passes._read(who, split, rows, None)
+    for name, value in plain.items():
+        assert torch.equal(shared[name], value)
     for i in (0, 7, 19):  # in the order of the rows
         who.forward.load(who.posterior[2])
         alone = who.forward.outputs(rows.batch([i]))
-        assert float(shared.draws[2, i]) == pytest.approx(float(alone), abs=1e-5)
+        assert float(shared["draws"][2, i]) == pytest.approx(float(alone), abs=1e-5)
 
 
 def test_a_second_look_runs_no_network(
@@ -273,45 +272,45 @@ def test_a_second_look_runs_no_network(
 ) -> None:
     rows, held_in = points(40, 0), points(30, 5, "other")
     cache = TokenCache(tmp_path)
-    first = evaluate_labels(predictive, rows, held_in, cache=cache)
+    first = evaluate_split(predictive, rows, held_in, cache=cache)
     (kept,) = tmp_path.glob("*.outputs.safetensors")
 
     def no_network(*_: Any) -> Tensor:
         raise AssertionError("the network was run")
 
     monkeypatch.setattr(predictive.forward, "outputs", no_network)
-    second = evaluate_labels(predictive, rows, held_in, cache=cache)
+    second = evaluate_split(predictive, rows, held_in, cache=cache)
     assert second.to_json() == first.to_json()
     assert second.key == first.key
     with pytest.raises(AssertionError, match="was run"):
-        evaluate_labels(predictive, points(40, 9), held_in, cache=cache)
+        evaluate_split(predictive, points(40, 9), held_in, cache=cache)
     cache.drop_unfinished()  # what is kept of outputs stays
     assert kept.exists()
     kept.write_bytes(b"damaged")
     with pytest.raises(AssertionError, match="was run"):
-        evaluate_labels(predictive, rows, held_in, cache=cache)
+        evaluate_split(predictive, rows, held_in, cache=cache)
 
 
 def test_a_difference_of_rank_correlations_is_paired() -> None:
     generator = torch.Generator().manual_seed(0)
     y = torch.randn(300, generator=generator)
     good, bad = (y + s * torch.randn(300, generator=generator) for s in (0.2, 1.0))
-    found = regression._spearman_difference(good, bad, y)
+    found = numbers.spearman_difference(good, bad, y)
     expected = stats.spearmanr(good, y).statistic - stats.spearmanr(bad, y).statistic
     assert found.estimate == pytest.approx(expected)
     assert 0 < found.low < found.estimate < found.high
-    assert regression._spearman_difference(good, good, y) == Interval(0.0, 0.0, 0.0)
+    assert numbers.spearman_difference(good, good, y) == Interval(0.0, 0.0, 0.0)
 
 
 def test_what_cannot_be_correlated_is_null_with_its_reason(predictive: Predictive) -> None:
     rows = Points(points(6, 0).x, torch.full((6,), 2.0))
-    content = finite(evaluate_labels(predictive, rows, rows).to_json())
+    content = finite(evaluate_split(predictive, rows, rows).to_json())
     bma = content["predictors"]["bma"]
     assert bma["spearman"] is bma["pearson"] is None
     assert bma["no_correlation"] == "the outputs or labels do not vary"
     difference = content["bma_minus_spearman"]["deterministic"]
     assert difference["estimate"] is None
-    assert difference["no_interval"] == regression.CONSTANT
+    assert difference["no_interval"] == numbers.CONSTANT
     assert content["bma_minus"]["deterministic"]["no_interval"] is None
     json.dumps(content, allow_nan=False)
 
@@ -326,13 +325,13 @@ def test_memory_is_that_of_one_number_a_draw_and_row(
         predictive.forward, "outputs", lambda b: sizes.append(len(b["labels"])) or outputs(b)
     )
     monkeypatch.setattr(predictive.forward, "load", lambda t: loads.append(1) or load(t))
-    evaluate_labels(predictive, points(40, 0), points(30, 5, "other"), batch_size=16)
+    evaluate_split(predictive, points(40, 0), points(30, 5, "other"), batch_size=16)
     assert max(sizes) == 16
     assert sum(sizes) == (7 + 2) * 40 + 30
     assert len(loads) == 7 + 3
     sizes.clear()
     rows = points(40, 0)
-    evaluate_labels(predictive, rows, rows)
+    evaluate_split(predictive, rows, rows)
     assert sum(sizes) == (7 + 2) * 40  # what is scored is not read again to fit a variance
 
 
@@ -340,15 +339,15 @@ def test_labels_must_be_real_numbers(predictive: Predictive, tiny_gpt: Functiona
     rows = points(4, 0)
     rows.y[2] = math.nan
     with pytest.raises(ValueError, match="not finite"):
-        evaluate_labels(predictive, rows, rows)
+        evaluate_split(predictive, rows, rows)
     classes = Predictive(tiny_gpt, Draws.from_draws(tiny_gpt.theta[None], tiny_gpt.layout))
     with pytest.raises(ValueError, match="no real numbers"):
-        evaluate_labels(classes, rows, rows)
+        classes.distribution(rows.batch([0]))
 
 
 def test_the_report_as_plain_data(predictive: Predictive) -> None:
-    report = evaluate_labels(predictive, points(40, 0), points(30, 5, "other"))
-    assert isinstance(report, LabelReport)
+    report = evaluate_split(predictive, points(40, 0), points(30, 5, "other"))
+    assert isinstance(report, SplitReport)
     content = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert set(content["predictors"]["bma"]) >= {"nll", "rmse", "spearman", "pearson", "ece"}
     assert set(content["variance"]) == {"total", "aleatoric", "epistemic"}
@@ -356,5 +355,5 @@ def test_the_report_as_plain_data(predictive: Predictive) -> None:
     assert set(content["coverage"]) == set(PREDICTORS) - {"mean_of_draws"}
     assert set(content["bma_minus_spearman"]) == set(PREDICTORS) - {"bma", "mean_of_draws"}
     assert [row["draws"] for row in content["by_num_draws"]] == [
-        k for k in (*passes.STEPS, 7) if k <= 7
+        k for k in (*walk.STEPS, 7) if k <= 7
     ]

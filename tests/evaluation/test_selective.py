@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,14 +17,33 @@ from scipy.stats import bootstrap
 
 from bayesgen.evaluation.selective import (
     Interval,
-    accuracy_difference,
-    accuracy_interval,
-    aurc_difference,
-    aurc_interval,
+    Ranking,
+    accuracy_at,
     risk_coverage,
+    selective_interval,
 )
 
 Tokens = tuple[np.ndarray, np.ndarray]
+
+
+def aurc_interval(errors: Any, uncertainty: Any, groups: Any, **options: int) -> Interval:
+    return selective_interval(Ranking.aurcs, (errors, uncertainty), groups, **options)
+
+
+def aurc_difference(first: Any, second: Any, groups: Any, **options: int) -> Interval:
+    return selective_interval(Ranking.aurcs, first, groups, second, **options)
+
+
+def accuracy_interval(
+    errors: Any, uncertainty: Any, groups: Any, coverage: float, **options: int
+) -> Interval:
+    return selective_interval(accuracy_at(coverage), (errors, uncertainty), groups, **options)
+
+
+def accuracy_difference(
+    first: Any, second: Any, groups: Any, coverage: float, **options: int
+) -> Interval:
+    return selective_interval(accuracy_at(coverage), first, groups, second, **options)
 
 
 def tokens(max_size: int, levels: int) -> st.SearchStrategy[Tokens]:

@@ -14,8 +14,8 @@ from bayesgen.draws import Draws
 from bayesgen.evaluation import run_passes
 from bayesgen.evaluation.cache import Passes
 from bayesgen.evaluation.intervals import Interval
-from bayesgen.evaluation.passes import Split
 from bayesgen.evaluation.shift import detect_shift, window_scores
+from bayesgen.evaluation.walk import Split
 from bayesgen.models import FunctionalModel
 from bayesgen.predictive import Predictive
 

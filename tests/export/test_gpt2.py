@@ -15,8 +15,8 @@ from bayesgen.predictive import Predictive
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
+from bayesgen.export import BayesianCausalLM  # noqa: E402
 from bayesgen.export.gpt2 import as_gpt2  # noqa: E402
-from bayesgen.export.pretrained import BayesianCausalLM  # noqa: E402
 from bayesgen.models.lora import Lora, add_adapters  # noqa: E402
 
 TOKENIZER = CharTokenizer("\n abcdé—")

@@ -23,7 +23,7 @@ pytest.importorskip("peft")
 from lm_eval.models.huggingface import HFLM  # noqa: E402
 from lm_eval.tasks import TaskManager  # noqa: E402
 
-from bayesgen.export.pretrained import BayesianCausalLM  # noqa: E402
+from bayesgen.export import BayesianCausalLM  # noqa: E402
 
 WORDS = [
     "<end>", "<unk>", "the", "quick", "brown", "fox", "jumps", "over", "lazy", "dog", "and", "cat",

@@ -28,7 +28,7 @@ from bayesgen.inference.registry import SAMPLERS
 from bayesgen.models import FunctionalModel, Lora
 from bayesgen.models.lora import merged
 from bayesgen.parameters import chunks
-from bayesgen.predictive.mixture import Forward
+from bayesgen.predictive import Forward
 from bayesgen.priors import normal
 from bayesgen.workflow.job import make_job
 from tests.models.zoo import ARCHITECTURES, ROWS, Architecture, Specimen, Zoo

@@ -126,11 +126,11 @@ def test_a_stream_shows_every_token_as_it_comes(predictive: Predictive) -> None:
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({"top_k": 0}, "--top-k must be at least 1"),
-        ({"temperature": -0.1}, "--temperature must be at least 0"),
-        ({"top_p": 0.0}, "--top-p must be above 0"),
-        ({"decode": "per_draw"}, "--decode must be one of mixture, per-draw"),
-        ({"max_new_tokens": 0}, "--max-new-tokens must be at least 1"),
+        ({"top_k": 0}, "`top_k` must be at least 1"),
+        ({"temperature": -0.1}, "`temperature` must be at least 0"),
+        ({"top_p": 0.0}, "`top_p` must be above 0"),
+        ({"decode": "per_draw"}, "`decode` must be one of mixture, per-draw"),
+        ({"max_new_tokens": 0}, "`max_new_tokens` must be at least 1"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(

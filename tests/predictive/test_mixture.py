@@ -32,9 +32,9 @@ def test_log_probs_are_the_log_of_the_mean_probability(
 
 def test_mixture_of_one_is_that_one_and_of_none_is_refused() -> None:
     log_probs = torch.randn(4).log_softmax(-1)
-    assert torch.equal(mixture([log_probs], 1), log_probs)
+    assert torch.equal(mixture([log_probs]), log_probs)
     with pytest.raises(ValueError, match="at least one draw"):
-        mixture([], 0)
+        mixture([])
 
 
 def test_a_posterior_over_other_parameters_is_refused(

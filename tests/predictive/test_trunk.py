@@ -14,8 +14,7 @@ from bayesgen import load_model
 from bayesgen.data.tokenizers import CharTokenizer
 from bayesgen.models import FunctionalModel, Lora
 from bayesgen.models.nanogpt import GPT, GPTConfig, write_checkpoint
-from bayesgen.predictive import Forward
-from bayesgen.predictive.mixture import Precision
+from bayesgen.predictive import Forward, Precision
 from tests.encoder import save_encoder
 
 transformers = pytest.importorskip("transformers")

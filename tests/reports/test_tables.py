@@ -12,17 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bayesgen.reports import tables
-from bayesgen.reports.tables import (
-    accuracy_table,
-    coverage_table,
-    draws_table,
-    ood_table,
-    plain,
-    predictor_caption,
-    predictor_table,
-    selective_table,
-    text_table,
-)
+from bayesgen.reports.tables import TABLES, plain, predictor_caption, table_of
 from bayesgen.runs import finite
 
 NAMES = ("deterministic", "temperature_scaled", "posterior_mean", "mean_of_draws", "bma")
@@ -123,24 +113,24 @@ def rows(table: Table | None) -> list[list[str]]:
 
 
 def test_the_predictors_of_one_run() -> None:
-    table = predictor_table({"run": evaluation(val=report())})
+    table = table_of("predictors", {"run": evaluation(val=report())})
     header, *body = rows(table)
     assert header == [
-        "split", "predictor", "perplexity", "NLL", "accuracy", "ECE", "Brier",
+        "split", "predictor", "NLL", "perplexity", "accuracy", "ECE", "Brier",
         "bma's NLL minus it, 95 %",
     ]  # fmt: skip
     assert [row[1] for row in body] == list(NAMES)
     assert body[0] == [
-        "val", "deterministic", "4.482", "1.5000", "0.1500", "0.0150", "0.3750",
+        "val", "deterministic", "1.5000", "4.482", "0.1500", "0.0150", "0.3750",
         "-0.0400 [-0.2900, +0.2100]",
     ]  # fmt: skip
-    assert body[-1] == ["val", "bma", "4.306", "1.4600", "0.1460", "0.0146", "0.3650"]
+    assert body[-1] == ["val", "bma", "1.4600", "4.306", "0.1460", "0.0146", "0.3650"]
 
 
 def test_the_best_predictor_of_each_split_is_bold() -> None:
     worse = report()
     worse["predictors"]["posterior_mean"] = headline(0.5)
-    table = predictor_table({"run": evaluation(val=report(), train=worse)})
+    table = table_of("predictors", {"run": evaluation(val=report(), train=worse)})
     text = io.StringIO()
     Console(file=text, width=200, force_terminal=True, color_system="standard").print(table)
     bold = [line for line in text.getvalue().splitlines() if "\x1b[1m" in line][1:]  # the header
@@ -153,27 +143,27 @@ def test_the_best_predictor_of_each_split_is_bold() -> None:
 
 def test_several_runs_stand_side_by_side_under_their_names() -> None:
     both = {"one": evaluation(val=report()), "other": evaluation(val=report(1.0), train=report())}
-    for make, count in ((predictor_table, 5), (draws_table, 3), (selective_table, 2)):
-        header, *body = rows(make(both))
+    for name, count in (("predictors", 5), ("draws", 3), ("tokens", 2)):
+        header, *body = rows(table_of(name, both))
         assert header[:2] == ["run", "split"]
         expected = [["one", "val"]] * count + [["other", "val"]] * count
         assert [row[:2] for row in body] == expected + [["other", "train"]] * count
-        assert rows(make({"one": both["one"]}))[1:] == [row[1:] for row in body[:count]]
-    assert rows(predictor_table(both))[6][3:5] == ["12.182", "2.5000"]
+        assert rows(table_of(name, {"one": both["one"]}))[1:] == [row[1:] for row in body[:count]]
+    assert rows(table_of("predictors", both))[6][3:5] == ["2.5000", "12.182"]
 
 
 def test_how_much_each_draw_buys() -> None:
-    header, *body = rows(draws_table({"run": evaluation(val=report())}))
-    assert header == ["split", "draws", "perplexity", "NLL", "accuracy", "ECE", "Brier"]
+    header, *body = rows(table_of("draws", {"run": evaluation(val=report())}))
+    assert header == ["split", "draws", "NLL", "perplexity", "accuracy", "ECE", "Brier"]
     assert [row[:4] for row in body] == [
-        ["val", "1", "4.953", "1.6000"],
-        ["val", "2", "4.482", "1.5000"],
-        ["val", "3", "4.055", "1.4000"],
+        ["val", "1", "1.6000", "4.953"],
+        ["val", "2", "1.5000", "4.482"],
+        ["val", "3", "1.4000", "4.055"],
     ]
 
 
 def test_errors_are_read_off_the_curve_at_its_coverages() -> None:
-    _, *body = rows(selective_table({"run": evaluation(val=report())}))
+    _, *body = rows(table_of("tokens", {"run": evaluation(val=report())}))
     assert body[0] == [
         "val", "deterministic entropy", "0.2500", "0.4000", "0.5000", "0.3125 [0.0625, 0.5625]",
         "+0.0000 [-0.2500, +0.2500]",
@@ -192,58 +182,58 @@ def classified(accuracy: dict[str, float] | None) -> dict[str, Any]:
 
 def test_accuracy_of_the_surest_rows_has_a_table_where_there_are_classes() -> None:
     text, classes = evaluation(val=report()), evaluation(val=classified(interval(0.75)))
-    assert accuracy_table({"run": text}) is None
-    assert selective_table({"run": classes}) is None
-    header, *body = rows(accuracy_table({"run": classes}))
-    assert header[1:4] == ["rows ranked by", "accuracy at 80 %, 95 %", "at 100 %"]
+    assert table_of("classes", {"run": text}) is None
+    assert table_of("tokens", {"run": classes}) is None
+    header, *body = rows(table_of("classes", {"run": classes}))
+    assert header[1:4] == ["rows ranked by", "accuracy at 80 % coverage", "at 100 %"]
     assert body[0] == [
         "val", "deterministic entropy", "0.7500 [0.5000, 1.0000]", "0.5000",
         "0.3125 [0.0625, 0.5625]", "+0.1250 [-0.1250, +0.3750]",
     ]  # fmt: skip
     assert [row[1] for row in body] == ["deterministic entropy", "bma epistemic"]
     both = {"text": text, "classes": classes}
-    assert [row[0] for row in rows(selective_table(both))[1:]] == ["text", "text"]
-    assert [row[0] for row in rows(accuracy_table(both))[1:]] == ["classes", "classes"]
+    assert [row[0] for row in rows(table_of("tokens", both))[1:]] == ["text", "text"]
+    assert [row[0] for row in rows(table_of("classes", both))[1:]] == ["classes", "classes"]
 
 
 def test_a_single_row_has_an_accuracy_without_an_interval() -> None:
-    _, *body = rows(accuracy_table({"run": evaluation(val=classified(None))}))
+    _, *body = rows(table_of("classes", {"run": evaluation(val=classified(None))}))
     assert body[0][2:4] == ["0.6000", "0.5000"]
 
 
-def test_a_far_text_has_a_table_where_there_is_one() -> None:
-    assert ood_table({"run": evaluation(val=report())}) is None
-    with_far = {"one": evaluation(val=report()), "two": evaluation(val=report() | {"ood": OOD})}
-    _, *body = rows(ood_table(with_far))
+def test_out_of_distribution_data_have_a_table_where_there_are_some() -> None:
+    assert table_of("ood", {"run": evaluation(val=report())}) is None
+    with_ood = {"one": evaluation(val=report()), "two": evaluation(val=report() | {"ood": OOD})}
+    _, *body = rows(table_of("ood", with_ood))
     assert body == [
         ["two", "val", "bma epistemic", "0.8750 [0.8125, 0.9375]", "0.125", "3.500"],
-        ["two", "val", "deterministic entropy", "0.7500 [0.6875, 0.8125]", "0.250", "undefined",
+        ["two", "val", "deterministic entropy", "0.7500 [0.6875, 0.8125]", "0.250", "-",
          "+0.1250 [-0.1250, +0.3750]"],
     ]  # fmt: skip
-    alone = rows(ood_table({"two": with_far["two"]}))
+    alone = rows(table_of("ood", {"two": with_ood["two"]}))
     assert alone[0][0] == "split"
     assert alone[1:] == [row[1:] for row in body]
 
 
 def test_continuations_have_a_table_where_there_are_some() -> None:
-    assert text_table({"run": evaluation(val=report())}) is None
+    assert table_of("texts", {"run": evaluation(val=report())}) is None
     with_texts = {
         "one": evaluation(val=report() | texts()),
         "two": evaluation(val=report(), train=report() | texts()),
     }
-    header, *body = rows(text_table(with_texts))
-    assert header[:3] == ["run", "split", "predictor"]
+    header, *body = rows(table_of("texts", with_texts))
+    assert header[:3] == ["run", "split", "continued by"]
     assert [row[:3] for row in body] == [
         [run, split, name]
         for run, split in (("one", "val"), ("two", "train"))
-        for name in ("deterministic", "bma", "bma minus deterministic")
+        for name in ("deterministic", "bma", "difference")
     ]
     assert body[0][3:] == [
-        "20.50 [20.25, 20.75]", "-", "0.500 [0.250, 0.750]", "0.375", "-", "0.500 / -", "33.2",
+        "20.5 [20.2, 20.8]", "-", "0.500", "0.375", "-", "0.50 / -", "33.2",
     ]  # fmt: skip
-    assert body[1][3:5] == ["22.50 [22.25, 22.75]", "8.25"]
-    assert body[2][3:] == ["2.00 [1.75, 2.25]", "0.125 [-0.125, 0.375]"]
-    alone = rows(text_table({"one": with_texts["one"]}))
+    assert body[1][3:5] == ["22.5 [22.2, 22.8]", "8.2"]
+    assert body[2][3:] == ["2.0 [1.8, 2.2]", "0.125 [-0.125, 0.375]"]
+    alone = rows(table_of("texts", {"one": with_texts["one"]}))
     assert alone[0][0] == "split"
     assert alone[1:] == [row[1:] for row in body[:3]]
 
@@ -277,29 +267,29 @@ def real_report() -> dict[str, Any]:
 
 
 def test_predictors_of_real_labels_have_numbers_of_their_own() -> None:
-    header, *body = rows(predictor_table({"run": evaluation(val=real_report())}))
+    header, *body = rows(table_of("predictors", {"run": evaluation(val=real_report())}))
     assert header == [
         "split", "predictor", "NLL", "RMSE", "Spearman", "Pearson", "ECE",
-        "bma's NLL minus it, 95 %", "bma's Spearman minus it",
+        "bma's NLL minus it, 95 %", "bma's Spearman − it",
     ]  # fmt: skip
     assert body[0] == [
         "val", "deterministic", "1.5000", "0.7500", "0.1500", "-", "0.0150",
-        "-0.0400 [-0.2900, +0.2100]", "+0.1250 [-0.1250, +0.3750]",
+        "-0.0400 [-0.2900, +0.2100]", "[-0.125, +0.375]",
     ]  # fmt: skip
     assert body[-1] == ["val", "bma", "1.4600", "0.7300", "0.1460", "-", "0.0146"]
-    header, *body = rows(draws_table({"run": evaluation(val=real_report())}))
+    header, *body = rows(table_of("draws", {"run": evaluation(val=real_report())}))
     assert header[1:] == ["draws", "NLL", "RMSE", "Spearman", "Pearson", "ECE"]
     assert body[1] == ["val", "2", "1.5000", "0.7500", "0.1500", "-", "0.0150"]
 
 
 def test_intervals_and_errors_of_real_labels() -> None:
     both = {"one": evaluation(val=real_report()), "two": evaluation(train=real_report())}
-    header, *body = rows(coverage_table(both))
+    header, *body = rows(table_of("coverage", both))
     assert header == ["run", "split", "predictor", "in 50 %", "width", "in 95 %", "width"]
     assert body[0] == ["one", "val", "deterministic", "37.5 %", "2.000", "82.5 %", "3.800"]
     assert body[-1][:3] == ["two", "train", "bma"]
-    assert coverage_table({"run": evaluation(val=report())}) is None
-    header, *body = rows(selective_table({"run": evaluation(val=real_report())}))
+    assert table_of("coverage", {"run": evaluation(val=report())}) is None
+    header, *body = rows(table_of("numbers", {"run": evaluation(val=real_report())}))
     assert header[1:5] == ["rows ranked by", "RMSE at 50 %", "at 80 %", "at 100 %"]
     assert body == [["val", "bma epistemic", "0.2500", "0.5000", "0.7500", "0.3750", "-"]]
     assert "1,500 labels, 20 draws, variance 0.75 = 0.625 aleatoric + 0.125 epistemic" in (
@@ -317,11 +307,11 @@ def test_what_is_infinite_or_no_number_has_a_place_too(from_file: bool) -> None:
     broken["bma_minus"]["mean_of_draws"] = dict.fromkeys(interval(0), math.nan)
     broken["by_num_draws"][0] |= {"nll": math.inf, "perplexity": math.inf}
     content = evaluation(val=finite(broken) if from_file else broken)
-    body = {row[1]: row for row in rows(predictor_table({"run": content}))[1:]}
+    body = {row[1]: row for row in rows(table_of("predictors", {"run": content}))[1:]}
     assert body["deterministic"][-1] == "-0.0400"
-    assert body["bma"][2:4] == ["-" if from_file else "inf", "800.0000"]
+    assert body["bma"][2:4] == ["800.0000", "-" if from_file else "inf"]
     assert body["mean_of_draws"][2:4] == ["-", "-"] if from_file else ["nan", "nan"]
-    assert len(rows(draws_table({"run": content}))) == 4
+    assert len(rows(table_of("draws", {"run": content}))) == 4
 
 
 def test_the_caption_says_what_was_scored() -> None:
@@ -335,7 +325,7 @@ def test_the_caption_says_what_was_scored() -> None:
 
 
 def test_a_table_in_a_file_has_no_colours_and_no_trailing_spaces() -> None:
-    text = plain(predictor_table({"run": evaluation(val=report())}))
+    text = plain(table_of("predictors", {"run": evaluation(val=report())}))
     assert "\x1b" not in text
     assert all(line == line.rstrip() for line in text.splitlines())
     assert "..." not in text
@@ -364,3 +354,21 @@ def test_a_narrow_terminal_gets_whole_columns_and_the_names_of_the_others(
         assert in_head != (f"'number {i}'" in shown)
     assert ("left out" in shown) == (columns < 180)
     assert all(len(line) <= columns for line in shown.splitlines() if "left out" not in line)
+
+
+def test_no_table_is_wider_than_a_terminal_of_120_columns() -> None:
+    long = "deterministic_max_probability"
+    content = classified(interval(0.75)) | texts() | {"ood": OOD}
+    content["macro_f1"] = dict.fromkeys(NAMES, 0.5)
+    for part in (content["selective"], content["ood"]["scores"]):
+        part[long] = next(iter(part.values()))
+    content["ood"]["epistemic_minus"][long] = interval(-0.125)
+    text = report()
+    text["selective"][long] = text["selective"]["deterministic_entropy"]
+    levels = [{"level": c, "coverage": c, "width": 12 * c} for c in (0.5, 0.8, 0.9, 0.95)]
+    real = real_report() | {"coverage": dict.fromkeys(NAMES, levels)}
+    for name in TABLES:
+        for one in (content, text, real):
+            table = table_of(name, {"run": evaluation(train=one)})
+            lines = [] if table is None else plain(table).splitlines()
+            assert max(map(len, lines), default=0) <= 120, (name, max(lines, key=len))

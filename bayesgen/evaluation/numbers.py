@@ -1,0 +1,207 @@
+"""Scores of predicted real-valued labels: density, error, correlation, and calibration."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+
+from bayesgen.evaluation.intervals import Interval, Undefined, percentile_interval
+from bayesgen.predictive.gaussian import GaussianMixture
+
+LEVELS = tuple(round(0.05 * i, 2) for i in range(1, 20))
+"""Central intervals whose coverage makes the calibration error."""
+SHOWN_LEVELS = (0.5, 0.8, 0.9, 0.95)
+RESAMPLES = 1000
+"""Of a difference of rank correlations, which is slower than one of means."""
+BATCH = 10
+"""Resamples that are ranked at once."""
+CONSTANT = "the outputs or the labels do not vary in some resample"
+COVERAGES = (0.5, 0.8, 1.0)
+"""Shares of the rows, the most certain ones, whose error is reported."""
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What one predictor said of each of n labels; all [n], float64, on the CPU.
+
+    Attributes:
+        mixture: what it predicts.
+        labels: of any dtype.
+        log_likelihood: log p(label), nats.
+        pit: P(Y <= label), the probability integral transform.
+        mean: of the predictive.
+        aleatoric, epistemic: its variance in two parts.
+    """
+
+    mixture: GaussianMixture
+    labels: Tensor
+    log_likelihood: Tensor
+    pit: Tensor
+    mean: Tensor
+    aleatoric: Tensor
+    epistemic: Tensor
+
+    @classmethod
+    def of(cls, mixture: GaussianMixture, labels: Tensor) -> Predicted:
+        """Confront `mixture` with `labels` [n]."""
+        parts, done = [], 0
+        for block in mixture.blocks():
+            mine = labels[done : done + len(block.std)]
+            done += len(mine)
+            said = block.log_prob(mine), block.cdf(mine), block.mean
+            parts.append((*said, block.aleatoric, block.epistemic))
+        return cls(mixture, labels, *map(torch.cat, zip(*parts, strict=True)))
+
+    @property
+    def window_nll(self) -> Tensor:
+        """NLL of each row [n], in nats."""
+        return -self.log_likelihood
+
+    @property
+    def nll(self) -> float:
+        return -float(self.log_likelihood.mean())
+
+    @property
+    def rmse(self) -> float:
+        """In units of the labels."""
+        return float((self.mean - self.labels.double()).square().mean().sqrt())
+
+    @property
+    def ece(self) -> float:
+        return calibration_error(self.pit)
+
+    @cached_property
+    def correlations(self) -> dict[str, float]:
+        """Of the predictive mean with the labels, see `correlations`."""
+        return correlations(self.mean, self.labels)
+
+
+def correlations(
+    first: Tensor, second: Tensor, names: str = "outputs or labels"
+) -> dict[str, float]:
+    """`spearman` and `pearson` of `first` [n] and `second` [n].
+
+    Args:
+        names: what they are, for the reason why there are none.
+
+    Raises:
+        Undefined: there are none.
+    """
+    x, y = first.double().numpy(), second.double().numpy()
+    if len(x) < 2:
+        raise Undefined("a correlation needs two rows or more")
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise Undefined(f"some {names} are not finite")
+    found = {"spearman": float(spearman(x, y)), "pearson": float(_pearson(x, y))}
+    if not all(map(math.isfinite, found.values())):
+        raise Undefined(f"the {names} do not vary")
+    return found
+
+
+def spearman(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Spearman's rank correlation along the last axis: [..., n] twice -> [...]. Ties share their
+    mean rank; NaN where one of both does not vary."""
+    return _pearson(stats.rankdata(first, axis=-1), stats.rankdata(second, axis=-1))
+
+
+def _pearson(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    with warnings.catch_warnings():  # what does not vary has no number, which is enough
+        constant = (stats.ConstantInputWarning, stats.NearConstantInputWarning)
+        warnings.simplefilter("ignore", constant)
+        return np.asarray(stats.pearsonr(first, second, axis=-1).statistic)
+
+
+def covered(pit: Tensor, level: float) -> float:
+    """Share of the labels inside their central interval of probability `level`."""
+    return float(((pit - 0.5).abs() <= level / 2).double().mean())
+
+
+def calibration_error(pit: Tensor) -> float:
+    """Mean over the levels 0.05, 0.10, ... 0.95 of |coverage − level| of central intervals.
+
+    The calibration error of Kuleshov et al. 2018, https://arxiv.org/abs/1807.00263, section 3.5,
+    with absolute values and even weights, of central intervals in the place of quantiles.
+
+    Args:
+        pit: the probability integral transform of each label [n].
+    """
+    return float(np.mean([abs(covered(pit, level) - level) for level in LEVELS]))
+
+
+def coverage_table(predicted: Predicted) -> list[dict[str, float]]:
+    """The central intervals of `SHOWN_LEVELS`: each `level`, the share of labels that they hold
+    (`coverage`), and their mean `width` in units of the labels."""
+    widths = torch.zeros(len(SHOWN_LEVELS), dtype=torch.float64)
+    for block in predicted.mixture.blocks():
+        for i, level in enumerate(SHOWN_LEVELS):
+            low, high = block.interval(level)
+            widths[i] += (high - low).sum()
+    each = zip(SHOWN_LEVELS, (widths / len(predicted.pit)).tolist(), strict=True)
+    return [
+        {"level": level, "coverage": covered(predicted.pit, level), "width": width}
+        for level, width in each
+    ]
+
+
+def sureness(predicted: Predicted, predictor: str = "bma") -> dict[str, Any]:
+    """How well the epistemic sd of `predicted` ranks the errors of its mean, plain data.
+
+    `rmse`: at each of `coverages`, the rows with the largest sd left out; `rmse_random`: the same
+    of a random order, whatever the coverage. `spearman`, `pearson`: correlations of |error| with
+    the sd; `no_correlation`: why there are none, or None. Rows of equal sd are taken in random
+    order, and the squared error is its expectation over that order, exactly.
+    """
+    errors = (predicted.mean - predicted.labels.double()).abs()
+    sd, why = predicted.epistemic.sqrt(), None
+    found: dict[str, Any] = {"spearman": None, "pearson": None}
+    try:
+        found = correlations(errors, sd, "errors or epistemic sds")
+    except Undefined as undefined:
+        why = str(undefined)
+    return {
+        "predictor": predictor,
+        "coverages": list(COVERAGES),
+        "rmse": _kept_rmse(errors.numpy(), sd.numpy(), COVERAGES),
+        "rmse_random": float(errors.square().mean().sqrt()),
+        **found,
+        "no_correlation": why,
+    }
+
+
+def _kept_rmse(errors: np.ndarray, unsure: np.ndarray, coverages: Sequence[float]) -> list[float]:
+    order = np.argsort(unsure, kind="stable")
+    ranked = unsure[order]
+    edges = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]) + 1, len(ranked))
+    squared = np.append(0, np.square(errors[order]).cumsum())
+    kept = np.array(coverages) * len(ranked)
+    # within a tie the expected sum grows along a line, so that interpolation is exact
+    sums = np.interp(kept, np.append(0, edges), np.append(0, squared[edges]))
+    return [float(value) for value in np.sqrt(sums / kept)]
+
+
+def spearman_difference(first: Tensor, second: Tensor, labels: Tensor) -> Interval:
+    """Spearman's correlation of `first` with `labels` minus that of `second`, all [n].
+
+    Rows are resampled (paired percentile bootstrap). Where outputs or labels do not vary there is
+    no number, and where they do not in some resample, no interval.
+    """
+    y, a, b = (values.double().numpy() for values in (labels, first, second))
+
+    def of_rows(chosen: np.ndarray, axis: int = -1) -> np.ndarray:
+        return np.asarray(spearman(a[chosen], y[chosen]) - spearman(b[chosen], y[chosen]))
+
+    rows = np.arange(len(y))
+    if len(y) < 2 or not math.isfinite(float(of_rows(rows))):
+        return Interval(math.nan, math.nan, math.nan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        return percentile_interval(of_rows, (rows,), resamples=RESAMPLES, batch=BATCH, seed=0)

@@ -1,0 +1,232 @@
+"""The walk over a split: its rows in blocks, and the sets of weights in turn over each block.
+
+Within a block each set of weights is loaded once: memory does not grow with the draws or the split,
+but for a few numbers an observation. Rows of different lengths are read from the longest to the
+shortest, so that little is padded; whatever is returned is in the order of the split.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from bayesgen.data.windows import Rows
+from bayesgen.draws import Draws
+from bayesgen.likelihoods import IGNORED, Categorical, Gaussian, Likelihood
+from bayesgen.models.functional import Batch
+from bayesgen.predictive import Forward
+from bayesgen.predictive.trunk import Trunk
+
+TRUNK_BYTES = 2**28
+"""Outputs of modules that are kept from one draw to the next, but for those of a single batch."""
+STEPS = (1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 500, 1000)
+"""Numbers of draws at which the mixture is scored on the way to all of them."""
+LabelKind = Literal["token", "class", "number", "own"]
+"""What is predicted; `own` is whatever a likelihood of the user's own is a density of."""
+Advance = Callable[[int], Any]
+"""Takes how many rows were read."""
+Weights = Draws | Sequence[Tensor] | Tensor
+"""Sets of weights: θ [P] each."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """The rows that are scored, and how they are cut into batches.
+
+    Attributes:
+        indices: of the rows [W], in the order of the split.
+        tokens: observations in each of them [W].
+        labels: the observations [n, ...], in the order of the split.
+        order: places of the rows in `indices` as they are read [W]: the longest first, where the
+            rows have `lengths`.
+    """
+
+    windows: Rows
+    indices: Tensor
+    tokens: Tensor
+    labels: Tensor
+    order: Tensor
+    batch_size: int
+    device: torch.device
+    kind: LabelKind
+
+    @classmethod
+    def of(
+        cls,
+        windows: Rows,
+        batch_size: int,
+        max_windows: int | None,
+        device: torch.device,
+        likelihood: Likelihood = Categorical(),  # noqa: B008
+    ) -> Split:
+        indices = evenly_spaced(len(windows), max_windows)
+        kind = label_kind(likelihood, windows)
+        # what goes through the network at once may be held at once
+        parts = [windows.batch(part)["labels"] for part in indices.split(batch_size)]
+        if kind in {"token", "class"}:
+            tokens = [(part != IGNORED).reshape(len(part), -1).sum(1) for part in parts]
+            parts = [part[part != IGNORED] for part in parts]
+        else:
+            tokens = [likelihood.count(row).cpu()[None] for part in parts for row in part.split(1)]
+        order = torch.arange(len(indices))
+        lengths = getattr(windows, "lengths", None)
+        if lengths is not None:
+            order = torch.as_tensor(lengths)[indices].argsort(descending=True, stable=True)
+        observed = torch.cat(tokens), torch.cat(parts)
+        return cls(windows, indices, *observed, order, batch_size, device, kind)
+
+    def batches(self, indices: Tensor) -> Iterator[dict[str, Tensor]]:
+        for part in indices.split(self.batch_size):
+            yield {k: v.to(self.device) for k, v in self.windows.batch(part).items()}
+
+    @property
+    def tokens_back(self) -> Tensor:
+        """Where the observations of the split stand among those that are read [n]."""
+        return self.order.repeat_interleave(self.tokens[self.order]).argsort(stable=True)
+
+    @property
+    def windows_back(self) -> Tensor:
+        """The same of the rows [W]."""
+        return self.order.argsort()
+
+    @property
+    def unit(self) -> str:
+        """What a row is called."""
+        return "row" if self.windows.row_targets == 1 else "window"
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some rows, which are read again under each set of weights.
+
+    Attributes:
+        places: of the rows [B].
+        trunk: what the sets of weights share.
+        read: what is asked of the network: a method of `forward`.
+    """
+
+    forward: Forward
+    split: Split
+    places: Tensor
+    trunk: Trunk | None
+    read: Callable[[Batch], Tensor]
+
+    def under(self, theta: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Places and labels of each batch, and what is read of it under `theta` [P]."""
+        self.forward.load(theta)
+        places = self.places.split(self.split.batch_size)
+        batches = self._batches() if self.trunk is None else self._held
+        for number, (part, batch) in enumerate(zip(places, batches, strict=True)):
+            with nullcontext() if self.trunk is None else self.trunk.over(number):
+                found = self.read(batch)
+            yield part, batch["labels"], found
+
+    def _batches(self) -> Iterator[dict[str, Tensor]]:
+        return self.split.batches(self.split.indices[self.places])
+
+    @cached_property
+    def _held(self) -> list[dict[str, Tensor]]:
+        """The batches, held beside what the trunk keeps of them: padding them takes longer than a
+        Bayesian head."""
+        return list(self._batches())
+
+
+def walk(
+    forward: Forward, split: Split, read: Callable[[Batch], Tensor], most: int | None = None
+) -> Iterator[Block]:
+    """The rows as they are read, in blocks that all weights go through in turn.
+
+    Args:
+        read: a method of `forward`.
+        most: rows of a block (default: all); it has fewer where what the weights share of it would
+            not fit in memory.
+    """
+    # the longest row comes first: none has larger outputs
+    (longest,) = split.batches(split.indices[split.order[:1]])
+    trunk = forward.trunk(longest)
+    most = len(split.indices) if most is None else most
+    if trunk is not None:
+        batches = max(1, TRUNK_BYTES // max(1, trunk.bytes * split.batch_size))
+        most = min(most, batches * split.batch_size)
+    for places in split.order.split(most):
+        yield Block(forward, split, places, trunk, read)
+        if trunk is not None:
+            trunk.forget()
+
+
+def each_number(
+    forward: Forward,
+    split: Split,
+    weights: Weights,
+    of: Callable[[Tensor, Tensor], Tensor],
+    advance: Advance = lambda rows: None,
+) -> Tensor:
+    """Numbers of the rows, or of their observations, under each of `weights`: [weights, n].
+
+    Args:
+        of: makes them of what the network puts out for a batch, and of its labels. Of classes and
+            tokens it is given log p(class | input) [m, V] of the observations alone, and these [m].
+    """
+    classes = split.kind in {"token", "class"}
+    found: list[list[Tensor]] = [[] for _ in weights]
+    read = forward.target_log_probs if classes else forward.outputs
+    for block in walk(forward, split, read):
+        for theta, own in zip(weights, found, strict=True):
+            for _, labels, said in block.under(theta):
+                own.append(of(said, labels[labels != IGNORED] if classes else labels).cpu())
+                advance(len(labels))
+    back = split.tokens_back if classes else split.windows_back
+    return torch.stack([torch.cat(own) for own in found])[:, back]
+
+
+def label_kind(likelihood: Likelihood, rows: Rows) -> LabelKind:
+    """What the labels of `rows` are under `likelihood`."""
+    if isinstance(likelihood, Gaussian):
+        return "number"
+    if isinstance(likelihood, Categorical):
+        return "token" if rows.num_classes is None else "class"
+    return "own"
+
+
+def evenly_spaced(rows: int, most: int | None) -> Tensor:
+    """Places of at most `most` of so many rows [W], int64; None takes all."""
+    if most is None or most >= rows:
+        return torch.arange(rows)
+    return torch.linspace(0, rows - 1, most).round().long()
+
+
+def draw_order(count: int) -> Sequence[int]:
+    """A fixed random order: the first k draws are spread over the run, and over its chains."""
+    order: list[int] = np.random.default_rng(0).permutation(count).tolist()
+    return order
+
+
+@contextmanager
+def progress_bar(title: str | None, total: int, unit: str = "") -> Iterator[Advance]:
+    """A bar that is advanced by so many units at a time, with their rate; none without a title.
+
+    Args:
+        unit: `row`, `window`, `text`; without one there is no rate, for a few steps of some time.
+    """
+    bare = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]"
+    bar = tqdm(
+        total=total,
+        desc=title,
+        unit=unit,
+        unit_scale=bool(unit),
+        bar_format=None if unit else bare,
+        disable=title is None,
+        dynamic_ncols=True,
+        mininterval=0.5 if sys.stderr.isatty() else 30,
+    )
+    with bar:
+        yield bar.update
