@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bayesgen.cli.command import Command, Given, typed
 from bayesgen.config import BaselineSettings, QuickstartSettings
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 TEXT_DRAWS = 5
 PROMPT_TOKENS = 32
+SHARED = ("corpus", "data_dir", "device", "seed")
+"""Settings of the quickstart that the baseline and the run have, too."""
 
 
 def _run(given: Given[QuickstartSettings]) -> str:
@@ -54,39 +56,26 @@ def _corpus_name(corpus: str) -> str:
     return f"{path.stem}-{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
 
 
+def _common(settings: QuickstartSettings, *names: str) -> dict[str, Any]:
+    return {name: getattr(settings, name) for name in names}
+
+
 def _baseline(settings: QuickstartSettings, checkpoint: Path) -> None:
     from bayesgen.workflow.baseline import make_baseline
 
     # training keeps its best so far under the name it is given: only a finished one counts
     unfinished = checkpoint.with_suffix(".unfinished.pt")
-    make_baseline(
-        BaselineSettings(
-            corpus=settings.corpus,
-            data_dir=settings.data_dir,
-            device=settings.device,
-            max_iters=settings.baseline_iters,
-            seed=settings.seed,
-            out=str(unfinished),
-        )
-    )
+    same = _common(settings, *SHARED)
+    make_baseline(BaselineSettings(**same, max_iters=settings.baseline_iters, out=str(unfinished)))
     unfinished.replace(checkpoint)
 
 
 def _posterior(settings: QuickstartSettings, checkpoint: Path, run: Run) -> None:
     from bayesgen.workflow.session import train
 
-    chosen = SAMPLERS["sghmc"].settings(
-        model=str(checkpoint),
-        corpus=settings.corpus,
-        data_dir=settings.data_dir,
-        device=settings.device,
-        out=str(run.path),
-        warmup_steps=settings.warmup_steps,
-        sampling_steps=settings.sampling_steps,
-        thinning=settings.thinning,
-        seed=settings.seed,
-        eval=True,
-    )
+    same = _common(settings, *SHARED, "warmup_steps", "sampling_steps", "thinning")
+    cls = SAMPLERS["sghmc"].settings
+    chosen = cls(model=str(checkpoint), out=str(run.path), eval=True, **same)
     resumed = run if (run.path / "run.json").is_file() else None
     train("sghmc", Chosen(chosen, {}), resumed, as_flags)
 

@@ -56,6 +56,7 @@ class Compared:
             level: probability of the central intervals.
         """
         spread, similarity = self.spread, self.similarity
+        relative, largest = spread.relative_sd.tolist(), spread.largest.tolist()
         predicted = None if self.noiseless else similarity.predicted(level)
         pairs = {
             "deterministic": similarity.deterministic.tolist(),
@@ -79,17 +80,10 @@ class Compared:
             "texts": [
                 {
                     "text": text,
-                    "relative_sd": relative,
-                    "largest_sd": {"dimension": dimension, "sd": float(spread.sd[i, dimension])},
+                    "relative_sd": relative[i],
+                    "largest_sd": {"dimension": k, "sd": float(spread.sd[i, k])},
                 }
-                for i, (text, relative, dimension) in enumerate(
-                    zip(
-                        self.texts,
-                        spread.relative_sd.tolist(),
-                        spread.largest.tolist(),
-                        strict=True,
-                    )
-                )
+                for i, (text, k) in enumerate(zip(self.texts, largest, strict=True))
             ],
         }
 
