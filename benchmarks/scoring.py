@@ -25,8 +25,8 @@ from bayesgen.evaluation.classes import score_mixture
 from bayesgen.evaluation.walk import Split, draw_order
 from bayesgen.models import FunctionalModel
 from bayesgen.models.nanogpt import GPT, GPTConfig
+from bayesgen.posterior import Posterior
 from bayesgen.predictive import Forward, Precision, scoring_precision
-from bayesgen.workflow.sources import open_source
 
 
 def plain_loop(model: FunctionalModel, posterior: Draws, split: Split) -> float:
@@ -77,17 +77,17 @@ def random_posterior(draws: int) -> tuple[FunctionalModel, Draws]:
 
 def recorded(run: str, draws: int) -> tuple[FunctionalModel, Draws, Windows]:
     """A run's network and draws, and the windows of its validation text."""
-    source = open_source(run, device="cpu")
-    assert source.run is not None
-    record = source.run.record()
+    posterior = Posterior.load(run, device="cpu")
+    record = posterior.info
+    assert record is not None
     settings = record.settings
     corpus = load_corpus(
         settings["corpus"],
-        tokenizer=source.model.tokenizer,
+        tokenizer=posterior.model.tokenizer,
         data_dir=Path(settings["data_dir"]) if settings["data_dir"] else None,
     )
     windows = Windows.tiled(corpus.val, record.block_size, split="val")
-    return source.model, source.posterior.thin(draws), windows
+    return posterior.model, posterior.thin(draws), windows
 
 
 def main() -> None:

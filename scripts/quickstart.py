@@ -2,7 +2,7 @@
 
 import sys
 
-from bayesgen.cli.main import door
+from bayesgen.cli.main import run_command
 
 if __name__ == "__main__":
-    sys.exit(door("quickstart"))
+    sys.exit(run_command("quickstart"))

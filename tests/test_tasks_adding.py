@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from bayesgen import Posterior
-from bayesgen.cli.main import door
+from bayesgen.cli.main import run_command
 from bayesgen.models import load_model
 from bayesgen.tasks import TASKS
 from tests import parity
@@ -43,7 +43,7 @@ def evaluation(run: Path) -> dict[str, Any]:
 
 
 def test_it_is_sampled_scored_and_reported(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert door("train", [*CHAIN, "--eval"]) == 0
+    assert run_command("train", [*CHAIN, "--eval"]) == 0
     record = json.loads((here / "run" / "run.json").read_text())
     assert (record["model"]["task"], record["num_observations"]) == ("parity", 42)
     scored = evaluation(here / "run")["splits"]["val"]
@@ -61,8 +61,8 @@ def test_it_is_sampled_scored_and_reported(here: Path, capsys: pytest.CaptureFix
 
 
 def test_its_run_is_scored_again_and_continued(here: Path) -> None:
-    assert door("train", [*CHAIN]) == 0
-    assert door("evaluate", ["run"]) == 0
+    assert run_command("train", [*CHAIN]) == 0
+    assert run_command("evaluate", ["run"]) == 0
     assert evaluation(here / "run")["splits"].keys() == {"val"}
     assert len(Posterior.load("run").predict({"bits": torch.zeros(3, parity.BITS)})) == 3
 
@@ -70,16 +70,16 @@ def test_its_run_is_scored_again_and_continued(here: Path) -> None:
 def test_its_settings_are_those_of_labelled_data(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert door("train", [*CHAIN, "--corpus", "shakespeare"]) == 2
+    assert run_command("train", [*CHAIN, "--corpus", "shakespeare"]) == 2
     assert "--corpus has no effect on parity" in capsys.readouterr().err
-    assert door("finetune", ["--task", "parity", "--model", "bits.pt", "--data", "x"]) == 2
+    assert run_command("finetune", ["--task", "parity", "--model", "bits.pt", "--data", "x"]) == 2
     assert "--task must be one of sequence-classification" in capsys.readouterr().err
 
 
 def test_a_name_that_is_none_is_refused_with_the_nearest(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert door("train", [*CHAIN[:3], "parrity", *CHAIN[4:]]) == 2
+    assert run_command("train", [*CHAIN[:3], "parrity", *CHAIN[4:]]) == 2
     assert "not 'parrity'; did you mean parity?" in capsys.readouterr().err
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from bayesgen.cli.main import door
+from bayesgen.cli.main import run_command
 from bayesgen.data.tokenizers import CharTokenizer
 from bayesgen.inference.registry import SAMPLERS
 from bayesgen.models.nanogpt import GPT, GPTConfig, write_checkpoint
@@ -34,7 +34,7 @@ class Workspace:
         """The training command on the tiny model, a few steps long; later flags win."""
         chain = sampler in SAMPLERS and SAMPLERS[sampler].settings.draws_from == "chain"
         short = SHORT["sgld" if chain else "swag" if sampler == "swag" else "pass"]
-        return door(
+        return run_command(
             "train",
             ["--sampler", sampler, "--model", "model.pt", "--corpus", "corpus.txt", "--out", "run",
              "--batch-size", "4", *short, *flags],

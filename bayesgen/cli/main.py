@@ -1,4 +1,4 @@
-"""The command `bayesgen`: every door as a sub-command."""
+"""The command `bayesgen`: its sub-commands, and what a terminal sees of an error."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from typing import Any
 
 from bayesgen.errors import BayesgenWarning, Interrupted, UserError, as_flags, nearest
@@ -22,34 +23,50 @@ COMMANDS = {
     "similarity": "how alike texts are, and how sure the posterior is of it",
     "export": "save a posterior as a Hugging Face model, which other tools can use",
     "baseline": "train the deterministic baseline (nanoGPT's recipe)",
-    "prior": "learn a prior from pretraining, show, import or check one",
     "finetune": "fine-tune a pretrained model on labelled texts",
+    "prior learn": "learn a prior: continue pretraining, fit a Gaussian to the path (SWAG)",
+    "prior show": "explain a learned prior: its widths, directions and origin",
+    "prior check": "draw weights from a prior and show what they predict, before any data",
+    "prior import": "make a prior of published files, or of the state of a SWAG module",
     "quickstart": "baseline, SGHMC posterior, scores and a paragraph, in a few minutes",
 }
-"""Name -> one line; the module of the same name holds `main(argv)`."""
-SMALLER = "lower --batch-size, --eval-batch-size, --num-draws or --num-texts, whichever it has"
+"""Name -> one line; the module of that name, with _ for the space, holds the `COMMAND`."""
+FAMILIES = {name.split()[0] for name in COMMANDS if " " in name}
+"""First words of commands that have two."""
+SMALLER = "lower `batch_size`, `eval_batch_size`, `num_draws` or `num_texts`, if it has one"
 """The way out of full memory where the command itself names no better one."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `bayesgen COMMAND ...`."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in {"-h", "--help"}:
-        print("usage: bayesgen COMMAND [flags]\n")
-        for name, text in COMMANDS.items():
-            print(f"  {name:<12}{text}")
-        print("\n'bayesgen COMMAND --help' lists the flags of a command, with examples.")
-        return 0 if words else 2
-    if words[0] not in COMMANDS:
-        print(f"error: unknown command '{words[0]}'{nearest(words[0], COMMANDS)}", file=sys.stderr)
-        return 2
-    return door(words[0], words[1:])
+    if words == ["--version"]:
+        print(f"bayesgen {version('bayesgen')}")
+        return 0
+    if words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
+    taken = 2 if words and words[0] in FAMILIES else 1
+    name, rest = " ".join(words[:taken]), words[taken:]
+    if name in COMMANDS:
+        return run_command(name, rest)
+    family = words[0] if taken == 2 else ""
+    last = "" if name == family else words[taken - 1] if words else ""
+    if last in {"", "-h", "--help"}:
+        print(f"usage: bayesgen {family or 'COMMAND'}{' COMMAND' * bool(family)} [flags]\n")
+        for known, text in COMMANDS.items():
+            if known.startswith(family):
+                print(f"  {known:<14}{text}")
+        print("\n'bayesgen COMMAND --help' shows the flags of a command, with examples.")
+        return 0 if last else 2
+    near = nearest(words[taken - 1], [known.removeprefix(f"{family} ") for known in COMMANDS])
+    print(f"error: unknown command '{name}'{near} (see bayesgen --help)", file=sys.stderr)
+    return 2
 
 
-def door(command: str, argv: Sequence[str] | None = None) -> int:
+def run_command(name: str, argv: Sequence[str] | None = None) -> int:
     """Run one command as a program: one-line errors with status 2, no traceback."""
-    module = importlib.import_module(f"bayesgen.cli.{command}")
-    return guarded(module.main, list(sys.argv[1:] if argv is None else argv))
+    module = importlib.import_module(f"bayesgen.cli.{name.replace(' ', '_')}")
+    return guarded(module.COMMAND, list(sys.argv[1:] if argv is None else argv))
 
 
 def guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
@@ -74,10 +91,10 @@ def guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
     except (MemoryError, RuntimeError) as error:
         if not ran_out(error):
             raise
-        print(f"error: out of memory: {SMALLER}", file=sys.stderr)
+        print(f"error: out of memory: {as_flags(SMALLER)}", file=sys.stderr)
         return 2
     except OSError as error:
-        if isinstance(error, BrokenPipeError):  # the reader of a pipe left
+        if isinstance(error, BrokenPipeError):  # the reader of the pipe has gone
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 128 + signal.SIGPIPE
         where = f" '{error.filename}'" if error.filename else ""

@@ -1,73 +1,92 @@
-"""Settings from flags, environment, config.py and defaults, in this order of precedence.
+"""Settings as flags.
 
-The dataclasses of `bayesgen.config` are the flags; argparse does the parsing.
+The settings' dataclasses are the flags. argparse does the parsing; flags that are absent leave no
+trace, so that the environment, config.py and the defaults can follow (`config.provenance`).
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, NoReturn, get_args, get_origin
+from typing import Any, NoReturn
 
 from bayesgen.config import Setting, described
 from bayesgen.errors import UserError, as_flags, nearest
 
+GROUPS = (
+    "model",
+    "data",
+    "prior",
+    "sampler",
+    "training",
+    "text",
+    "run",
+    "evaluation",
+    "settings",
+    "help",
+)
+"""Headings of `--help`, in this order."""
+
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line."""
+    """argparse whose errors are one line, and whose flags stand in groups."""
+
+    def format_help(self) -> str:
+        order = {title: place for place, title in enumerate(GROUPS)}
+        self._action_groups.sort(key=lambda group: order.get(str(group.title), -1))
+        return super().format_help()
 
     def error(self, message: str) -> NoReturn:
         raise UserError(message.removeprefix("argument "))
 
-
-def flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+    def group(self, title: str) -> argparse._ArgumentGroup:
+        """The group of this title, which is made where there is none."""
+        found = (group for group in self._action_groups if group.title == title)
+        return next(found, None) or self.add_argument_group(title)
 
 
 def add_flags(
-    parser: argparse.ArgumentParser,
+    parser: Parser,
     cls: type,
-    base: Mapping[str, Any] | None = None,
-    hidden: Container[str] = (),
+    base: Mapping[str, Any],
+    hidden: Container[str],
+    everything: bool,
 ) -> None:
-    """One flag per field. Absent flags leave no trace in the parsed namespace.
+    """One flag per field, in the groups of their classes.
 
     Args:
         base: defaults that stand in the place of the class's own.
-        hidden: settings that have no effect and that --help leaves out.
+        hidden: settings that have no effect and that help leaves out.
+        everything: whether help shows advanced settings, too.
     """
     for name, setting in described(cls).items():
-        default = (base or {}).get(name, setting.default)
-        shown = "" if default in (None, False) else f" (default: {_show(default)})"
-        text = as_flags(setting.text).replace("%", "%%") + shown
+        default = base.get(name, setting.default)
+        text = as_flags(setting.text).replace("%", "%%")
+        if default is not None and default is not False:
+            text += f" (default: {' '.join(default) if setting.many else default})"
+        if name in hidden or (setting.advanced and not everything):
+            text = argparse.SUPPRESS
         options: dict[str, Any] = {"help": text, "dest": name}
         if setting.kind is bool:
             options["action"] = argparse.BooleanOptionalAction
-        elif get_origin(setting.kind) is Literal:
-            options["choices"] = get_args(setting.kind)
-        elif get_origin(setting.kind) is tuple:
-            choices = get_args(get_args(setting.kind)[0])
+        elif setting.choices:
+            options |= {"choices": setting.choices, **({"nargs": "+"} if setting.many else {})}
+        elif setting.many:
             # a text may be followed by a word that is none of it: one at a time
-            options |= (
-                {"nargs": "+", "choices": choices}
-                if choices
-                else {"action": "append", "metavar": "TEXT"}
-            )
-        elif setting.words:
-            options |= {"type": partial(_number_or_word, setting), "metavar": _kind(setting)}
+            options |= {"action": "append", "metavar": "TEXT"}
         else:
-            options |= {"type": setting.kind, "metavar": _kind(setting)}
-        if name in hidden:
-            options["help"] = argparse.SUPPRESS
-        parser.add_argument(flag(name), default=argparse.SUPPRESS, **options)
+            options |= {"type": partial(_value, setting), "metavar": _kind(setting)}
+        parser.group(setting.group).add_argument(_flag(name), default=argparse.SUPPRESS, **options)
 
 
-def parse(parser: Parser, argv: Sequence[str], elsewhere: Mapping[str, str]) -> dict[str, Any]:
-    """The flags that were given, by setting name.
+def parse(
+    parser: Parser, argv: Sequence[str], elsewhere: Callable[[str], str | None]
+) -> dict[str, Any]:
+    """What was given, by setting name.
 
     Args:
-        elsewhere: flags that exist but not here, and why: for a better message.
+        elsewhere: says of the name of a setting that does not exist here where it does.
 
     Raises:
         UserError: an unknown flag (naming the nearest), a stray word, or a bad value.
@@ -77,8 +96,9 @@ def parse(parser: Parser, argv: Sequence[str], elsewhere: Mapping[str, str]) -> 
         if not word.startswith("-"):
             continue
         name = word.split("=")[0]
-        if name in elsewhere:
-            raise UserError(f"{name} {elsewhere[name]}")
+        why = elsewhere(name.removeprefix("--").replace("-", "_"))
+        if why:
+            raise UserError(f"{name} {why}")
         own = [o for action in parser._actions for o in action.option_strings]
         raise UserError(f"unknown flag {name}{nearest(name, own)} (see --help)")
     if unknown:
@@ -86,14 +106,25 @@ def parse(parser: Parser, argv: Sequence[str], elsewhere: Mapping[str, str]) -> 
     return {k: tuple(v) if isinstance(v, list) else v for k, v in vars(known).items()}
 
 
-def _number_or_word(setting: Setting, text: str) -> Any:
-    """A flag's value where words stand beside a number."""
+def early(argv: Sequence[str], *names: str) -> dict[str, Any]:
+    """The values of these flags, before it is known which others there are; None where absent."""
+    parser = Parser(add_help=False, allow_abbrev=False)
+    for name in names:
+        parser.add_argument(_flag(name))
+    return vars(parser.parse_known_args(argv)[0])
+
+
+def _value(setting: Setting, text: str) -> Any:
+    """A flag's value: a number, a text, or a word that stands beside a number."""
     if text in setting.words:
         return text
     try:
         return setting.kind(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"must be {_kind(setting)}, not '{text}'") from None
+        must = f"invalid {setting.kind.__name__} value: '{text}'"
+        if setting.words:
+            must = f"must be {_kind(setting)}, not '{text}'"
+        raise argparse.ArgumentTypeError(must) from None
 
 
 def _kind(setting: Setting) -> str:
@@ -101,5 +132,5 @@ def _kind(setting: Setting) -> str:
     return "|".join((setting.kind.__name__.upper(), *setting.words))
 
 
-def _show(value: Any) -> str:
-    return " ".join(value) if isinstance(value, tuple) else str(value)
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

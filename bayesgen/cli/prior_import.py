@@ -2,52 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-from bayesgen.cli.options import Parser, add_flags, parse
-from bayesgen.config import PriorImportSettings, check_ranges
-from bayesgen.config.provenance import combine
-
-EXAMPLES = """
-examples:
-  the published prior of a ResNet-50 (four files), for a ResNet of transformers:
-    bayesgen prior import --published priors/resnet50_ssl_prior --rows divided \\
-        --model microsoft/resnet-50 --parameters 'resnet.*' --out prior.safetensors
-  files by their names, of an encoder with the head of masked tokens:
-    bayesgen prior import --mean mean.pt --variance variance.pt --deviations covmat.pt \\
-        --rows undivided --model bert-base-uncased --task masked-lm --out prior.safetensors
-  the state dict of a SWAG module of swa_gaussian, of a nanoGPT:
-    bayesgen prior import --swag-state swag-300.pt --model ckpt.pt --task causal-lm \\
-        --out prior.safetensors
-
-The code of the published priors makes N(μ, λ diag(v) + λ² QᵀQ + ε I) of the first rows of Q: λ
-stands on the factor where √λ belongs and SWAG's ½ is missing; here it is N(μ, λ ½ (diag(v) + QᵀQ)
-+ ε I) of all rows.
-"""
+from bayesgen.cli.command import Command, Given, typed
+from bayesgen.config import PriorImportSettings
 
 
-def main(argv: list[str]) -> int:
-    parser = Parser(
-        prog="bayesgen prior import",
-        usage="bayesgen prior import (--published PATH | --mean F --variance F --deviations F |"
-        " --swag-state F) --model M --out FILE [flags]",
-        description="Make one prior file of those that another program left, for --prior swag."
-        " Nothing in them is executed.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add_flags(parser, PriorImportSettings)
-    flags = parse(parser, argv, {})
-    settings = combine(PriorImportSettings, flags, {}, "", without={"model"}).settings
-    check_ranges(settings)
-
+def _run(given: Given[PriorImportSettings]) -> str:
     from bayesgen.models import load_model
     from bayesgen.priors import write_prior
     from bayesgen.workflow.import_prior import check_files, distance, import_prior
 
-    settings = check_files(settings)
+    settings = check_files(given.settings)
     model = load_model(str(settings.model), task=settings.task)
     prior = import_prior(settings, model)
     out = Path(str(settings.out))
@@ -59,5 +25,30 @@ def main(argv: list[str]) -> int:
     )
     away = distance(prior, model)
     print(f"the mean lies {100 * away:.2g} % of the length of the model's weights from them")
-    print(f"explained by: bayesgen prior show {out}")
-    return 0
+    return typed("prior", "show", out)
+
+
+COMMAND = Command(
+    name="prior import",
+    description="Make one prior file of those that another program left: --published PATH, or"
+    " --mean, --variance and --deviations, or --swag-state, each with --model and --out. Nothing in"
+    " them is executed.",
+    settings=PriorImportSettings,
+    run=_run,
+    own_model=True,
+    examples="""
+# the published prior of a ResNet-50 (four files), for a ResNet of transformers
+bayesgen prior import --published priors/resnet50_ssl_prior --rows divided \\
+    --model microsoft/resnet-50 --parameters 'resnet.*' --out prior.safetensors
+# files by their names, of an encoder with the head of masked tokens
+bayesgen prior import --mean mean.pt --variance variance.pt --deviations covmat.pt \\
+    --rows undivided --model bert-base-uncased --task masked-lm --out prior.safetensors
+# the state dict of a SWAG module of swa_gaussian, of a nanoGPT
+bayesgen prior import --swag-state swag-300.pt --model ckpt.pt --task causal-lm \\
+    --out prior.safetensors
+
+The code of the published priors makes N(μ, λ diag(v) + λ² QᵀQ + ε I) of the first rows of Q: λ
+stands on the factor where √λ belongs and SWAG's ½ is missing; here it is N(μ, λ ½ (diag(v) + QᵀQ)
++ ε I) of all rows.
+""",
+)

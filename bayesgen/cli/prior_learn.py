@@ -1,40 +1,41 @@
 """`bayesgen prior learn`: a prior from (continued) pretraining, by SWAG.
 
-A run of the sampler `swag` that looks at its validation loss: whatever `train` does, such as resume
+A run of the sampler `swag` that watches its validation loss: whatever `train` does, such as resume
 and bf16, it does, too.
 """
 
 from __future__ import annotations
 
-from bayesgen.cli.train import Door
-from bayesgen.cli.train import main as train
+from dataclasses import replace
+from functools import partial
 
-EXAMPLES = """
-examples:
-  an encoder goes on with masked words on the texts of its task (no label is read), and its path
-  becomes the prior of a classifier:
-    python scripts/learn_prior.py --model models/all-MiniLM-L6-v2 --task masked-lm \\
-        --corpus ag_news --block-size 64 --out checkpoints/priors/news
-    python scripts/bayesian_training_script.py --model checkpoints/priors/news/mean \\
-        --task sentence-classification --data ag_news --train-samples 100 --prior swag \\
-        --prior-path checkpoints/priors/news --prior-scale auto --eval
-  a language model:
-    python scripts/learn_prior.py --model out/ckpt.pt --corpus shakespeare --rank 30
-  stopped by Ctrl-C, a reboot or a kill? It goes on where it was:
-    python scripts/learn_prior.py --resume checkpoints/priors/news
-  what was learned, in people's units:
-    bayesgen prior show checkpoints/priors/news
-"""
-DOOR = Door(
-    "learn_prior.py",
-    "Continue pretraining, and fit a Gaussian to the path of the weights: the prior of a later"
-    " task. The folder that it leaves holds prior.safetensors, its mean and the best weights as"
-    " models, and the run.",
-    EXAMPLES,
-    "swag",
-    {"validation_every": 100, "learning_rate": 1e-4, "num_draws": 1},
+from bayesgen.cli.train import COMMAND as TRAIN
+from bayesgen.cli.train import RESUME, for_sampler
+
+COMMAND = replace(
+    TRAIN,
+    name="prior learn",
+    description="Continue pretraining, and fit a Gaussian to the path of the weights: the prior of"
+    " a later task. The folder holds prior.safetensors, its mean and the best weights as models,"
+    " and the run.",
+    words={"--resume": RESUME},
+    adapt=partial(
+        for_sampler,
+        only="swag",
+        usual={"validation_every": 100, "learning_rate": 1e-4, "num_draws": 1},
+    ),
+    examples="""
+# masked words on the texts of a task (no label is read), then a classifier under that prior
+bayesgen prior learn --model models/all-MiniLM-L6-v2 --task masked-lm \\
+    --corpus ag_news --block-size 64 --out checkpoints/priors/news
+bayesgen train --model checkpoints/priors/news/mean \\
+    --task sentence-classification --data ag_news --train-samples 100 --eval \\
+    --prior swag --prior-path checkpoints/priors/news --prior-scale auto
+# a language model
+bayesgen prior learn --model out/ckpt.pt --corpus shakespeare --rank 30
+# stopped by Ctrl-C, a reboot or a kill? It continues where it was
+bayesgen prior learn --resume checkpoints/priors/news
+# what was learned
+bayesgen prior show checkpoints/priors/news
+""",
 )
-
-
-def main(argv: list[str]) -> int:
-    return train(argv, DOOR)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Any
 
-from bayesgen.cli.options import Parser, add_flags, parse
-from bayesgen.config import BaselineSettings, Count, Seed, Steps, check_ranges
-from bayesgen.config.provenance import Chosen, combine
+from bayesgen.cli.command import Command, Given, typed
+from bayesgen.config import BaselineSettings, QuickstartSettings
+from bayesgen.config.provenance import Chosen
 from bayesgen.errors import as_flags
 from bayesgen.inference.registry import SAMPLERS
 
@@ -19,51 +17,35 @@ if TYPE_CHECKING:
 
 TEXT_DRAWS = 5
 PROMPT_TOKENS = 32
+SHARED = ("corpus", "data_dir", "device", "seed")
+"""Settings of the quickstart that the baseline and the run have, too."""
 
 
-@dataclass(frozen=True)
-class QuickstartSettings:
-    corpus: Annotated[str, "python-docs, shakespeare, a text file, or a nanoGPT data folder"] = (
-        "python-docs"
-    )
-    data_dir: Annotated[str | None, "cache and search place for corpora"] = None
-    base_dir: Annotated[str, "folder that checkpoints/ lies in"] = "."
-    device: Annotated[str, "cpu, cuda, mps, or auto"] = "auto"
-    baseline_iters: Annotated[Count, "steps of the baseline"] = 2000
-    warmup_steps: Annotated[Steps, "steps before the first draw can be collected"] = 1500
-    sampling_steps: Annotated[Count, "steps after warm-up"] = 500
-    thinning: Annotated[Count, "steps from one draw to the next"] = 25
-    text_tokens: Annotated[Count, "length of the generated paragraph"] = 400
-    seed: Annotated[Seed, "of everything random"] = 0
+def _run(given: Given[QuickstartSettings]) -> str:
+    from bayesgen.runs import Run
+    from bayesgen.workflow.session import show_results
 
-
-def main(argv: list[str]) -> int:
-    parser = Parser(
-        prog="quickstart.py",
-        description="Train nanoGPT's CPU baseline on the built-in corpus, sample its posterior by"
-        " SGHMC, score both, and write a paragraph. What is there already is not made again.",
-        epilog="examples:\n  python scripts/quickstart.py\n"
-        "  python scripts/quickstart.py --corpus shakespeare",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add_flags(parser, QuickstartSettings)
-    settings = combine(QuickstartSettings, parse(parser, argv, {}), {}, "").settings
-    check_ranges(settings)
-
+    settings = given.settings
     folder = Path(settings.base_dir) / "checkpoints" / "quickstart"
     name = f"{_corpus_name(settings.corpus)}_{settings.baseline_iters}_seed{settings.seed}"
     steps = f"{settings.warmup_steps}+{settings.sampling_steps}by{settings.thinning}"
-    checkpoint, out = folder / f"{name}.pt", folder / f"{name}_sghmc_{steps}"
-    from bayesgen.workflow.session import show_results
-
-    _baseline(settings, checkpoint)
-    run = _posterior(settings, checkpoint, out)
+    checkpoint, run = folder / f"{name}.pt", Run(folder / f"{name}_sghmc_{steps}")
+    if checkpoint.is_file():
+        print(f"1/4 baseline: {checkpoint} already exists")
+    else:
+        print("1/4 baseline: nanoGPT's CPU recipe")
+        _baseline(settings, checkpoint)
+    if run.finished:
+        print(f"2/4 posterior: {run.path} already exists\n3/4 scores: already exist")
+    else:
+        print("2/4 posterior: SGHMC from the baseline; 3/4 scores: every validation token")
+        _posterior(settings, checkpoint, run)
     show_results(run)
-    _paragraph(settings, checkpoint, run)
-    print(f"\nbaseline    {checkpoint}\nposterior   {out}")
-    print(f"summary     {out / 'sghmc_summary.txt'}")
-    return 0
+    print(f"\n4/4 a paragraph from the mixture of {TEXT_DRAWS} draws\n")
+    print(_paragraph(settings, run))
+    print(f"\nbaseline    {checkpoint}\nposterior   {run.path}")
+    print(f"summary     {run.path / 'sghmc_summary.txt'}")
+    return typed("generate", run.path)
 
 
 def _corpus_name(corpus: str) -> str:
@@ -74,69 +56,53 @@ def _corpus_name(corpus: str) -> str:
     return f"{path.stem}-{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
 
 
+def _common(settings: QuickstartSettings, *names: str) -> dict[str, Any]:
+    return {name: getattr(settings, name) for name in names}
+
+
 def _baseline(settings: QuickstartSettings, checkpoint: Path) -> None:
-    if checkpoint.is_file():
-        print(f"1/4 baseline: {checkpoint} is there already")
-        return
-    print("1/4 baseline: nanoGPT's CPU recipe")
-    from bayesgen.cli.baseline import run_baseline
+    from bayesgen.workflow.baseline import make_baseline
 
     # training keeps its best so far under the name it is given: only a finished one counts
     unfinished = checkpoint.with_suffix(".unfinished.pt")
-    run_baseline(
-        BaselineSettings(
-            corpus=settings.corpus,
-            data_dir=settings.data_dir,
-            device=settings.device,
-            max_iters=settings.baseline_iters,
-            seed=settings.seed,
-            out=str(unfinished),
-        )
-    )
+    same = _common(settings, *SHARED)
+    make_baseline(BaselineSettings(**same, max_iters=settings.baseline_iters, out=str(unfinished)))
     unfinished.replace(checkpoint)
 
 
-def _posterior(settings: QuickstartSettings, checkpoint: Path, out: Path) -> Run:
-    """The run in `out`, which is made, continued or used as it is."""
-    from bayesgen.runs import Run
+def _posterior(settings: QuickstartSettings, checkpoint: Path, run: Run) -> None:
     from bayesgen.workflow.session import train
 
-    run = Run(out)
-    if run.finished:
-        print(f"2/4 posterior: {out} is there already\n3/4 scores: there already")
-        return run
-    print("2/4 posterior: SGHMC from the baseline; 3/4 scores: every validation token")
-    chosen = Chosen(
-        SAMPLERS["sghmc"].settings(
-            model=str(checkpoint),
-            corpus=settings.corpus,
-            data_dir=settings.data_dir,
-            device=settings.device,
-            out=str(out),
-            warmup_steps=settings.warmup_steps,
-            sampling_steps=settings.sampling_steps,
-            thinning=settings.thinning,
-            seed=settings.seed,
-            eval=True,
-        ),
-        {},
-    )
-    resumed = run if (out / "run.json").is_file() else None
-    return train("sghmc", chosen, resumed, as_flags)
+    same = _common(settings, *SHARED, "warmup_steps", "sampling_steps", "thinning")
+    cls = SAMPLERS["sghmc"].settings
+    chosen = cls(model=str(checkpoint), out=str(run.path), eval=True, **same)
+    resumed = run if (run.path / "run.json").is_file() else None
+    train("sghmc", Chosen(chosen, {}), resumed, as_flags)
 
 
-def _paragraph(settings: QuickstartSettings, checkpoint: Path, run: Run) -> None:
+def _paragraph(settings: QuickstartSettings, run: Run) -> str:
+    """It continues the first `PROMPT_TOKENS` of the validation text."""
     from bayesgen.data.corpora import load_corpus
-    from bayesgen.predictive import Predictive
-    from bayesgen.workflow.sources import open_source
+    from bayesgen.posterior import Posterior
 
-    print(f"\n4/4 a paragraph from the mixture of {TEXT_DRAWS} draws\n")
-    source = open_source(str(run.path), device=settings.device)
+    posterior = Posterior.load(run.path, device=settings.device)
     data_dir = Path(settings.data_dir) if settings.data_dir else None
-    corpus = load_corpus(settings.corpus, tokenizer=source.model.tokenizer, data_dir=data_dir)
+    corpus = load_corpus(settings.corpus, tokenizer=posterior.model.tokenizer, data_dir=data_dir)
     prompt = corpus.tokenizer.decode(corpus.val[:PROMPT_TOKENS])
-    predictive = Predictive(source.model, source.posterior.thin(TEXT_DRAWS))
-    text = predictive.generate(
-        prompt, max_new_tokens=settings.text_tokens, temperature=0.8, seed=settings.seed
-    )
-    print(str(text).strip())
+    decoding = {"max_new_tokens": settings.text_tokens, "temperature": 0.8, "seed": settings.seed}
+    return str(posterior.generate(prompt, draws=TEXT_DRAWS, **decoding)).strip()
+
+
+COMMAND = Command(
+    name="quickstart",
+    description="Train nanoGPT's CPU baseline on the built-in corpus, sample its posterior by"
+    " SGHMC, score both, and write a paragraph. What exists already is not made again.",
+    settings=QuickstartSettings,
+    run=_run,
+    examples="""
+# the built-in corpus
+bayesgen quickstart
+# another
+bayesgen quickstart --corpus shakespeare
+""",
+)

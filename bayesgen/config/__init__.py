@@ -5,71 +5,48 @@ combined by inheritance into one flat set of names for each sampler; importing t
 nothing heavy, so that `--help` answers at once.
 """
 
-from bayesgen.config.fields import Count, Seed, Setting, Steps, check_ranges, described
-from bayesgen.config.jobs import (
-    GPU_RECIPE,
-    BaselineSettings,
-    CheckPriorSettings,
-    DecodingSettings,
-    EvaluateSettings,
-    ExportSettings,
-    FinetuneSettings,
-    GenerateSettings,
-    SimilaritySettings,
+# ruff: noqa: I001  (isort would give every "A as A" a line of its own)
+from bayesgen.config.fields import (
+    Setting as Setting,
+    check_ranges as check_ranges,
+    described as described,
+    refuse_idle as refuse_idle,
 )
-from bayesgen.config.prior_spec import PRIORS, PriorSpec
-from bayesgen.config.priors import PriorImportSettings, PriorShowSettings
+from bayesgen.config.jobs import (
+    GPU_RECIPE as GPU_RECIPE,
+    BaselineSettings as BaselineSettings,
+    CheckPriorSettings as CheckPriorSettings,
+    DecodingSettings as DecodingSettings,
+    EvaluateSettings as EvaluateSettings,
+    ExportSettings as ExportSettings,
+    FinetuneSettings as FinetuneSettings,
+    GenerateSettings as GenerateSettings,
+    QuickstartSettings as QuickstartSettings,
+    SimilaritySettings as SimilaritySettings,
+    SourceSettings as SourceSettings,
+    check_finetune as check_finetune,
+)
+from bayesgen.config.prior_spec import PRIORS as PRIORS, PriorSpec as PriorSpec
+from bayesgen.config.priors import (
+    PriorImportSettings as PriorImportSettings,
+    PriorShowSettings as PriorShowSettings,
+)
 from bayesgen.config.sampling import (
-    ChainSettings,
-    GaussianSettings,
-    MomentumSettings,
-    PassSettings,
-    PerExampleSettings,
-    TrainSettings,
-    idle_unless,
+    ChainSettings as ChainSettings,
+    GaussianSettings as GaussianSettings,
+    MomentumSettings as MomentumSettings,
+    PassSettings as PassSettings,
+    PerExampleSettings as PerExampleSettings,
+    TrainSettings as TrainSettings,
+    idle_unless as idle_unless,
 )
 from bayesgen.config.shared import (
-    DataSettings,
-    EvalSettings,
-    LoopSettings,
-    PriorSettings,
-    ScoringSettings,
-    check_prior_settings,
-    idle_prior_settings,
+    DataSettings as DataSettings,
+    EvalSettings as EvalSettings,
+    LabelledSettings as LabelledSettings,
+    LoopSettings as LoopSettings,
+    PriorSettings as PriorSettings,
+    ScoringSettings as ScoringSettings,
+    check_prior_settings as check_prior_settings,
+    idle_prior_settings as idle_prior_settings,
 )
-
-__all__ = [
-    "GPU_RECIPE",
-    "PRIORS",
-    "BaselineSettings",
-    "ChainSettings",
-    "CheckPriorSettings",
-    "Count",
-    "DataSettings",
-    "DecodingSettings",
-    "EvalSettings",
-    "EvaluateSettings",
-    "ExportSettings",
-    "FinetuneSettings",
-    "GaussianSettings",
-    "GenerateSettings",
-    "LoopSettings",
-    "MomentumSettings",
-    "PassSettings",
-    "PerExampleSettings",
-    "PriorImportSettings",
-    "PriorSettings",
-    "PriorShowSettings",
-    "PriorSpec",
-    "ScoringSettings",
-    "Seed",
-    "Setting",
-    "SimilaritySettings",
-    "Steps",
-    "TrainSettings",
-    "check_prior_settings",
-    "check_ranges",
-    "described",
-    "idle_prior_settings",
-    "idle_unless",
-]

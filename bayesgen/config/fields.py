@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from inspect import get_annotations
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from bayesgen.errors import UserError, nearest
@@ -41,6 +42,10 @@ class Names(NamedTuple):
         return f"must be one of {', '.join(known)}, not '{value}'{nearest(value, known)}"
 
 
+class Advanced:
+    """Marks a setting that few people need: `--help` leaves it to `--help-all`."""
+
+
 Count = Annotated[int, Range(1)]
 Steps = Annotated[int, Range(0)]
 Seed = Annotated[int, Range(0, 2**63 - 1)]
@@ -55,8 +60,10 @@ Splits = Literal["val", "train", "test"]
 class Setting(NamedTuple):
     """One field of a settings class, as a command line needs it.
 
-    `kind` is bool, int, float, str, a Literal, or a tuple of a Literal; `optional` says that None
-    is a value too, `words` which words stand beside a number, and `names` which a text may be.
+    `kind` is bool, int, float, str, a Literal, or a tuple of str or of a Literal; `optional` says
+    that None is a value too, `words` which words stand beside a number, `names` which a text may
+    be, and `group` under which heading `--help` lists it: the attribute `group` of the class that
+    declares the field first.
     """
 
     kind: Any
@@ -66,14 +73,37 @@ class Setting(NamedTuple):
     default: Any
     words: tuple[str, ...] = ()
     names: Names | None = None
+    group: str = "settings"
+    advanced: bool = False
 
     @property
     def text(self) -> str:
         """The help, with the names that there are."""
         return self.help if self.names is None else f"{self.help}: {', '.join(self.names.known())}"
 
+    @property
+    def many(self) -> bool:
+        return get_origin(self.kind) is tuple
 
-def described(cls: type) -> dict[str, Setting]:
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The values of a Literal, or of each element of a tuple of them."""
+        kind = get_args(self.kind)[0] if self.many else self.kind
+        return get_args(kind) if get_origin(kind) is Literal else ()
+
+    def refusal(self, value: Any) -> str | None:
+        """Why `value`, of the right type, cannot be used; None if it can."""
+        if value is None or value in self.words:
+            return None
+        if self.names is not None:
+            return self.names.refusal(value)
+        for one in (value if self.many else (value,)) if self.choices else ():
+            if one not in self.choices:
+                return f"must be one of {', '.join(self.choices)}, not {one!r}"
+        return self.range.refusal(value) if self.kind in {int, float} else None
+
+
+def described(cls: type) -> Mapping[str, Setting]:
     """Every field of a settings class, by name."""
     hints = get_type_hints(cls, include_extras=True)
     result = {}
@@ -89,7 +119,11 @@ def described(cls: type) -> dict[str, Setting]:
         text = next(e for e in extras if isinstance(e, str))
         allowed = next((e for e in extras if isinstance(e, Range)), Range())
         names = next((e for e in extras if isinstance(e, Names)), None)
-        result[field.name] = Setting(kind, optional, text, allowed, field.default, words, names)
+        owner = [c for c in cls.__mro__ if field.name in get_annotations(c)][-1]
+        group = getattr(owner, "group", "settings")
+        result[field.name] = Setting(
+            kind, optional, text, allowed, field.default, words, names, group, Advanced in extras
+        )
     return result
 
 
@@ -104,16 +138,21 @@ def check_ranges(settings: Any) -> None:
         UserError: a value cannot be used.
     """
     for name, setting in described(type(settings)).items():
-        value = getattr(settings, name)
-        if value in setting.words:
-            continue
-        if setting.kind in {int, float} and value is not None:
-            refusal = setting.range.refusal(value)
-            if refusal:
-                raise UserError(f"`{name}` {refusal}")
-        refusal = setting.names.refusal(value) if setting.names and value is not None else None
+        refusal = setting.refusal(getattr(settings, name))
         if refusal:
             raise UserError(f"`{name}` {refusal}")
-        choices = get_args(setting.kind) if get_origin(setting.kind) is Literal else ()
-        if choices and value is not None and value not in choices:
-            raise UserError(f"`{name}` must be one of {', '.join(choices)}, not {value!r}")
+
+
+def refuse_idle(given: Mapping[str, Any], idle: Mapping[str, str]) -> None:
+    """Refuse settings that were given and would change nothing.
+
+    Args:
+        given: settings that were chosen, by name.
+        idle: those without effect, and why.
+
+    Raises:
+        UserError: a setting is in both.
+    """
+    for name, why in idle.items():
+        if name in given:
+            raise UserError(f"`{name}` {why}")

@@ -1,13 +1,14 @@
-"""Settings of the commands beside sampling."""
+"""Settings of the commands other than sampling."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from bayesgen.config.fields import (
+    Advanced,
     Count,
     Fraction,
     Names,
@@ -15,7 +16,9 @@ from bayesgen.config.fields import (
     Nucleus,
     Positive,
     Range,
+    Seed,
     Steps,
+    check_ranges,
 )
 from bayesgen.config.shared import (
     BaseDir,
@@ -25,37 +28,32 @@ from bayesgen.config.shared import (
     DataDir,
     DataSettings,
     Device,
-    LabelColumn,
-    LabelledData,
+    JsonOutput,
+    LabelledSettings,
     ModelSettings,
-    PairColumn,
     PriorName,
     PriorSettings,
     RandomSeed,
     ScoringSettings,
-    TextColumn,
-    Validation,
 )
-from bayesgen.tasks import tasks_that
+from bayesgen.errors import UserError
+from bayesgen.tasks import TASKS, tasks_that
 
 
 @dataclass(frozen=True)
 class BaselineSettings:
     """nanoGPT's CPU recipe; `GPU_RECIPE` holds what its GPU recipe changes."""
 
-    recipe: Annotated[
-        Literal["cpu", "gpu"], "nanoGPT's recipe that the other values start from"
-    ] = "cpu"
+    group: ClassVar[str] = "training"
+    recipe: Annotated[Literal["cpu", "gpu"], "nanoGPT's: the defaults of the others"] = "cpu"
     corpus: Corpus = "python-docs"
     data_dir: DataDir = None
     tokenizer: Annotated[Literal["char", "gpt2"], "characters, or GPT-2's byte pairs"] = "char"
     architecture: Annotated[
-        Literal["nanogpt", "gpt2", "llama"],
-        "nanoGPT's own, or the shape of GPT-2 or Llama, written as a Hugging Face model",
+        Literal["nanogpt", "gpt2", "llama"], "nanoGPT's, or GPT-2's or Llama's as Hugging Face's"
     ] = "nanogpt"
     out: Annotated[
-        str | None,
-        "file (nanogpt) or folder of the checkpoint (default: checkpoints/baseline/models/...)",
+        str | None, "file (nanogpt) or folder to write (default: in checkpoints/baseline/models)"
     ] = None
     base_dir: BaseDir = "."
     device: Device = "auto"
@@ -65,26 +63,31 @@ class BaselineSettings:
     n_head: Annotated[Count, "attention heads"] = 4
     n_embd: Annotated[Count, "width"] = 128
     block_size: Annotated[Count, "longest context in tokens"] = 64
-    bias: Annotated[bool, "biases in linear layers and norms"] = False
+    bias: Annotated[bool, "biases in linear layers and norms", Advanced] = False
     dropout: Annotated[Fraction, "while training"] = 0.0
     batch_size: BatchSize = 12
     max_iters: Annotated[Count, "length of the schedule in steps"] = 2000
-    stop_at: Annotated[
-        Count | None, "stop after this many steps of the schedule: a warm start for a sampler"
-    ] = None
+    stop_at: Annotated[Count | None, "stop after this many steps: a warm start"] = None
     learning_rate: Annotated[NonNegative, "AdamW's; falls to a tenth along a cosine"] = 1e-3
-    warmup_iters: Annotated[Steps, "steps of linear warm-up"] = 100
-    weight_decay: Annotated[NonNegative, "AdamW's, on matrices"] = 0.1
-    beta2: Annotated[Fraction, "AdamW's"] = 0.99
-    grad_clip: Annotated[NonNegative, "largest gradient norm; 0 for no clipping"] = 1.0
-    eval_interval: Annotated[Count, "steps between evaluations"] = 250
-    eval_iters: Annotated[Count, "batches per evaluation"] = 20
+    warmup_iters: Annotated[Steps, "steps of linear warm-up", Advanced] = 100
+    weight_decay: Annotated[NonNegative, "AdamW's, on matrices", Advanced] = 0.1
+    beta2: Annotated[Fraction, "AdamW's", Advanced] = 0.99
+    grad_clip: Annotated[NonNegative, "largest gradient norm; 0: no clipping", Advanced] = 1.0
+    eval_interval: Annotated[Count, "steps between evaluations", Advanced] = 250
+    eval_iters: Annotated[Count, "batches per evaluation", Advanced] = 20
+
+
+GPU_RECIPE: Mapping[str, Any] = {
+    "n_layer": 6, "n_head": 6, "n_embd": 384, "block_size": 256, "batch_size": 64, "dropout": 0.2,
+    "max_iters": 5000, "eval_iters": 200, "precision": "bf16",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
-class FinetuneSettings:
-    """The deterministic fine-tune; names are those of transformers' `TrainingArguments`."""
+class EncoderSettings:
+    """A pretrained model, and the head that a fine-tune gives it."""
 
+    group: ClassVar[str] = "model"
     model: Annotated[str | None, "folder or name of a Hugging Face model"] = None
     task: Annotated[
         str,
@@ -93,137 +96,161 @@ class FinetuneSettings:
     ] = "sequence-classification"
     head_hidden_size: Annotated[
         Steps | None,
-        "width of a layer between embedding and classes; 0: none (default: the model's own, or 0)",
+        "width of the head's hidden layer (default: the model's own, or none)",
+        Advanced,
     ] = None
     head_activation: Annotated[
-        Literal["tanh", "relu"] | None, "of that layer (default: the model's own, or tanh)"
+        Literal["tanh", "relu"] | None,
+        "of that layer (default: the model's own, or tanh)",
+        Advanced,
     ] = None
     head_dropout: Annotated[
-        Fraction | None,
-        "on the embedding and on that layer, while training (default: the model's own, or 0.1)",
+        Fraction | None, "before and after that layer (default: the model's, or 0.1)", Advanced
     ] = None
-    data: LabelledData = None
-    data_dir: DataDir = None
-    text_column: TextColumn = None
-    label_column: LabelColumn = None
-    pair_column: PairColumn = None
-    validation: Validation = 0.1
-    train_samples: Annotated[Count | None, "training rows to use, drawn by seed (default: all)"] = (
-        None
-    )
-    max_length: Annotated[
-        Count | None, "longest text in tokens; the rest is cut (default: the model's own limit)"
-    ] = None
+
+
+@dataclass(frozen=True)
+class FinetuneSettings(LabelledSettings, EncoderSettings):
+    """The deterministic fine-tune; names are those of transformers' `TrainingArguments`."""
+
+    group: ClassVar[str] = "training"
+    train_samples: Annotated[Count | None, "training rows, drawn by seed (default: all)"] = None
+    max_length: Annotated[Count | None, "tokens of a text at most (default: the model's)"] = None
     out: Annotated[
         str | None, "folder for the result (default: checkpoints/finetuned/<model>_<data>)"
     ] = None
     base_dir: BaseDir = "."
     device: Device = "auto"
-    seed: Annotated[int, Range(0, 2**32 - 1), "of everything random"] = 0
+    seed: Annotated[int, Range(0, 2**32 - 1), "seed of everything random"] = 0
     learning_rate: Annotated[NonNegative, "AdamW's, at its peak"] = 1e-4
     num_train_epochs: Annotated[Positive, "passes over the training rows"] = 3.0
-    max_steps: Annotated[Count | None, "optimizer steps, in the place of epochs"] = None
+    max_steps: Annotated[Count | None, "optimizer steps, instead of epochs"] = None
     per_device_train_batch_size: Annotated[Count, "rows per forward pass"] = 16
-    per_device_eval_batch_size: Annotated[Count, "the same when scoring"] = 64
-    gradient_accumulation_steps: Annotated[Count, "forward passes per optimizer step"] = 1
-    warmup_steps: Annotated[
-        NonNegative, "steps of linear warm-up; below 1 a fraction of all steps"
-    ] = 0.1
+    per_device_eval_batch_size: Annotated[Count, "the same when scoring", Advanced] = 64
+    gradient_accumulation_steps: Annotated[Count, "forward passes per step", Advanced] = 1
+    warmup_steps: Annotated[NonNegative, "steps of warm-up; below 1 a share", Advanced] = 0.1
     lr_scheduler_type: Annotated[
         Literal["linear", "cosine", "constant", "constant_with_warmup"],
         "of the learning rate after the warm-up (constant has none)",
+        Advanced,
     ] = "linear"
-    weight_decay: Annotated[NonNegative, "AdamW's, on all but norms and biases"] = 0.01
-    label_smoothing_factor: Annotated[
-        Fraction, "share of each label's weight that is spread over all classes"
-    ] = 0.0
-    class_weights: Annotated[
-        Literal["none", "balanced"], "weigh each row by how rare its class is in the training rows"
-    ] = "none"
-    max_grad_norm: Annotated[NonNegative, "largest gradient norm; 0 for no clipping"] = 1.0
+    weight_decay: Annotated[NonNegative, "AdamW's, on all but norms and biases", Advanced] = 0.01
+    label_smoothing_factor: Annotated[Fraction, "share spread over all classes", Advanced] = 0.0
+    class_weights: Annotated[Literal["none", "balanced"], "balanced: rare classes count more"] = (
+        "none"
+    )
+    max_grad_norm: Annotated[NonNegative, "largest gradient norm; 0: no clipping", Advanced] = 1.0
     bf16: Annotated[bool, "bfloat16 arithmetic; the weights stay float32"] = False
     gradient_checkpointing: Checkpointing = False
     eval_steps: Annotated[
-        Count | None, "optimizer steps between evaluations (default: one after each epoch)"
+        Count | None, "steps between evaluations (default: an epoch)", Advanced
     ] = None
     early_stopping_patience: Annotated[
-        Count | None,
-        "stop after this many evaluations without a lower validation loss (default: never)",
+        Count | None, "stop after this many evaluations without a lower loss (default: never)"
     ] = None
     freeze: Annotated[
-        tuple[str, ...] | None,
-        "shell pattern over names of parameters that stay as they are; may be given again",
+        tuple[str, ...] | None, "shell pattern over names of parameters to freeze; may be repeated"
     ] = None
     eval_test: Annotated[bool, "score the test split at the end"] = False
+
+
+def check_finetune(settings: FinetuneSettings, given: Container[str] = ()) -> None:
+    """Refuse what is missing, out of range, or without effect, naming the setting.
+
+    Args:
+        given: settings that were chosen, whatever their value.
+
+    Raises:
+        UserError: see the messages.
+    """
+    check_ranges(settings)
+    for name, example in (("model", "the folder of a pretrained model"), ("data", "ag_news")):
+        if getattr(settings, name) is None:
+            raise UserError(f"`{name}` is missing: name {example}")
+    if "max_steps" in given and "num_train_epochs" in given:
+        raise UserError("`max_steps` stands in the place of `num_train_epochs`: give one of them")
+    if settings.lr_scheduler_type == "constant" and "warmup_steps" in given:
+        raise UserError("`warmup_steps` needs another `lr_scheduler_type` than constant")
+    idle: dict[str, str] = {}
+    task = TASKS[settings.task]
+    if task.labels != "class":
+        classifiers = ("class_weights", "label_smoothing_factor")
+        idle |= dict.fromkeys(classifiers, " or ".join(tasks_that("finetune", "class")))
+    if not task.can("head"):
+        head = ("head_hidden_size", "head_activation", "head_dropout")
+        idle |= dict.fromkeys(head, " or ".join(tasks_that("head")))
+    for name, needed in idle.items():
+        if getattr(settings, name) != getattr(FinetuneSettings, name):
+            raise UserError(f"`{name}` needs `task={needed}`")
+    if settings.head_activation is not None and not settings.head_hidden_size:
+        raise UserError("`head_activation` needs a `head_hidden_size` above 0")
 
 
 @dataclass(frozen=True)
 class DecodingSettings:
     """How text is generated."""
 
+    group: ClassVar[str] = "text"
     max_new_tokens: Annotated[Count, "tokens to generate after the prompt"] = 200
-    temperature: Annotated[
-        NonNegative, "of the text: divides the log-probabilities; 0 takes the most probable token"
-    ] = 1.0
-    top_k: Annotated[Count | None, "draw from this many most probable tokens (default: all)"] = None
-    top_p: Annotated[
-        Nucleus | None, "draw from the most probable tokens that hold this much probability"
-    ] = None
+    temperature: Annotated[NonNegative, "of the text; 0 takes the most probable token"] = 1.0
+    top_k: Annotated[Count | None, "sample from this many most probable tokens"] = None
+    top_p: Annotated[Nucleus | None, "sample from the tokens that hold this probability"] = None
     decode: Annotated[
-        Literal["mixture", "per-draw"],
-        "average the draws' probabilities at every token, or follow one draw in each text",
+        Literal["mixture", "per-draw"], "average the draws at every token, or one draw per text"
     ] = "mixture"
     seed: RandomSeed = 0
 
 
 @dataclass(frozen=True)
+class SourceSettings:
+    """How a run is read again."""
+
+    group: ClassVar[str] = "run"
+    num_draws: Annotated[Count | None, "draws to use, evenly spaced (default: all)"] = None
+    model: Annotated[str | None, "the run's model, if it has moved"] = None
+
+
+@dataclass(frozen=True)
 class EvaluateSettings(ScoringSettings):
+    group: ClassVar[str] = "run"
     text: Annotated[str | None, "score this whole text too (a name or path)"] = None
-    model: Annotated[str | None, "the runs' model, where it does not lie where it did"] = None
-    corpus: Annotated[str | None, "the runs' corpus, where it does not lie where it did"] = None
-    data: Annotated[str | None, "the same, of labelled data"] = None
+    model: Annotated[str | None, "the runs' model, if it has moved"] = None
+    corpus: Annotated[str | None, "the runs' corpus, if it has moved"] = None
+    data: Annotated[str | None, "the same for labelled data"] = None
     data_dir: DataDir = None
     device: Device = "auto"
 
 
 @dataclass(frozen=True)
-class GenerateSettings(DecodingSettings):
-    prompt: Annotated[
-        tuple[str, ...] | None, "text to continue; may be given again (default: a line break)"
-    ] = None
+class GenerateSettings(DecodingSettings, SourceSettings):
+    group: ClassVar[str] = "run"
+    prompt: Annotated[tuple[str, ...] | None, "text to continue; may be repeated"] = None
     prompt_file: Annotated[str | None, "UTF-8 file whose whole text is the prompt"] = None
-    num_texts: Annotated[Count, "texts for each prompt"] = 1
-    num_draws: Annotated[
-        Count | None, "draws to use, evenly spaced (default: 10, or all where there are fewer)"
-    ] = None
+    num_texts: Annotated[Count, "texts per prompt"] = 1
+    num_draws: Annotated[Count | None, "draws to use, evenly spaced (default: at most 10)"] = None
     strategy: Annotated[
         Literal["auto", "stacked", "cached", "plain"],
         "all draws in one step, one after the other, or without a cache (auto: by memory)",
+        Advanced,
     ] = "auto"
-    json: Annotated[bool, "print one JSON document"] = False
-    model: Annotated[str | None, "the run's model, where it does not lie where it did"] = None
+    json: JsonOutput = False
     device: Device = "auto"
 
 
 @dataclass(frozen=True)
-class SimilaritySettings:
+class SimilaritySettings(SourceSettings):
     pairs_file: Annotated[
         str | None, "TSV, CSV or JSONL file of pairs: columns sentence1 and sentence2, or two"
     ] = None
-    level: Annotated[
-        float, Range(0, 1, above=True), "probability that the central intervals hold"
-    ] = 0.9
-    num_draws: Annotated[Count | None, "draws to use, evenly spaced (default: all)"] = None
-    json: Annotated[bool, "print one JSON document"] = False
-    out: Annotated[
-        str | None, "safetensors file to write: mean and sd of every text's embedding"
-    ] = None
-    model: Annotated[str | None, "the run's model, where it does not lie where it did"] = None
+    level: Annotated[float, Range(0, 1, above=True), "probability of the central intervals"] = 0.9
+    json: JsonOutput = False
+    out: Annotated[str | None, "safetensors file for the embeddings' means and sds"] = None
     device: Device = "auto"
 
 
 @dataclass(frozen=True)
 class CheckPriorSettings(ModelSettings, DataSettings, PriorSettings):
+    group: ClassVar[str] = "run"
     prior: PriorName = "swag"
     num_draws: Annotated[Count, "draws from the prior"] = 20
     num_samples: Annotated[Count, "validation windows or examples that they predict"] = 200
@@ -231,13 +258,19 @@ class CheckPriorSettings(ModelSettings, DataSettings, PriorSettings):
 
 
 @dataclass(frozen=True)
-class ExportSettings:
-    out: Annotated[str | None, "folder to write; it must be empty, or not there yet"] = None
-    num_draws: Annotated[Count | None, "draws to take, evenly spaced (default: all)"] = None
-    model: Annotated[str | None, "the run's model, where it does not lie where it did"] = None
+class ExportSettings(SourceSettings):
+    out: Annotated[str | None, "folder to write; it must be empty or new"] = None
 
 
-GPU_RECIPE: Mapping[str, Any] = {
-    "n_layer": 6, "n_head": 6, "n_embd": 384, "block_size": 256, "batch_size": 64, "dropout": 0.2,
-    "max_iters": 5000, "eval_iters": 200, "precision": "bf16",
-}  # fmt: skip
+@dataclass(frozen=True)
+class QuickstartSettings:
+    corpus: Corpus = "python-docs"
+    data_dir: DataDir = None
+    base_dir: BaseDir = "."
+    device: Device = "auto"
+    baseline_iters: Annotated[Count, "steps of the baseline"] = 2000
+    warmup_steps: Annotated[Steps, "steps before the first draw can be collected"] = 1500
+    sampling_steps: Annotated[Count, "steps after warm-up"] = 500
+    thinning: Annotated[Count, "steps from one draw to the next"] = 25
+    text_tokens: Annotated[Count, "length of the generated paragraph"] = 400
+    seed: Annotated[Seed, "seed of everything random"] = 0

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import runpy
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar, get_args, get_origin
+from typing import Any, Generic, TypeVar
 
 from bayesgen.config import BaselineSettings, Setting, described
 from bayesgen.errors import UserError, nearest
@@ -60,11 +60,16 @@ def combine(
     sources = (
         dict.fromkeys(config, config_name)
         | {name: f"environment {ENVIRONMENT[name]}" for name in environment}
-        | {name: f"flag --{name.replace('_', '-')}" for name in given}
+        | by_flag(given)
     )
     usual = {name: (base or {}).get(name, known[name].default) for name in sources}
     changed = {n: s for n, s in sources.items() if getattr(settings, n) != usual[n]}
     return Chosen(settings, changed)
+
+
+def by_flag(names: Iterable[str]) -> dict[str, str]:
+    """The source of settings that were given as flags."""
+    return {name: f"flag --{name.replace('_', '-')}" for name in names}
 
 
 def read_config(
@@ -112,19 +117,19 @@ def _checked(value: Any, setting: Setting, where: str) -> Any:
     kind = setting.kind
     if (value is None and setting.optional) or value in setting.words:
         return value
-    if get_origin(kind) is Literal:
-        if value in get_args(kind):
-            return value
-        raise UserError(f"{where} must be one of {', '.join(get_args(kind))}, not {value!r}")
-    if get_origin(kind) is tuple:
-        each = setting._replace(kind=get_args(kind)[0])
+    if setting.many:
         if not isinstance(value, list | tuple):
             raise UserError(f"{where} must be a list, not {value!r}")
-        return tuple(_checked(v, each, where) for v in value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+        value = tuple(value)
+    elif kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    elif not setting.choices and (
+        not isinstance(value, kind) or (kind is not bool and isinstance(value, bool))
+    ):
         raise UserError(f"{where} must be of type {kind.__name__}, not {value!r}")
+    refusal = setting.refusal(value)
+    if refusal:
+        raise UserError(f"{where} {refusal}")
     return value
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from bayesgen.config.fields import (
+    Advanced,
     Count,
     Fraction,
     NonNegative,
@@ -57,6 +58,7 @@ class TrainSettings(ModelSettings, DataSettings, PriorSettings, LoopSettings, Ev
         " map; the prior stays around the loaded weights (default: these)",
     ] = None
 
+    group: ClassVar[str] = "sampler"
     draws_from: ClassVar[Draws] = "point"
     per_example: ClassVar[bool] = False
     """Whether a step takes the gradient of each row of its batch."""
@@ -116,21 +118,28 @@ class ChainSettings(TrainSettings):
     ] = "linear"
     ramp_fraction: RampFraction = 0.25
     final_fraction: FinalFraction = 0.02
-    cycles: Annotated[Count, "cycles of the cyclical schedule"] = 4
+    cycles: Annotated[Count, "cycles of the cyclical schedule", Advanced] = 4
     cycle_exploration: Annotated[
-        Fraction, "noise-free first part of a cycle, as a fraction; draws come from the rest"
+        Fraction,
+        "noise-free first part of a cycle, as a fraction; draws come from the rest",
+        Advanced,
     ] = 0.5
-    temperature_ramp_steps: Annotated[Steps, "linear rise of the temperature from 0 to T"] = 0
+    temperature_ramp_steps: Annotated[
+        Steps, "linear rise of the temperature from 0 to T", Advanced
+    ] = 0
     preconditioner: Annotated[
-        str, "gradients (a short pass), adam (the checkpoint's moments), none, or a variance file"
+        str,
+        "gradients (a short pass), adam (the checkpoint's moments), none, or a variance file",
+        Advanced,
     ] = "gradients"
-    preconditioner_batches: Annotated[Count, "batches of the short pass"] = 30
+    preconditioner_batches: Annotated[Count, "batches of the short pass", Advanced] = 30
     preconditioner_damping: Annotated[
-        NonNegative, "ε: 0 is full preconditioning, large is none"
+        NonNegative, "ε: 0 is full preconditioning, large is none", Advanced
     ] = 0.01
     gradient_clip: Annotated[
         NonNegative,
         "longest gradient of a step, as a multiple of the typical one at the start; 0: no limit",
+        Advanced,
     ] = 2.0
 
     draws_from: ClassVar[Draws] = "chain"
@@ -178,7 +187,7 @@ class MomentumSettings(ChainSettings):
 
     learning_rate: Annotated[NonNegative, "time step of the dynamics"] = 1.4
     friction: Annotated[NonNegative, "α; the velocity is forgotten after 1/(lr·α) steps"] = 0.35
-    momentum_std: Annotated[Width, "σ: sd of the momenta's target at T/N = 1"] = 1.0
+    momentum_std: Annotated[Width, "σ: sd of the momenta's target at T/N = 1", Advanced] = 1.0
 
     def longest_step(self, curvature: float) -> float:
         # unstable beyond lr² c = 4 σ²
@@ -213,7 +222,7 @@ class PerExampleSettings(GaussianSettings, PassSettings):
 
     prior_std: PriorStd = 0.003
     jacobian_memory: Annotated[
-        Count, "MiB that per-example gradients may take; batches are cut to fit"
+        Count, "MiB that per-example gradients may take; batches are cut to fit", Advanced
     ] = 1024
 
     per_example: ClassVar[bool] = True

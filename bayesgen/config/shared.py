@@ -1,12 +1,13 @@
-"""Settings that several commands have."""
+"""Settings that several commands share."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from bayesgen.config.fields import (
+    Advanced,
     Count,
     Fraction,
     Names,
@@ -25,60 +26,53 @@ from bayesgen.tasks import tasks_that
 # what several classes have, with defaults of their own
 Temperature = Annotated[NonNegative, "T: 1 is Bayes, below 1 a cold posterior (T/N is ours)"]
 RampFraction = Annotated[
-    Fraction, "part of the warm-up in which the step size rises from 0 to its peak"
+    Fraction, "part of the warm-up in which the step size rises from 0 to its peak", Advanced
 ]
-FinalFraction = Annotated[Fraction, "step size at the end, as a fraction of the first"]
+FinalFraction = Annotated[Fraction, "step size at the end, as a fraction of the first", Advanced]
 PriorStd = Annotated[Width, "σ; with `prior_relative` the factor s in σᵢ = s·|θᵢ|"]
 PriorName = Annotated[
     str,
     Names(lambda: tuple(PRIORS)),
     "density before any data: N(0, σ²), N(loaded weights, σ²), learned from pretraining, your own",
 ]
-DataDir = Annotated[str | None, "cache and search place for corpora; embeddings are kept there too"]
-BaseDir = Annotated[str, "folder that checkpoints/ lies in"]
+DataDir = Annotated[
+    str | None, "cache and search path for corpora; embeddings are cached there too", Advanced
+]
+BaseDir = Annotated[str, "folder that contains checkpoints/", Advanced]
 Device = Annotated[str, "cpu, cuda, mps, or auto"]
 BatchSize = Annotated[Count, "windows per step"]
-RandomSeed = Annotated[Seed, "of everything random"]
+RandomSeed = Annotated[Seed, "seed of everything random"]
 Checkpointing = Annotated[
-    bool, "compute activations again in the backward pass: less memory, more time"
-]
-LabelledData = Annotated[
-    str | None, "labelled data: ag_news, sst2, imdb, stsb, or the path of a file or folder"
-]
-TextColumn = Annotated[str | None, "of `data` (default: found by its name)"]
-LabelColumn = Annotated[str | None, "the same, of the labels"]
-PairColumn = Annotated[str | None, "the same, of the second text of a pair"]
-Validation = Annotated[
-    Positive,
-    "training rows to hold back, a number or below 1 a share, where `data` has no rows for"
-    " validation; the same rows for every seed",
+    bool, "recompute activations in the backward pass: less memory, more time", Advanced
 ]
 Corpus = Annotated[
     str,
     "python-docs, shakespeare, a UTF-8 text file, a nanoGPT data folder, or the texts alone of"
-    " what `data` takes (ag_news, ..., a .tsv, .csv or .jsonl file)",
+    " labelled data (ag_news, ..., a .tsv, .csv or .jsonl file)",
 ]
+JsonOutput = Annotated[bool, "print one JSON document"]
 
 
 @dataclass(frozen=True)
 class ModelSettings:
+    group: ClassVar[str] = "model"
     model: Annotated[
         str | None,
         "nanoGPT checkpoint (.pt), or folder or name of a Hugging Face model"
         " (default: checkpoints/baseline/models/baseline_model_2k.pt)",
     ] = None
-    meta_path: Annotated[str | None, "meta.pkl of `model`, where it does not lie beside it"] = None
+    meta_path: Annotated[str | None, "meta.pkl of `model`, if it is not beside it", Advanced] = None
     parameters: Annotated[
         str,
         "which parameters are Bayesian: all, last-layer, head, layers=-2:, lora, shell patterns"
-        " over their names, or several of these with commas between",
+        " over their names, or a comma-separated list of these",
     ] = "all"
-    lora_r: Annotated[Count, "rank of the adapters that `parameters=lora` adds"] = 8
-    lora_alpha: Annotated[Positive, "α: the adapters are multiplied by α/r"] = 16.0
+    lora_r: Annotated[Count, "rank of the adapters of `parameters=lora`", Advanced] = 8
+    lora_alpha: Annotated[Positive, "α: the adapters are multiplied by α/r", Advanced] = 16.0
     lora_targets: Annotated[
         str | None,
-        "layers that get adapters: ends of their names, with commas between (default: PEFT's"
-        " choice for the architecture; c_attn for nanoGPT)",
+        "ends of the names of the adapted layers, comma-separated (default: PEFT's)",
+        Advanced,
     ] = None
     task: Annotated[str, Names(partial(tasks_that, "sample")), "what the model does"] = "causal-lm"
     device: Device = "auto"
@@ -88,14 +82,30 @@ class ModelSettings:
 
 
 @dataclass(frozen=True)
-class DataSettings:
-    corpus: Corpus = "python-docs"
-    data: LabelledData = None
+class LabelledSettings:
+    """Which labelled data, and how to read them."""
+
+    group: ClassVar[str] = "data"
+    data: Annotated[
+        str | None, "labelled data: ag_news, sst2, imdb, stsb, or the path of a file or folder"
+    ] = None
     data_dir: DataDir = None
-    text_column: TextColumn = None
-    label_column: LabelColumn = None
-    pair_column: PairColumn = None
-    validation: Validation = 0.1
+    text_column: Annotated[str | None, "of `data` (default: found by name)", Advanced] = None
+    label_column: Annotated[str | None, "the same for the labels", Advanced] = None
+    pair_column: Annotated[str | None, "the same for the second text of a pair", Advanced] = None
+    validation: Annotated[
+        Positive, "rows to hold out if `data` has no validation split; below 1 a share", Advanced
+    ] = 0.1
+
+
+@dataclass(frozen=True)
+class CorpusSettings:
+    group: ClassVar[str] = "data"
+    corpus: Corpus = "python-docs"
+
+
+@dataclass(frozen=True)
+class DataSettings(LabelledSettings, CorpusSettings):
     train_samples: Annotated[
         Count | None,
         "training windows (or examples) that make up the data set, drawn by seed (default: all)",
@@ -103,7 +113,7 @@ class DataSettings:
     batch_size: BatchSize = 12
     block_size: Annotated[
         Count | None,
-        "tokens per window (default: the model's own, at most 1024), and of an example at most"
+        "tokens per window (default: the model's own, at most 1024), or at most per example"
         " (default: that of the fine-tune, or the model's own)",
     ] = None
     seed: RandomSeed = 0
@@ -111,28 +121,30 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class PriorSettings:
+    group: ClassVar[str] = "prior"
     prior: PriorName = "normal"
     prior_std: PriorStd = 0.2
-    prior_relative: Annotated[bool, "width of the pretrained prior relative to each weight"] = False
+    prior_relative: Annotated[bool, "σ of `prior=pretrained` per weight", Advanced] = False
     prior_scale: Annotated[
         float | Literal["auto"],
         "λ, multiplies the prior's covariance; auto: the one with the best validation NLL in short"
         " runs on a grid",
         Range(1e-12, 1e12),
     ] = 1.0
-    prior_scale_steps: Annotated[Count, "steps of the short run for each λ of the grid"] = 100
+    prior_scale_steps: Annotated[Count, "steps of the short run for each λ", Advanced] = 100
     prior_path: Annotated[
         str | None,
         "learned prior of `prior=swag` or laplace (a file, or the folder of the run that learned"
         " it); with `prior=pretrained` its mean is the centre",
     ] = None
     prior_epsilon: Annotated[
-        Positive, "ε, variance that a learned prior gives every weight beside what was learned"
+        Positive, "ε, variance that a learned prior adds to every weight", Advanced
     ] = 1e-6
     head_prior_std: Annotated[
         Width | None,
-        "σ of N(0, σ²) on a head that is new, and of parameters that a learned prior does not know"
+        "σ of N(0, σ²) on a new head, and on parameters that a learned prior does not have"
         " (default: the other weights' prior; 0.5 with `prior=swag` or laplace)",
+        Advanced,
     ] = None
 
     @property
@@ -171,46 +183,56 @@ def idle_prior_settings(settings: PriorSettings) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class LoopSettings:
+    group: ClassVar[str] = "run"
     base_dir: BaseDir = "."
     out: Annotated[
         str | None,
         "folder for the run (default: checkpoints/samplers/<sampler>_sampler/run_<time>)",
     ] = None
     chains: Annotated[Count, "independent chains (or fits), one after the other"] = 1
-    gradient_accumulation: Annotated[Count, "micro-batches that each batch is split into"] = 1
+    gradient_accumulation: Annotated[Count, "micro-batches per batch", Advanced] = 1
     gradient_checkpointing: Checkpointing = False
-    log_every: Annotated[Count, "steps between lines of metrics.jsonl"] = 10
-    checkpoint_every: Annotated[Count, "steps between saved states (resume is exact at any)"] = 200
-    wandb: Annotated[bool, "log to Weights & Biases too (WANDB_AVAILABLE; `wandb=False`)"] = False
+    log_every: Annotated[Count, "steps between lines of metrics.jsonl", Advanced] = 10
+    checkpoint_every: Annotated[
+        Count, "steps between saved states (resume is exact at any)", Advanced
+    ] = 200
+    wandb: Annotated[
+        bool, "log to Weights & Biases too (WANDB_AVAILABLE; `wandb=False`)", Advanced
+    ] = False
 
 
 @dataclass(frozen=True)
 class ScoringSettings:
     """How a run's draws are scored."""
 
+    group: ClassVar[str] = "evaluation"
     eval_splits: Annotated[
         tuple[Splits, ...] | None,
-        "splits to score (default: val; of labelled data test, where there is one)",
+        "splits to score (default: val; for labelled data test, if there is one)",
     ] = None
     eval_num_posterior_samples: Annotated[Count | None, "draws to use (default: all)"] = None
-    eval_max_samples: Annotated[Count | None, "windows to score of each split (default: all)"] = (
-        None
-    )
+    eval_max_samples: Annotated[
+        Count | None, "windows to score per split (default: all)", Advanced
+    ] = None
     eval_num_text_samples: Annotated[
-        Steps, "texts to continue from each split, for BLEU, ROUGE and diversity (0: none)"
+        Steps,
+        "texts to continue from each split, for BLEU, ROUGE and diversity (0: none)",
+        Advanced,
     ] = 0
-    eval_batch_size: Annotated[Count, "windows per forward pass when scoring"] = 64
+    eval_batch_size: Annotated[Count, "windows per forward pass when scoring", Advanced] = 64
     eval_precision: Annotated[
         Literal["fp32", "bf16"],
-        "of the network's arithmetic when scoring; bf16 is used only where the processor has it",
+        "of the network's arithmetic when scoring; bf16 is used only if the processor has it",
+        Advanced,
     ] = "fp32"
     ood_corpus: Annotated[
-        str | None, "an out-of-distribution text (a name or path), to detect by uncertainty"
+        str | None,
+        "out-of-distribution text (a name or path): how well uncertainty tells it from the split",
     ] = None
     ood_data: Annotated[
         str | None,
-        "the same for classifiers: another labelled set (a name or path, its labels are not used),"
-        " or a table of texts",
+        "the same for classifiers: another labelled data set (a name or path, its labels are not"
+        " used), or a table of texts",
     ] = None
 
 

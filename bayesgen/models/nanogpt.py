@@ -243,7 +243,7 @@ def read_checkpoint(path: Path, meta_path: Path | None = None, outline: bool = F
     """
     if not path.is_file():
         raise UserError(
-            f"`model`: no checkpoint at '{path}'; train one with 'python scripts/train_baseline.py'"
+            f"`model`: no checkpoint at '{path}'; train one with 'bayesgen baseline'"
             " or name a nanoGPT ckpt.pt"
         )
     try:

@@ -42,7 +42,7 @@ SWAG = PriorSpec(
     _learned,
     uses=frozenset({"prior_path", "prior_epsilon"}),
     scales=LEARNED_SCALES,
-    written_by="scripts/learn_prior.py",
+    written_by="bayesgen prior learn",
 )
 LAPLACE = PriorSpec(
     "laplace",

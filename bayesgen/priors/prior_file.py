@@ -154,7 +154,7 @@ def _opened(path: Path, setting: str) -> Iterator[tuple[Any, str]]:
     path = path / FILE if path.is_dir() else path
     if not path.is_file():
         raise UserError(
-            f"{setting}: no file at '{path}'; scripts/learn_prior.py or a run with `sampler`"
+            f"{setting}: no file at '{path}'; bayesgen prior learn or a run with `sampler`"
             " laplace writes one, and 'bayesgen prior import' makes one of published files"
         )
     name = f"{setting}: '{path}'"

@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from bayesgen.config import BaselineSettings
-from bayesgen.data.corpora import Corpus
+from bayesgen.data.corpora import Corpus, load_corpus
+from bayesgen.data.tokenizers import CharTokenizer, write_meta
 from bayesgen.data.windows import RandomWindows
 from bayesgen.errors import UserError
 from bayesgen.likelihoods import Categorical
 from bayesgen.models.architectures import Network, new_network
+from bayesgen.models.device import resolve_device
 from bayesgen.models.nanogpt import is_checkpoint
 
 
@@ -73,8 +75,7 @@ def adamw(module: nn.Module, settings: BaselineSettings) -> torch.optim.AdamW:
 
 
 def checkpoint_path(settings: BaselineSettings, base: Path) -> Path:
-    """Where the checkpoint goes, a file for nanogpt and else a folder: the steps it has had are in
-    its name.
+    """Where the checkpoint goes, a file for nanogpt and else a folder; its name gives the steps.
 
     Raises:
         UserError: the place that the settings name is of the other kind.
@@ -96,6 +97,21 @@ def checkpoint_path(settings: BaselineSettings, base: Path) -> Path:
         kind += "_bpe"
     name = f"baseline_{kind}_{steps}"
     return base / "checkpoints" / "baseline" / "models" / (f"{name}.pt" if file else name)
+
+
+def make_baseline(settings: BaselineSettings) -> BaselineReport:
+    """Train on the corpus that `settings` name; a nanoGPT of characters gets its meta.pkl, too.
+
+    Raises:
+        UserError: see `checkpoint_path` and `train_baseline`, or the corpus is not there.
+    """
+    path = checkpoint_path(settings, Path(settings.base_dir))
+    data_dir = Path(settings.data_dir) if settings.data_dir else None
+    corpus = load_corpus(settings.corpus, tokenizer_kind=settings.tokenizer, data_dir=data_dir)
+    report = train_baseline(settings, corpus, path, resolve_device(settings.device))
+    if settings.architecture == "nanogpt" and isinstance(corpus.tokenizer, CharTokenizer):
+        write_meta(path.with_name(f"{path.stem}_meta.pkl"), corpus.tokenizer)
+    return report
 
 
 def train_baseline(

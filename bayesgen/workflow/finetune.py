@@ -1,468 +1,199 @@
-"""The deterministic fine-tune that posteriors start from, by transformers' `Trainer`.
+"""A fine-tune from settings to a folder that `load_model` takes, continued after a kill.
 
-The loop, the optimizer (AdamW, without decay on norms and biases), the schedule, early stopping and
-checkpoints are Trainer's. Here is what it is given: rows, the loss, the scores; and what it is held
-to: a checkpoint at every evaluation, from which a killed fine-tune continues to the same weights.
-
-Needs the extra `hf` (`pip install 'bayesgen[hf]'`).
+The folder holds checkpoints in a subfolder until the result is there; `workflow.trainer` trains.
 """
 
 from __future__ import annotations
 
-import fnmatch
-import math
+import platform
 import shutil
 import sys
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from scipy import stats
-from torch import Tensor, nn
-from torch.utils.data import Dataset
-from torchmetrics.functional.classification import multiclass_accuracy, multiclass_f1_score
-from tqdm import tqdm
-from transformers import (
-    EarlyStoppingCallback,
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerState,
-    TrainingArguments,
-)
 
 from bayesgen.config import FinetuneSettings
-from bayesgen.data.embedded import Embedded
-from bayesgen.data.examples import Examples
-from bayesgen.data.labelled import Labelled, LabelledCorpus
-from bayesgen.errors import Interrupted, UserError
-from bayesgen.models import FunctionalModel, load_model
-from bayesgen.models.frozen import embedded, frozen_encoder
-from bayesgen.models.hf_tokenizer import HuggingFaceTokenizer
-from bayesgen.models.logging import quiet
-from bayesgen.workflow.loop import StopRequest
+from bayesgen.data.labelled import LabelledCorpus
+from bayesgen.errors import UserError
+from bayesgen.models import FunctionalModel, Head, load_model
+from bayesgen.models.device import resolve_device
+from bayesgen.runs import Run
+from bayesgen.tasks import TASKS
+from bayesgen.workflow.loading import read_labelled
+from bayesgen.workflow.loop import graceful_stop
+from bayesgen.workflow.objectives import set_noise
+from bayesgen.workflow.resuming import continued
+from bayesgen.workflow.session import peak_memory_mib
 
-SAME_NAME = (
-    "learning_rate", "num_train_epochs", "per_device_train_batch_size",
-    "per_device_eval_batch_size", "gradient_accumulation_steps", "warmup_steps",
-    "lr_scheduler_type", "weight_decay", "max_grad_norm", "bf16", "seed",
-)  # fmt: skip
-"""Settings that go to TrainingArguments as they are."""
+RECORD = "finetune.json"
 
-CHECKPOINTING = ("activation_checkpointing", "gradient_checkpointing")
-"""What TrainingArguments calls --gradient-checkpointing; the second name is the older one."""
+UNFINISHED = "unfinished"
+"""Subfolder of the result in which checkpoints lie until the result is there."""
 
-SCORES = ("accuracy", "macro_f1", "spearman", "pearson")
-
-LOG_EVERY = 10
-"""Optimizer steps between losses on the bar, and between looks at whether they are finite."""
-
-DEFAULT_LENGTH = 512
-"""Tokens of the longest text where the model has no limit of its own."""
-
-LEAST_NOISE = 1e-6
-"""Standard deviation of the labels where a fine-tune met all of them: a density needs some."""
-
-Loss = Callable[..., Tensor]
-Scores = dict[str, float | None]
+CHANGEABLE = {"data", "data_dir", "device", "eval_test", "model"}
+"""What may differ when a fine-tune is continued; data and model are known by their hash."""
 
 
-class ExampleSet(Dataset[Any]):
-    """Rows of `examples`, which a loader takes a whole batch at a time."""
-
-    def __init__(self, examples: Examples | Embedded) -> None:
-        self.examples = examples
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def __getitems__(self, indices: Sequence[int]) -> Mapping[str, Tensor]:
-        return self.examples.batch(indices)
-
-
-def balanced_weights(data: Labelled) -> Tensor:
-    """Weights [K] that make every class count the same, and whose mean over the rows is 1.
-
-    Raises:
-        UserError: a class has no row.
-    """
-    assert data.classes is not None
-    counts = torch.bincount(torch.as_tensor(data.labels), minlength=len(data.classes))
-    if not counts.all():
-        absent = data.classes[int(counts.argmin())]
-        raise UserError(
-            f"`class_weights=balanced`: no training row is of class '{absent}'; take more"
-            " `train_samples`, or leave the setting out"
-        )
-    return counts.sum() / (len(counts) * counts)
-
-
-def criterion(weights: Tensor | None, label_smoothing: float) -> Loss:
-    """Cross-entropy in nats, summed over the rows and divided by how many an optimizer step has.
-
-    Dividing by rows, not by their weights, gives the same gradient however a batch is split.
+def finetune(settings: FinetuneSettings, folder: Path, resumed: bool = False) -> dict[str, Any]:
+    """Train, or continue, and leave the best model in `folder`; returns its record.
 
     Args:
-        weights: of the classes, [K].
+        resumed: whether `folder` holds an unfinished fine-tune of these settings.
+
+    Raises:
+        UserError: something that the user can put right.
+        Interrupted: a signal stopped it; a checkpoint was written.
     """
+    try:
+        from bayesgen.workflow.trainer import curve, make_trainer, rows, score, train
+    except ImportError as error:
+        raise UserError("finetune needs transformers; pip install 'bayesgen[hf]'") from error
 
-    def loss(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
-        logits = outputs.logits.float()
-        total = F.cross_entropy(
-            logits,
-            labels,
-            weight=None if weights is None else weights.to(logits),
-            label_smoothing=label_smoothing,
-            reduction="sum",
+    device = resolve_device(settings.device)
+    corpus, model = _load(settings)
+    if settings.eval_test and corpus.test is None:
+        raise UserError(f"`eval_test`: '{settings.data}' has no test split; leave it out")
+    work = Run(folder / UNFINISHED)
+    record = _record(settings, corpus, model)
+    if resumed:
+        _same_inputs(work.read_json(RECORD), record)
+    with graceful_stop() as stop:
+        trainer = make_trainer(settings, model, corpus, work.path, device, stop)
+        _announce(folder, trainer)
+        with work.locked():
+            work.write_json(RECORD, record)
+            train(trainer, settings.task)
+        test = None
+        if settings.eval_test and corpus.test is not None:
+            test = score(trainer, rows(corpus.test, model, settings))
+    table = curve(trainer.state.log_history)
+    best = next(row for row in table if row["step"] == trainer.state.best_global_step)
+    record |= {
+        "rows": len(trainer.train_dataset),
+        "curve": table,
+        "best_step": best["step"],
+        "best_val_loss": best["val_loss"],
+        "test": test,
+        "peak_memory_mib": round(_peak_memory_mib(device), 1),
+    }
+    if TASKS[settings.task].labels == "number":
+        record["noise_std"] = set_noise(trainer.model.config, best["val_loss"])
+    _write(folder, trainer, model, record)
+    return record
+
+
+def new_folder(settings: FinetuneSettings) -> Path:
+    """Where the result goes: a folder that is empty or not there yet.
+
+    Raises:
+        UserError: it holds something.
+    """
+    if settings.out is not None:
+        folder = Path(settings.out)
+    else:
+        model, data = (Path(str(p)).resolve().name for p in (settings.model, settings.data))
+        name = f"{model}_{data.split('.')[0]}"
+        folder = Path(settings.base_dir) / "checkpoints" / "finetuned" / name
+    if (folder / UNFINISHED / RECORD).is_file() and not (folder / RECORD).is_file():
+        raise UserError(
+            f"`out`: '{folder}' holds an unfinished fine-tune; continue it with"
+            f" `resume='{folder}'`, or delete it"
         )
-        return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
-
-    return loss
-
-
-def squared_error(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
-    """The same for labels that are real numbers: half of it is the Gaussian's NLL at σ = 1."""
-    total = F.mse_loss(outputs.logits.float().view_as(labels), labels, reduction="sum")
-    return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UserError(
+            f"`out`: '{folder}' already exists; name a folder that is empty or new, or delete it"
+        )
+    return folder
 
 
-def classification_scores(prediction: Any) -> Scores:
-    """Accuracy and macro-F1 of logits [N, K]."""
-    logits, labels = map(torch.as_tensor, (prediction.predictions, prediction.label_ids))
-    classes = logits.shape[1]
+def stored_settings(folder: Path, given: Mapping[str, Any]) -> FinetuneSettings:
+    """The settings of the unfinished fine-tune in `folder`, with what may change changed.
+
+    Raises:
+        UserError: there is none, one of `given` contradicts it, or another version wrote it.
+    """
+    if (folder / RECORD).is_file():
+        raise UserError(f"`resume`: the fine-tune in '{folder}' is finished")
+    if not (folder / UNFINISHED / RECORD).is_file():
+        raise UserError(f"`resume`: no unfinished fine-tune in '{folder}'")
+    stored = Run(folder / UNFINISHED).read_json(RECORD).get("settings", {})
+    values = continued(FinetuneSettings, stored, given, CHANGEABLE, folder, "fine-tune")
+    return FinetuneSettings(**values)
+
+
+def _load(settings: FinetuneSettings) -> tuple[LabelledCorpus, FunctionalModel]:
+    """The data, and the model with a head for their classes."""
+    corpus = read_labelled(settings, settings.task)
+    head = Head(settings.head_hidden_size, settings.head_activation, settings.head_dropout)
+    model = load_model(
+        str(settings.model),
+        task=settings.task,
+        num_labels=None if corpus.classes is None else len(corpus.classes),
+        head=head if settings.task == "sentence-classification" else None,
+    )
+    return corpus, model
+
+
+def _record(
+    settings: FinetuneSettings, corpus: LabelledCorpus, model: FunctionalModel
+) -> dict[str, Any]:
+    """What finetune.json holds from the start."""
+    packages = ("torch", "transformers", "accelerate", "tokenizers", "bayesgen")
     return {
-        "accuracy": float(multiclass_accuracy(logits, labels, classes, average="micro")),
-        "macro_f1": float(multiclass_f1_score(logits, labels, classes, average="macro")),
+        "settings": vars(settings),
+        "model": {"name": model.info.name, "sha256": model.info.sha256},
+        "data": {"name": corpus.name, **corpus.fingerprint},
+        "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
     }
 
 
-def regression_scores(prediction: Any) -> Scores:
-    """Correlations of outputs [N, 1] with the labels; None where one of both does not vary, as of a
-    single row."""
-    outputs, labels = prediction.predictions.reshape(-1), prediction.label_ids
-    if len(labels) < 2:
-        return {"spearman": None, "pearson": None}
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", (stats.ConstantInputWarning, stats.NearConstantInputWarning)
-        )
-        found = {
-            "spearman": stats.spearmanr(outputs, labels).statistic,
-            "pearson": stats.pearsonr(outputs, labels).statistic,
-        }
-    return {name: float(r) if math.isfinite(r) else None for name, r in found.items()}
-
-
-def score_range(data: Labelled) -> list[float]:
-    """The lowest and the highest score of `data`.
-
-    Raises:
-        UserError: they are the same.
-    """
-    low, high = float(data.labels.min()), float(data.labels.max())
-    if low == high:
-        raise UserError(
-            f"{data.name}: all {len(data):,} scores are {low:g}; a similarity needs texts that are"
-            " more alike than others"
-        )
-    return [low, high]
-
-
-class Flow(TrainerCallback):  # type: ignore[misc]
-    """A loss with every checkpoint, no loss that is not finite, and a clean stop on a signal."""
-
-    def __init__(self, stop: StopRequest) -> None:
-        self.stop = stop
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        # the end of an epoch brings its evaluation: a checkpoint before that would skip it
-        within = state.epoch % 1 > 0 and not control.should_training_stop
-        control.should_save |= within and self.stop.signum is not None
-        self._log_first(control)
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        control.should_save |= self.stop.signum is not None
-        self._log_first(control)
-
-    def _log_first(self, control: Any) -> None:
-        """Trainer keeps no running loss in a checkpoint: what it has is logged before."""
-        control.should_log |= control.should_save or control.should_evaluate
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        losses = (logs[name] for name in ("loss", "eval_loss") if name in logs)
-        if not all(map(math.isfinite, losses)):
+def _same_inputs(stored: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuse to continue with other data or another model."""
+    for key in ("data", "model"):
+        if stored[key]["sha256"] != now[key]["sha256"]:
             raise UserError(
-                f"the loss is not finite at step {state.global_step}: lower `learning_rate`"
+                f"`{key}`: '{now[key]['name']}' is not what the fine-tune was started with (its"
+                " sha256 differs); put that one back, or start a new one"
             )
 
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self.stop.signum is not None:
-            folder = Path(args.output_dir).parent
-            raise Interrupted(self.stop.signum, folder, state.global_step)
+
+def _announce(folder: Path, trainer: Any) -> None:
+    """Say what is about to be trained, and on what."""
+    sizes = [
+        sum(p.numel() for p in trainer.model.parameters() if p.requires_grad or frozen_too)
+        for frozen_too in (False, True)
+    ]
+    print(f"finetune in {folder}: {sizes[0]:,} of {sizes[1]:,} parameters", file=sys.stderr)
+    for data in (trainer.train_dataset, trainer.eval_dataset):
+        print(f"  {data.examples.describe()}", file=sys.stderr)
 
 
-class Bar(TrainerCallback):  # type: ignore[misc]
-    """Optimizer steps, with the last losses."""
+def _write(folder: Path, trainer: Any, model: FunctionalModel, record: dict[str, Any]) -> None:
+    """Make `folder` what `load_model` takes, and remove the checkpoints.
 
-    def __init__(self, bar: Any) -> None:
-        self.bar = bar
-        self.losses: dict[str, str] = {}
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.bar.total = state.max_steps
-        self.bar.n = self.bar.initial = state.global_step
-        self.bar.refresh()
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        for name, shown in (("loss", "train"), ("eval_loss", "val")):
-            if name in logs:
-                self.losses[shown] = f"{logs[name]:.4f}"
-        self.bar.set_postfix(self.losses, refresh=False)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.bar.update()
-
-
-def freeze(module: nn.Module, patterns: Sequence[str]) -> None:
-    """Train all parameters of `module` but those whose names fit one of the shell patterns.
-
-    Raises:
-        UserError: a pattern fits no name, or nothing is left.
+    Its config.json comes last: before, the folder is no model.
     """
-    names = [name for name, _ in module.named_parameters()]
-    for pattern in patterns:
-        if not fnmatch.filter(names, pattern):
-            raise UserError(
-                f"`freeze`: '{pattern}' matches no parameter; names look like '{names[0]}' and"
-                f" '{names[-1]}'"
-            )
-    for name, parameter in module.named_parameters():
-        parameter.requires_grad_(not any(fnmatch.fnmatchcase(name, p) for p in patterns))
-    if not any(parameter.requires_grad for parameter in module.parameters()):
-        raise UserError("`freeze` leaves no parameter to train")
+    from bayesgen.models.hf_tokenizer import HuggingFaceTokenizer
+    from bayesgen.models.logging import quiet
+
+    staging = folder / UNFINISHED / "result"
+    assert isinstance(model.tokenizer, HuggingFaceTokenizer)
+    with quiet():
+        trainer.model.save_pretrained(staging)
+        # whoever takes the model cuts texts where it was trained to see them cut
+        model.tokenizer.tokenizer.model_max_length = trainer.train_dataset.examples.max_length
+        model.tokenizer.tokenizer.save_pretrained(staging)
+    Run(staging).write_json(RECORD, record)
+    for file in sorted(staging.iterdir(), key=lambda file: file.name == "config.json"):
+        file.replace(folder / file.name)
+    shutil.rmtree(folder / UNFINISHED)
 
 
-def make_trainer(
-    settings: FinetuneSettings,
-    model: FunctionalModel,
-    corpus: LabelledCorpus,
-    work: Path,
-    device: torch.device,
-    stop: StopRequest | None = None,
-) -> Trainer:
-    """A Trainer of `model` on `corpus`, with its checkpoints in `work`, a subfolder of the result.
-
-    Raises:
-        UserError: settings, model and data do not go together.
-    """
-    module: Any = model.module
-    freeze(module, settings.freeze or ())
-    if settings.gradient_checkpointing and frozen_encoder(module) is not None:
-        raise UserError(
-            "`gradient_checkpointing` has no effect beside `freeze`: the encoder stays as it is and"
-            " reads each text once"
-        )
-    if settings.gradient_checkpointing and not module.supports_gradient_checkpointing:
-        raise UserError(
-            f"`gradient_checkpointing`: transformers has none for a {type(module).__name__}; leave"
-            " it out, and take more `gradient_accumulation_steps` or `bf16`"
-        )
-    chosen = rows(corpus.train, model, settings, settings.train_samples)
-    labels = chosen.examples.data
-    scored = model.task.labels == "number"
-    if model.task.compares:
-        module.config.score_range = score_range(labels)
-    if scored:
-        module.config.problem_type = "regression"
-        loss: Loss = squared_error
-    else:
-        module.config.problem_type = "single_label_classification"
-        module.config.id2label = dict(enumerate(corpus.classes or ()))
-        module.config.label2id = {name: i for i, name in module.config.id2label.items()}
-        weights = balanced_weights(labels) if settings.class_weights == "balanced" else None
-        loss = criterion(weights, settings.label_smoothing_factor)
-    callbacks: list[Any] = [Flow(stop or StopRequest())]
-    if settings.early_stopping_patience is not None:
-        callbacks.append(EarlyStoppingCallback(settings.early_stopping_patience))
-    trainer = Trainer(
-        model=module,
-        args=_arguments(settings, work, device),
-        train_dataset=chosen,
-        eval_dataset=rows(corpus.val, model, settings),
-        data_collator=lambda batch: batch,  # rows come as a batch
-        compute_loss_func=loss,
-        compute_metrics=regression_scores if scored else classification_scores,
-        # some families return hidden states after their logits
-        preprocess_logits_for_metrics=lambda found, _: (
-            found[0] if isinstance(found, tuple) else found
-        ),
-        callbacks=callbacks,
-    )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
-
-
-def rows(
-    data: Labelled, model: FunctionalModel, settings: FinetuneSettings, samples: int | None = None
-) -> ExampleSet:
-    """`data` in the tokens of `model`, or as embeddings where its encoder is not trained.
-
-    Args:
-        samples: how many of the rows, drawn by seed; None for all.
-
-    Raises:
-        UserError: it has no tokenizer.
-    """
-    if not isinstance(model.tokenizer, HuggingFaceTokenizer):
-        raise UserError(
-            f"`model`: '{model.info.name}' has no tokenizer; save it into the folder, too"
-        )
-    length = settings.max_length or model.block_size or DEFAULT_LENGTH
-    if model.block_size is not None and length > model.block_size:
-        raise UserError(
-            f"`max_length={length}` exceeds the model's longest context, {model.block_size}"
-        )
-    apart = model.task.compares
-    if samples is not None:
-        data = data.subset(samples, settings.seed)  # before what costs time
-    examples = Examples(data, model.tokenizer.tokenizer, length, apart=apart)
-    frozen = frozen_encoder(model.module)
-    if frozen is None:
-        return ExampleSet(examples)
-    return ExampleSet(
-        embedded(examples, frozen, Path(settings.data_dir) if settings.data_dir else None)
-    )
-
-
-def _arguments(settings: FinetuneSettings, work: Path, device: torch.device) -> Any:
-    """Trainer's own settings.
-
-    Raises:
-        UserError: `device` has no bfloat16, or is a GPU that Trainer does not take.
-    """
-    if device.index:
-        raise UserError(
-            f"`device={device}`: a fine-tune takes the first GPU; choose which one that is with"
-            " CUDA_VISIBLE_DEVICES"
-        )
-    checkpointing = next(n for n in CHECKPOINTING if hasattr(TrainingArguments, n))
-    every = "epoch" if settings.eval_steps is None else "steps"
-    # the order of the rows in epoch e is that of seed + e: spread, so that no two seeds share one
-    order = np.random.SeedSequence(settings.seed).generate_state(1)
-    try:
-        arguments = TrainingArguments(
-            output_dir=str(work),
-            **{name: getattr(settings, name) for name in SAME_NAME},
-            max_steps=settings.max_steps or -1,
-            **{checkpointing: settings.gradient_checkpointing},
-            eval_strategy=every,
-            eval_steps=settings.eval_steps,
-            save_strategy=every,
-            save_steps=settings.eval_steps or 1,
-            save_total_limit=2,  # the best and the last; with 1, the last goes when training ends
-            load_best_model_at_end=True,
-            metric_for_best_model="loss",
-            greater_is_better=False,
-            restore_callback_states_from_checkpoint=True,
-            logging_steps=LOG_EVERY,
-            logging_nan_inf_filter=False,
-            disable_tqdm=True,
-            report_to="none",
-            remove_unused_columns=False,
-            data_seed=int(order[0]),
-            use_cpu=device.type == "cpu",
-            dataloader_pin_memory=device.type == "cuda",
-        )
-    except ValueError as error:
-        if not settings.bf16:
-            raise
-        raise UserError(f"`bf16`: {device} has no bfloat16; leave it out") from error
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # one device, as everywhere: no DataParallel
-    return arguments
-
-
-def train(trainer: Any, task: str) -> None:
-    """Begin, or continue from the last checkpoint; leave `trainer` with the best weights.
-
-    Raises:
-        UserError: the loss is not finite.
-        Interrupted: a signal arrived; a checkpoint was written.
-    """
-    work = Path(trainer.args.output_dir)
-    last = last_checkpoint(work)
-    if last is not None and _is_over(last[1]):
-        trainer.state = last[1]
-    else:
-        for data in (trainer.train_dataset, trainer.eval_dataset):
-            if isinstance(data.examples, Embedded):
-                data.examples.read()  # under a bar of its own
-        bar = tqdm(
-            desc="finetune", dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 30
-        )
-        with quiet(), bar:
-            trainer.add_callback(Bar(bar))
-            trainer.train(resume_from_checkpoint=None if last is None else str(last[0]))
-    best = load_model(work / f"checkpoint-{trainer.state.best_global_step}", task=task)
-    trainer.model.load_state_dict(best.module.state_dict())
-
-
-def set_noise(config: Any, val_loss: float) -> float:
-    """Keep in `config` the noise of real-valued labels that a mean squared error shows.
-
-    Returns it: the root of the error, the noise of the largest likelihood.
-    """
-    config.noise_std = max(math.sqrt(val_loss), LEAST_NOISE)
-    return float(config.noise_std)
-
-
-def last_checkpoint(folder: Path) -> tuple[Path, Any] | None:
-    """The newest whole checkpoint in `folder` with its state; those that are not are removed.
-
-    The state is what Trainer writes last.
-    """
-    found = folder.glob("checkpoint-*")
-    for path in sorted(found, key=lambda path: int(path.name.split("-")[1]), reverse=True):
-        try:
-            return path, TrainerState.load_from_json(str(path / "trainer_state.json"))
-        except (OSError, ValueError, TypeError):
-            shutil.rmtree(path)
-    return None
-
-
-def _is_over(state: Any) -> bool:
-    """Whether the training that left `state` had come to its end, early or not."""
-    return bool(state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"])
-
-
-def curve(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Trainer's log, one row for each evaluation: "step", "epoch", "train_loss" (the mean since the
-    evaluation before), "val_loss" and the scores."""
-    table: list[dict[str, Any]] = []
-    total, first, last = 0.0, 0, 0
-    for entry in history:
-        if "loss" in entry:
-            total += entry["loss"] * (entry["step"] - last)
-            last = entry["step"]
-        elif "eval_loss" in entry:
-            scores = {name: entry[f"eval_{name}"] for name in SCORES if f"eval_{name}" in entry}
-            table.append(
-                {
-                    "step": entry["step"],
-                    "epoch": entry["epoch"],
-                    "train_loss": total / (last - first),
-                    "val_loss": entry["eval_loss"],
-                    **scores,
-                }
-            )
-            total, first = 0.0, last
-    return table
-
-
-def score(trainer: Any, data: ExampleSet) -> Scores:
-    """The loss and the scores of `data`."""
-    found = trainer.predict(data).metrics
-    return {name: found[f"test_{name}"] for name in ("loss", *SCORES) if f"test_{name}" in found}
+def _peak_memory_mib(device: torch.device) -> float:
+    """Of the GPU if there is one, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return peak_memory_mib()

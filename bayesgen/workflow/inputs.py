@@ -146,13 +146,13 @@ def labelled_inputs(
     if corpus.classes is not None and len(corpus.classes) != outputs:
         raise UserError(
             f"`data={settings.data}`: {len(corpus.classes)} classes, but the model has {outputs};"
-            " fine-tune it on these data first (scripts/finetune.py)"
+            " fine-tune it on these data first (bayesgen finetune)"
         )
     _warn_of_names(model, corpus.classes)
     if model.task.compares and model.info.config.get("score_range") is None:
         raise UserError(
             f"`model`: '{model.info.name}' does not know the range of the scores; fine-tune it on"
-            f" these data first (scripts/finetune.py `task={model.info.task}`)"
+            f" these data first (bayesgen finetune `task={model.info.task}`)"
         )
     tokenizer: Any = model.tokenizer
     train = corpus.train

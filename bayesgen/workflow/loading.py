@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bayesgen.config import CheckPriorSettings, DataSettings, TrainSettings
+from bayesgen.config import CheckPriorSettings, LabelledSettings, TrainSettings
 from bayesgen.data.labelled import LabelledCorpus, load_labelled
+from bayesgen.errors import UserError
 from bayesgen.models import FunctionalModel, ModelInfo, load_model
 from bayesgen.models.device import resolve_device
+from bayesgen.posterior import Posterior
 from bayesgen.posterior.opening import adapters
 
 DEFAULT_MODEL = "checkpoints/baseline/models/baseline_model_2k.pt"
@@ -42,12 +44,24 @@ def model_of(
     return model if same else load(len(classes or ()))
 
 
+def some_draws(posterior: Posterior, count: int | None, usual: int | None = None) -> Posterior:
+    """`count` of the draws, evenly spaced; by default `usual`, or all if there are fewer.
+
+    Raises:
+        UserError: there are fewer than `count`.
+    """
+    if count is not None and count > len(posterior):
+        name = posterior.model.info.name if posterior.run is None else posterior.run.path
+        raise UserError(f"`num_draws={count}`: '{name}' has only {len(posterior)} draws")
+    return posterior.thin(count or usual)
+
+
 def num_outputs(info: ModelInfo) -> int:
     """Classes of a classifier."""
     return int(info.config.get("num_labels") or len(info.config["id2label"]))
 
 
-def read_labelled(settings: DataSettings, task: str) -> LabelledCorpus:
+def read_labelled(settings: LabelledSettings, task: str) -> LabelledCorpus:
     """The data of `settings`.
 
     Raises:

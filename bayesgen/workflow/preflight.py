@@ -91,7 +91,7 @@ def _way_out(model: FunctionalModel, untrained: Sequence[str], prior: bool) -> s
     learned = set(untrained) <= set(model.layout.names)
     # under a prior from pretraining the run itself is what learns the task
     if model.task.is_labelled and not (learned and prior):
-        return ". Fine-tune it on these data first (scripts/finetune.py)."
+        return ". Fine-tune it on these data first (bayesgen finetune)."
     if learned:
         return " and are trained along."
     return " and some stay there: take all of them into `parameters` (head)."

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bayesgen.config import EvalSettings, TrainSettings, described
+from bayesgen.config import TrainSettings, described
 from bayesgen.config.provenance import Chosen
 from bayesgen.errors import UserError, nearest
 from bayesgen.inference.registry import SAMPLERS
@@ -20,10 +20,9 @@ from bayesgen.priors import Prior
 from bayesgen.runs import Run
 from bayesgen.workflow.loading import model_of
 from bayesgen.workflow.own_data import inputs_of, named
+from bayesgen.workflow.resuming import CHANGEABLE
 from bayesgen.workflow.session import require_resources, require_same_inputs, run_sampler
 
-CHANGEABLE = {*described(EvalSettings), "base_dir", "device", "out", "wandb", "checkpoint_every"}
-"""Settings that may differ when a run is resumed. (Another device does not give the same bits.)"""
 PATH = "keyword"
 """What run.json names as the source of a setting that was given in Python."""
 

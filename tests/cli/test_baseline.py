@@ -1,4 +1,4 @@
-"""Baselines of every architecture through the doors: trained, sampled, scored, generated from."""
+"""Baselines of every architecture through each command."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bayesgen.cli.main import door
+from bayesgen.cli.main import run_command
 from bayesgen.models import load_model
 from tests.workspace import Workspace
 
@@ -20,7 +20,7 @@ FOLDER = Path("checkpoints/baseline/models")
 
 
 def baseline(*flags: str) -> int:
-    return door("baseline", ["--corpus", "corpus.txt", *TINY, *flags])
+    return run_command("baseline", ["--corpus", "corpus.txt", *TINY, *flags])
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def sampled_scored_and_generated_from(
     model: str, workspace: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert workspace.train("sghmc", "--model", model) == 0
-    assert door("evaluate", ["run"]) == 0
+    assert run_command("evaluate", ["run"]) == 0
     predictors = workspace.json("run/bayesian_eval_*.json")["splits"]["val"]["predictors"]
     assert set(predictors) == {
         "deterministic", "temperature_scaled", "posterior_mean", "mean_of_draws", "bma",
@@ -43,7 +43,7 @@ def sampled_scored_and_generated_from(
     capsys.readouterr()
     flags = ["--prompt", "the quick", "--max-new-tokens", "5", "--json"]
     for source in ("run", model):
-        assert door("generate", [source, *flags]) == 0
+        assert run_command("generate", [source, *flags]) == 0
         (text,) = json.loads(capsys.readouterr().out)["texts"]
         assert len(text["tokens"]) == 5
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bayesgen.cli.main import door
+from bayesgen.cli.main import run_command
 from bayesgen.errors import UserError
 from bayesgen.runs import Run
 from bayesgen.runs.record import ADAPTERS
@@ -45,7 +45,7 @@ def refused(command: str, capsys: pytest.CaptureFixture[str]) -> str:
     """The one line that a command on the run ends with."""
     capsys.readouterr()
     argv = ["--resume", "run"] if command == "train" else ["run", *READERS[command]]
-    assert door(command, argv) == 2
+    assert run_command(command, argv) == 2
     *bars, line = capsys.readouterr().err.strip().splitlines()
     assert all("%|" in bar for bar in bars)
     assert line.startswith("error: ")
@@ -175,7 +175,7 @@ def test_a_run_from_before_there_were_adapters_is_read(
     for key in (*(f"settings.{name}" for name in ADAPTERS), "model.task"):
         edit(run, lambda record, key=key: put(record, key))
     for command, argv in READERS.items():
-        assert door(command, ["run", *argv]) == 0
+        assert run_command(command, ["run", *argv]) == 0
     edit(run, lambda record: put(record, "settings.parameters", "head, lora"))
     assert "'settings.lora_r' is missing or wrong" in refused("evaluate", capsys)
 
@@ -271,7 +271,7 @@ def test_a_run_that_finds_no_room_is_one_line_and_leaves_no_part(
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2**12, hard))
-        assert door("train", ["--resume", "run"]) == 2
+        assert run_command("train", ["--resume", "run"]) == 2
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "' could not be written (File too large)" in capsys.readouterr().err

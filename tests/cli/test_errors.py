@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from bayesgen.cli.main import door, main
+from bayesgen.cli.main import main, run_command
 from tests.workspace import Workspace
 
 
@@ -56,7 +56,7 @@ def refused(code: int, capsys: pytest.CaptureFixture[str]) -> str:
         (["--parameters", "nothing.*"], "matches no parameter"),
         (["--block-size", "9"], "longest context"),
         (["--train-samples", "100000"], "--train-samples"),
-        (["--model", "missing.pt"], "train_baseline.py"),
+        (["--model", "missing.pt"], "bayesgen baseline"),
         (["--model", "truncated.pt"], "damaged, truncated"),
         (["--model", "folder"], "--model"),
         (["--model", "evil.pt"], "--model"),
@@ -187,7 +187,7 @@ def test_a_damaged_run_is_one_line(
     assert workspace.train("sgld") == 0
     capsys.readouterr()
     (workspace.path / "run" / "run.json").write_text(content)
-    assert "damaged" in refused(door("train", ["--resume", "run"]), capsys)
+    assert "damaged" in refused(run_command("train", ["--resume", "run"]), capsys)
 
 
 def test_a_full_disk_is_one_line(
@@ -212,7 +212,7 @@ def test_a_full_disk_is_one_line(
 def test_baseline_errors_are_one_line(
     argv: list[str], says: str, workspace: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert says in refused(door("baseline", ["--corpus", "corpus.txt", *argv]), capsys)
+    assert says in refused(run_command("baseline", ["--corpus", "corpus.txt", *argv]), capsys)
 
 
 def test_an_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
@@ -222,8 +222,8 @@ def test_an_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]
 def test_a_missing_default_checkpoint_says_how_to_make_it(
     workspace: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code = door("train", ["--corpus", "corpus.txt"])
-    assert "python scripts/train_baseline.py" in refused(code, capsys)
+    code = run_command("train", ["--corpus", "corpus.txt"])
+    assert "bayesgen baseline" in refused(code, capsys)
 
 
 def test_a_meta_pkl_larger_than_the_model_is_refused(

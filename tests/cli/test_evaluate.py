@@ -19,7 +19,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer
 from safetensors.torch import load_file
 
-from bayesgen.cli.main import door
+from bayesgen.cli.main import run_command
 from bayesgen.evaluation.cache import TokenCache
 from bayesgen.predictive import Forward
 from bayesgen.workflow import scoring
@@ -32,7 +32,7 @@ PREDICTORS = ("deterministic", "temperature_scaled", "posterior_mean", "mean_of_
 
 
 def evaluate(*argv: str) -> int:
-    return door("evaluate", list(argv))
+    return run_command("evaluate", list(argv))
 
 
 def evaluation(run: Path) -> dict[str, Any]:
@@ -540,8 +540,8 @@ def test_the_environment_names_the_model_of_new_runs_only(
     assert workspace.train("sgld", *HOT) == 0
     monkeypatch.setenv("MODEL_PATH", "another.pt")
     assert evaluate("run", "--eval-max-samples", "2") == 0
-    assert door("generate", ["run", "--prompt", "the", "--max-new-tokens", "2"]) == 0
-    assert door("generate", ["model.pt", "--prompt", "the", "--max-new-tokens", "2"]) == 0
+    assert run_command("generate", ["run", "--prompt", "the", "--max-new-tokens", "2"]) == 0
+    assert run_command("generate", ["model.pt", "--prompt", "the", "--max-new-tokens", "2"]) == 0
 
 
 def test_a_second_look_computes_nothing_again(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from bayesgen.cli.main import door
+from bayesgen.cli.main import run_command
 from tests.independent import independent_log_probs, states_of
 from tests.workspace import BLOCK, Workspace, furnished, scatter
 
@@ -31,7 +31,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
         workspace = furnished(path)
         assert workspace.train("sgld", "--temperature", "0.5") == 0
         scatter(path / "run", 4, 0.3)
-        assert door("evaluate", ["run"]) == 0
+        assert run_command("evaluate", ["run"]) == 0
     shutil.copytree(path / "run", path / "young")
     shutil.rmtree(path / "young" / "draws")
     (path / "full").mkdir()
@@ -64,7 +64,7 @@ def test_a_nanogpt_run_becomes_a_folder_with_the_same_mixture(
     shelf: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "new" / "posterior"
-    assert door("export", ["run", "--out", str(out)]) == 0
+    assert run_command("export", ["run", "--out", str(out)]) == 0
     assert f"4 draws of GPT2LMHeadModel in {out}" in capsys.readouterr().out
     model = loaded(out)
     text = "the lazy"
@@ -87,7 +87,9 @@ def test_a_nanogpt_run_becomes_a_folder_with_the_same_mixture(
 def test_the_card_tells_of_the_run_and_its_code_works(
     tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert door("export", ["run", "--out", str(tmp_path)]) == 0  # empty, so it may be written to
+    assert (
+        run_command("export", ["run", "--out", str(tmp_path)]) == 0
+    )  # empty, so it may be written to
     record = json.loads(Path("run/run.json").read_text())
     (report,) = Path("run").glob("bayesian_eval_*[0-9].json")
     val = json.loads(report.read_text())["splits"]["val"]
@@ -119,8 +121,8 @@ def test_the_card_tells_of_the_run_and_its_code_works(
 
 def test_fewer_draws_are_evenly_spaced_and_borrow_no_scores(tmp_path: Path) -> None:
     out = tmp_path / "two"
-    assert door("export", ["run", "--out", str(out), "--num-draws", "2"]) == 0
-    assert door("export", ["run", "--out", str(tmp_path / "all")]) == 0
+    assert run_command("export", ["run", "--out", str(out), "--num-draws", "2"]) == 0
+    assert run_command("export", ["run", "--out", str(tmp_path / "all")]) == 0
     few, every = loaded(out), loaded(tmp_path / "all")
     assert torch.equal(few.draws, every.draws[[0, 3]])
     card = (out / "README.md").read_text()
@@ -129,7 +131,7 @@ def test_fewer_draws_are_evenly_spaced_and_borrow_no_scores(tmp_path: Path) -> N
 
 
 def test_a_checkpoint_alone_is_a_posterior_of_one_draw(tmp_path: Path) -> None:
-    assert door("export", ["model.pt", "--out", str(tmp_path / "one")]) == 0
+    assert run_command("export", ["model.pt", "--out", str(tmp_path / "one")]) == 0
     model = loaded(tmp_path / "one")
     assert len(model.draws) == 1
     ids = torch.tensor([[1, 2, 3]])
@@ -155,7 +157,7 @@ def test_a_hugging_face_run_keeps_its_network_and_tokenizer(
     tokenizer.save_pretrained("hf")
     assert workspace.train("sgld", "--model", "hf", "--parameters", "last-layer") == 0
     shutil.move("hf", "moved")
-    assert door("export", ["run", "--out", "posterior", "--model", "moved"]) == 0
+    assert run_command("export", ["run", "--out", "posterior", "--model", "moved"]) == 0
     model = loaded(Path("posterior"))
     assert type(model.network) is transformers.LlamaForCausalLM
     assert model.layout.names == ("lm_head.weight",)
@@ -167,9 +169,9 @@ def test_a_hugging_face_run_keeps_its_network_and_tokenizer(
     ("argv", "words"),
     [
         (["run"], "--out: name the folder to write"),
-        (["run", "--out", "full"], "--out: 'full' is there already"),
-        (["run", "--out", "corpus.txt"], "--out: 'corpus.txt' is there already"),
-        (["run", "--out", "new", "--num-draws", "5"], "--num-draws 5: 'run' has 4 draws"),
+        (["run", "--out", "full"], "--out: 'full' already exists"),
+        (["run", "--out", "corpus.txt"], "--out: 'corpus.txt' already exists"),
+        (["run", "--out", "new", "--num-draws", "5"], "--num-draws 5: 'run' has only 4 draws"),
         (["run", "--out", "new", "--num-draws", "0"], "--num-draws must be at least 1"),
         (["young", "--out", "new"], "no draws yet"),
         (["nowhere", "--out", "new"], "nowhere"),
@@ -179,7 +181,7 @@ def test_a_hugging_face_run_keeps_its_network_and_tokenizer(
 def test_what_cannot_be_exported_is_one_line(
     argv: list[str], words: str, shelf: Path, capsys: Capture
 ) -> None:
-    assert door("export", argv) == 2
+    assert run_command("export", argv) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
     line = shown.err.splitlines()[-1]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bayesgen.cli.main import door
+from bayesgen.cli.main import run_command
 from bayesgen.data.labelled import load_labelled
 from tests.encoder import FILLERS, save_encoder, write_rows
 from tests.workspace import furnished, scatter
@@ -42,13 +42,13 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(path)
         furnished(path)
         tuning = ["--data", "rows.tsv", "--validation", "40", "--max-steps", "20"]
-        assert door("finetune", ["--model", "encoder", *tuning, "--out", "tuned"]) == 0
+        assert run_command("finetune", ["--model", "encoder", *tuning, "--out", "tuned"]) == 0
         chain = ["--sampler", "sgld", "--warmup-steps", "2", "--sampling-steps", "4"]
         labelled = ["--task", "sequence-classification", "--model", "tuned", "--data", "rows.tsv",
                     "--validation", "40", "--parameters", "head", "--block-size", "8"]  # fmt: skip
-        assert door("train", [*chain, "--thinning", "2", *labelled, "--out", "run"]) == 0
+        assert run_command("train", [*chain, "--thinning", "2", *labelled, "--out", "run"]) == 0
         text = ["--model", "model.pt", "--corpus", "corpus.txt", "--out", "text"]
-        assert door("train", [*chain, "--thinning", "2", *text]) == 0
+        assert run_command("train", [*chain, "--thinning", "2", *text]) == 0
     scatter(path / "run", 4, 0.5)
     return path
 
@@ -62,7 +62,7 @@ def here(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def evaluated(*flags: str, status: int = 0) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    assert door("evaluate", ["run", *flags]) == status
+    assert run_command("evaluate", ["run", *flags]) == status
     (path,) = Path("run").glob("bayesian_eval_*[0-9].json")
     content: dict[str, Any] = json.loads(path.read_text())
     return content, load_file(path.with_suffix(".safetensors"))
@@ -189,7 +189,7 @@ def test_training_scores_far_rows_too(
     argv = ["--sampler", "sgld", "--warmup-steps", "2", "--sampling-steps", "4", "--thinning", "2",
             "--task", "sequence-classification", "--model", "tuned", "--data", "rows.tsv",
             "--parameters", "head", "--eval", "--ood-data", "texts.tsv"]  # fmt: skip
-    assert door("train", [*argv, "--out", str(tmp_path / "run")]) == 0
+    assert run_command("train", [*argv, "--out", str(tmp_path / "run")]) == 0
     summary = (tmp_path / "run" / "sgld_summary.txt").read_text()
     for text in (summary, capsys.readouterr().out):
         assert "accuracy at 80 % coverage" in text
@@ -213,7 +213,7 @@ def test_bad_input_is_one_line(
 ) -> None:
     Path("numbers.tsv").write_text("id\tlabel\n1\t2\n3\t4\n")
     Path("one.tsv").write_text("text\nalone\n")
-    assert door("evaluate", [run, *flags]) == 2
+    assert run_command("evaluate", [run, *flags]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("error: ")
     assert says in line
@@ -222,5 +222,5 @@ def test_bad_input_is_one_line(
 
 def test_it_needs_an_evaluation(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["--task", "sequence-classification", "--model", "tuned", "--data", "rows.tsv"]
-    assert door("train", [*argv, "--ood-data", "far", "--out", "never"]) == 2
+    assert run_command("train", [*argv, "--ood-data", "far", "--out", "never"]) == 2
     assert "--ood-data needs --eval" in capsys.readouterr().err

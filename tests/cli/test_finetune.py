@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bayesgen.cli.main import door
+from bayesgen.cli.main import run_command
 from bayesgen.data.examples import Examples
 from bayesgen.data.labelled import load_labelled
 from bayesgen.models import load_model
@@ -42,7 +42,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def finetune(*flags: str) -> int:
-    return door("finetune", [*TINY, *flags])
+    return run_command("finetune", [*TINY, *flags])
 
 
 def record(folder: Path) -> dict[str, Any]:
@@ -80,8 +80,8 @@ def test_a_folder_that_other_commands_take(place: Path, capsys: pytest.CaptureFi
     assert nll == pytest.approx(found["best_val_loss"], rel=1e-5)
     assert loaded.module.config.id2label == {0: "animals", 1: "plants", 2: "stones"}
     assert finetune() == 2
-    assert "there already" in capsys.readouterr().err
-    assert door("finetune", ["--resume", str(folder)]) == 2
+    assert "already exists" in capsys.readouterr().err
+    assert run_command("finetune", ["--resume", str(folder)]) == 2
     assert "is finished" in capsys.readouterr().err
     # one that is fine-tuned already starts from its head
     assert finetune("--model", str(folder), "--out", "further", "--max-steps", "1",
@@ -101,15 +101,15 @@ def test_a_regression(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 KILLED = """
 import os, signal, sys
-from bayesgen.workflow import finetune
-from bayesgen.cli.main import door
-before = finetune.Flow.on_step_end
+from bayesgen.workflow import trainer
+from bayesgen.cli.main import run_command
+before = trainer.Flow.on_step_end
 def on_step_end(self, args, state, control, **rest):
     if state.global_step == 9:
         os.kill(os.getpid(), signal.SIGKILL)
     before(self, args, state, control, **rest)
-finetune.Flow.on_step_end = on_step_end
-sys.exit(door("finetune", sys.argv[1:]))
+trainer.Flow.on_step_end = on_step_end
+sys.exit(run_command("finetune", sys.argv[1:]))
 """
 
 
@@ -133,15 +133,15 @@ def test_one_that_is_killed_continues_to_the_same_weights(
             "--learning-rate 1.0: 'killed' was started",
         ),
     ):
-        assert door("finetune", argv) == 2
+        assert run_command("finetune", argv) == 2
         assert says in capsys.readouterr().err
     rows = (place / "rows/val.tsv").read_text()
     (place / "rows/val.tsv").write_text(rows.replace("the", "a"))
-    assert door("finetune", ["--resume", "killed"]) == 2
+    assert run_command("finetune", ["--resume", "killed"]) == 2
     assert "sha256 differs" in capsys.readouterr().err
     (place / "rows/val.tsv").write_text(rows)
     (place / "killed").rename(place / "moved")
-    assert door("finetune", ["--resume", "moved", "--eval-test"]) == 0
+    assert run_command("finetune", ["--resume", "moved", "--eval-test"]) == 0
     whole, resumed = record(place / "whole"), record(place / "moved")
     assert [row["step"] for row in whole["curve"]] == [4, 8, 12, 16, 18]
     assert resumed["curve"] == whole["curve"]
@@ -172,7 +172,7 @@ def test_one_that_is_killed_continues_to_the_same_weights(
         (["--freeze", "nothing.*"], "--freeze: 'nothing.*' matches no parameter"),
         (["--train-samples", "25"], "--train-samples 25"),
         (["--max-length", "99"], "--max-length 99 exceeds"),
-        (["--out", "rows"], "--out: 'rows' is there already"),
+        (["--out", "rows"], "--out: 'rows' already exists"),
         (["--device", "warp"], "--device"),
         (["--resume", "nowhere"], "--resume: no unfinished fine-tune in 'nowhere'"),
     ],
@@ -195,5 +195,5 @@ def test_what_is_missing_is_named(
 ) -> None:
     argv = list(TINY)
     del argv[argv.index(f"--{name}") : argv.index(f"--{name}") + 2]
-    assert door("finetune", argv) == 2
+    assert run_command("finetune", argv) == 2
     assert capsys.readouterr().err.startswith(f"error: --{name} is missing")

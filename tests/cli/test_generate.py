@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from bayesgen.cli.main import door
+from bayesgen.cli.main import run_command
 from bayesgen.data.tokenizers import CharTokenizer
 from bayesgen.models.nanogpt import GPT, GPTConfig, write_checkpoint
 from tests.independent import independent_log_probs, states_of
@@ -62,7 +62,7 @@ def here(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def printed(capsys: Capture, *argv: str) -> str:
-    assert door("generate", list(argv)) == 0
+    assert run_command("generate", list(argv)) == 0
     shown = capsys.readouterr()
     assert shown.err == ""
     return shown.out
@@ -202,7 +202,7 @@ def test_a_draw_is_known_by_its_place_in_the_run(capsys: Capture) -> None:
     assert places == [text["draw"] for text in content["texts"]]
 
 
-def test_a_checkpoint_goes_through_the_same_door(shelf: Path, capsys: Capture) -> None:
+def test_a_checkpoint_generates_like_a_run(shelf: Path, capsys: Capture) -> None:
     content = document(capsys, "model.pt", "--prompt", "the cat", "--max-new-tokens", "10")
     assert content["source"] == "model.pt"
     assert content["num_draws"] == 1
@@ -364,7 +364,7 @@ def test_one_set_of_weights_has_no_legend(capsys: Capture, monkeypatch: pytest.M
     ],
 )
 def test_bad_input_is_one_line(argv: list[str], says: str, capsys: Capture) -> None:
-    assert door("generate", argv) == 2
+    assert run_command("generate", argv) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
     (line,) = shown.err.strip().splitlines()

@@ -1,4 +1,4 @@
-"""A Hugging Face causal language model goes through the same door."""
+"""A Hugging Face causal language model runs through every command."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from bayesgen.cli.main import door
+from bayesgen.cli.main import run_command
 from tests.workspace import Workspace
 
 transformers = pytest.importorskip("transformers")
@@ -75,7 +75,7 @@ def test_its_posterior_is_scored_again_and_writes_text(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert workspace.train("baoa", "--model", folder, "--block-size", "12") == 0
     flags = ("--eval-num-text-samples", "2", "--ood-corpus", "corpus.txt")
-    assert door("evaluate", ["run", *flags]) == 0
+    assert run_command("evaluate", ["run", *flags]) == 0
     val = workspace.json("run/bayesian_eval_*[0-9].json")["splits"]["val"]
     assert val["num_texts"] == 2
     capsys.readouterr()
@@ -90,14 +90,14 @@ def test_its_posterior_is_scored_again_and_writes_text(
     ]
     found = []
     for strategy in ("auto", "cached", "plain"):
-        assert door("generate", ["run", *prompts, "--strategy", strategy, "--json"]) == 0
+        assert run_command("generate", ["run", *prompts, "--strategy", strategy, "--json"]) == 0
         content = json.loads(capsys.readouterr().out)
         found.append([text["continuation"] for text in content["texts"]])
         for text in content["texts"]:
             assert len(text["tokens"]) == 20
             assert text["continuation"] == "".join(token["text"] for token in text["tokens"])
     assert found[0] == found[1] == found[2]
-    assert door("generate", ["run", *prompts, "--strategy", "stacked"]) == 2
+    assert run_command("generate", ["run", *prompts, "--strategy", "stacked"]) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
     # transformers shows its own progress above
@@ -115,7 +115,7 @@ def test_text_needs_a_tokenizer(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for path in (workspace.path / folder).glob("*token*"):
         path.unlink()
-    assert door("generate", [folder, "--prompt", "the"]) == 2
+    assert run_command("generate", [folder, "--prompt", "the"]) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err.splitlines()[-1] == (

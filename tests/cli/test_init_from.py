@@ -12,15 +12,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bayesgen.cli.main import door
-from bayesgen.cli.train import choose
+from bayesgen.cli.main import run_command
+from bayesgen.cli.train import COMMAND as TRAIN
 from bayesgen.export.pretrained import BayesianCausalLM
 from bayesgen.inference.registry import SAMPLERS
 from bayesgen.inference.sampler import Sampler
+from bayesgen.posterior import open_posterior
 from bayesgen.workflow.inputs import read_inputs
 from bayesgen.workflow.loading import model_of
 from bayesgen.workflow.scale_search import _identity as identity
-from bayesgen.workflow.sources import open_source
 from tests.workflow.test_resume import assert_same_draws, interrupt_at
 from tests.workspace import BLOCK, Workspace
 
@@ -68,7 +68,7 @@ def test_the_prior_stays_around_the_loaded_weights(
     flags = (*PRIOR, "--learning-rate", "0", "--log-every", "1")
     assert workspace.train("sgld", *flags) == 0
     assert workspace.train("sgld", *flags, "--init-from", "mode", "--out", "moved") == 0
-    loaded = open_source("run").model.theta
+    loaded = open_posterior("run").model.theta
     lost = (mode - loaded).double().square().sum() / (2 * 0.05**2)
 
     def log_prior(run: str) -> tuple[float, int]:
@@ -93,10 +93,10 @@ def test_the_run_keeps_its_start_and_counts_its_gradients(
     assert (start["run"], start["sampler"]) == ("mode", "map")
     assert workspace.json("run/run.json")["start"] is None
     (workspace.path / "mode" / "run.json").unlink()  # it is not needed any more
-    model = open_source("moved").model
+    model = open_posterior("moved").model
     assert torch.equal(model.theta, mode)
     assert not torch.equal(model.loaded, mode)
-    assert door("evaluate", ["moved"]) == 0
+    assert run_command("evaluate", ["moved"]) == 0
 
 
 def test_a_resumed_run_knows_where_it_started(
@@ -125,7 +125,7 @@ def test_lambda_is_chosen_from_the_start(workspace: Workspace, mode: torch.Tenso
 
 def refused(workspace: Workspace, capsys: pytest.CaptureFixture[str], *flags: str) -> str:
     capsys.readouterr()
-    assert door("train", ["--model", "model.pt", "--corpus", "corpus.txt", *flags]) == 2
+    assert run_command("train", ["--model", "model.pt", "--corpus", "corpus.txt", *flags]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1, lines
     return lines[0]
@@ -175,7 +175,7 @@ def test_the_start_of_a_gaussian_is_its_mean_and_not_that_of_its_draws(
     assert workspace.train("swag", "--num-draws", "1", "--out", "path") == 0
     mean = load_file("path/gaussian-c0.safetensors")["mean"]
     assert workspace.train("sgld", "--init-from", "path") == 0
-    assert torch.equal(open_source("run").model.theta, mean)
+    assert torch.equal(open_posterior("run").model.theta, mean)
     save_file({"mean": mean[:-1]}, "path/gaussian-c0.safetensors")
     why = refused(workspace, capsys, "--init-from", "path")
     assert "gaussian-c0.safetensors' is damaged" in why
@@ -186,8 +186,8 @@ def test_an_exported_network_has_the_weights_of_the_start(
     workspace: Workspace, mode: torch.Tensor
 ) -> None:
     assert workspace.train("sgld", *PRIOR, "--init-from", "mode") == 0
-    source = open_source("run")
-    made = BayesianCausalLM.from_posterior(source.model, source.posterior)
+    source = open_posterior("run")
+    made = BayesianCausalLM.from_posterior(source.model, source)
     ids = torch.arange(BLOCK)[None]
     there = source.model(mode, {"input_ids": ids})
     torch.testing.assert_close(made.network(ids).logits, there, rtol=1e-4, atol=1e-5)
@@ -196,7 +196,7 @@ def test_an_exported_network_has_the_weights_of_the_start(
 def test_trials_of_another_start_are_not_taken_for_those_of_this_one(
     workspace: Workspace, mode: torch.Tensor
 ) -> None:
-    settings = choose(["--model", "model.pt", "--corpus", "corpus.txt"]).chosen.settings
+    settings = TRAIN.understand(["--model", "model.pt", "--corpus", "corpus.txt"]).settings
     inputs = read_inputs(model_of(settings), settings)
     at_the_loaded = identity("sghmc", settings, inputs)
     inputs.model.start_at(mode)
@@ -223,7 +223,7 @@ def test_a_damaged_record_of_the_start_is_refused(
     record["start"] = whole | start if isinstance(start, dict) and start else start
     file.write_text(json.dumps(record))
     capsys.readouterr()
-    assert door(command, ["run"] if command == "evaluate" else ["--resume", "run"]) == 2
+    assert run_command(command, ["run"] if command == "evaluate" else ["--resume", "run"]) == 2
     assert re.search(r"'start[\w.]*' is missing or wrong", capsys.readouterr().err)
 
 
@@ -238,5 +238,5 @@ def test_a_damaged_start_is_refused(
     else:
         save_file({"theta": mode + 1 if damage == "other" else mode[:-1]}, file)
     capsys.readouterr()
-    assert door("evaluate", ["run"]) == 2
+    assert run_command("evaluate", ["run"]) == 2
     assert "start.safetensors' is missing or damaged" in capsys.readouterr().err

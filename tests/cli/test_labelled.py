@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bayesgen.cli.main import door
-from bayesgen.cli.train import choose
+from bayesgen.cli.main import run_command
+from bayesgen.cli.train import COMMAND as TRAIN
 from bayesgen.inference.registry import SAMPLERS
 from bayesgen.inference.sgld import SGLDSettings
 from tests.encoder import CLASSES, save_encoder, write_rows
@@ -33,7 +33,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(path)
         argv = ["--model", "encoder", "--data", "rows.tsv", "--out", "tuned", "--max-steps", "4"]
-        assert door("finetune", argv) == 0
+        assert run_command("finetune", argv) == 0
     return path
 
 
@@ -47,7 +47,7 @@ def here(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def train(*flags: str) -> int:
-    return door("train", [*CHAIN, *flags])
+    return run_command("train", [*CHAIN, *flags])
 
 
 def evaluation(run: Path) -> dict[str, Any]:
@@ -158,17 +158,17 @@ def test_a_quick_look_fits_it_on_few_rows(here: Path, monkeypatch: pytest.Monkey
     assert train("--data", "split") == 0
     for most in ("2", "7", "16"):
         flags = ["run", "--eval-splits", "test", "--eval-max-samples", most]
-        assert door("evaluate", flags) == 0
-    assert door("evaluate", ["run", "--eval-splits", "test"]) == 0
+        assert run_command("evaluate", flags) == 0
+    assert run_command("evaluate", ["run", "--eval-splits", "test"]) == 0
     assert fitted == [5, 7, 16, 24]
     # rows that are scored themselves: each half has the temperature of the other
-    assert door("evaluate", ["run", "--eval-splits", "val", "--eval-max-samples", "7"]) == 0
+    assert run_command("evaluate", ["run", "--eval-splits", "val", "--eval-max-samples", "7"]) == 0
     assert fitted[4:] == [3, 4]
 
 
 def test_texts_are_cut_where_the_fine_tune_cut_them(here: Path) -> None:
     argv = ["--model", "encoder", "--data", "rows.tsv", "--out", "short", "--max-steps", "1"]
-    assert door("finetune", [*argv, "--max-length", "7"]) == 0
+    assert run_command("finetune", [*argv, "--max-length", "7"]) == 0
     assert train("--model", "short") == 0
     record = json.loads((here / "run" / "run.json").read_text())
     assert record["block_size"] == 7
@@ -183,7 +183,7 @@ def test_labelled_data_have_defaults_and_presets_of_their_own(
         "CONFIG_SGLD = {'learning_rate': 7.0}\nCONFIG_SGLD_LABELLED = {'temperature': 0.7}\n"
     )
     argv = ["--sampler", "sgld", *CHAIN[2:8], "--warmup-steps", "2", "--sampling-steps", "40"]
-    assert door("train", [*argv, "--out", "run"]) == 0
+    assert run_command("train", [*argv, "--out", "run"]) == 0
     record = json.loads((here / "run" / "run.json").read_text())
     # neither the language models' defaults nor their preset
     for key in ("learning_rate", "batch_size", "thinning", "parameters"):
@@ -193,10 +193,10 @@ def test_labelled_data_have_defaults_and_presets_of_their_own(
     assert record["sources"]["temperature"] == "config.py CONFIG_SGLD_LABELLED"
     capsys.readouterr()
     with pytest.raises(SystemExit):
-        door("train", ["--sampler", "sgld", "--task", "sequence-classification", "--help"])
+        run_command("train", ["--sampler", "sgld", "--task", "sequence-classification", "--help"])
     assert f"(default: {own['learning_rate']})" in capsys.readouterr().out
     with pytest.raises(SystemExit):
-        door("train", ["--sampler", "sgld", "--help"])
+        run_command("train", ["--sampler", "sgld", "--help"])
     shown = capsys.readouterr().out
     assert f"(default: {SGLDSettings().learning_rate})" in shown
 
@@ -207,11 +207,11 @@ def test_under_a_learned_prior_a_chain_is_cooler_and_goes_further(
     here: Path, task: str, prior: str
 ) -> None:
     argv = ["--sampler", "sgld", "--task", task]
-    tuned = choose(argv).chosen.settings
+    tuned = TRAIN.understand(argv).settings
     argv += ["--prior-path", "prior.safetensors"]
-    by_flag = choose([*argv, "--prior", prior]).chosen
+    by_flag = TRAIN.understand([*argv, "--prior", prior]).chosen
     Path("config.py").write_text(f"CONFIG_SGLD_LABELLED = {{'prior': '{prior}'}}\n")
-    by_config = choose(argv).chosen
+    by_config = TRAIN.understand(argv).chosen
     assert by_flag.settings == by_config.settings
     assert set(by_flag.sources) == set(by_config.sources) == {"task", "prior", "prior_path"}
     settings = by_flag.settings
@@ -225,13 +225,13 @@ def test_under_a_learned_prior_a_chain_is_cooler_and_goes_further(
 
 @pytest.mark.parametrize("sampler", ["map", "swag"])
 def test_an_optimizer_on_labelled_data_has_an_encoders_step_size(sampler: str, here: Path) -> None:
-    text = choose(["--sampler", sampler]).chosen.settings
-    rows = choose(["--sampler", sampler, "--task", "sequence-classification"]).chosen.settings
+    text = TRAIN.understand(["--sampler", sampler]).settings
+    rows = TRAIN.understand(["--sampler", sampler, "--task", "sequence-classification"]).settings
     assert rows.learning_rate < text.learning_rate
     assert (rows.prior, rows.parameters) == ("pretrained", "layers=-2:,head")
     argv = ["--sampler", sampler, "--task", "sequence-classification", "--model", "tuned"]
     argv += ["--data", "rows.tsv", "--parameters", "head", "--out", "run"]
-    assert door("train", argv) == 0
+    assert run_command("train", argv) == 0
     steps = 27 if sampler == "map" else 240  # three passes over 72 rows, eight at a time
     record = json.loads((here / "run" / f"{sampler}_metrics.json").read_text())
     assert record["steps"] == steps
@@ -240,8 +240,8 @@ def test_an_optimizer_on_labelled_data_has_an_encoders_step_size(sampler: str, h
 def test_from_a_mode_a_chain_has_the_presets_of_a_fine_tune(here: Path) -> None:
     argv = ["--sampler", "sgld", "--task", "sequence-classification", "--prior", "swag"]
     argv += ["--prior-path", "prior.safetensors"]
-    new = choose(argv).chosen.settings
-    tuned = choose([*argv, "--init-from", "mode"]).chosen.settings
+    new = TRAIN.understand(argv).settings
+    tuned = TRAIN.understand([*argv, "--init-from", "mode"]).settings
     own = SAMPLERS["sgld"].defaults("sequence-classification")
     for key in ("learning_rate", "temperature"):
         assert getattr(tuned, key) == own[key] != getattr(new, key)
@@ -253,7 +253,7 @@ def test_a_head_that_is_new_has_the_classes_of_the_data(here: Path) -> None:
     (head,) = [p for p in record["parameters"] if p["name"] == "classifier.weight"]
     assert head["shape"] == [len(CLASSES), 16]
     # the run is opened again with that many
-    assert door("evaluate", ["run", "--eval-splits", "val"]) == 0
+    assert run_command("evaluate", ["run", "--eval-splits", "val"]) == 0
     assert train("--model", "encoder", "--resume", "run") == 0
 
 
@@ -261,7 +261,7 @@ def test_it_is_continued_and_scored_again(here: Path, capsys: pytest.CaptureFixt
     assert train("--eval") == 0
     first = evaluation(here / "run")
     assert train("--resume", "run") == 0
-    assert door("evaluate", ["run", "--eval-splits", "train"]) == 0
+    assert run_command("evaluate", ["run", "--eval-splits", "train"]) == 0
     newest = sorted((here / "run").glob("bayesian_eval_*[0-9].json"))[-1]
     assert set(json.loads(newest.read_text())["splits"]) == {"train"}
     assert first["corpus"]["name"] == "rows.tsv"
@@ -272,7 +272,7 @@ def test_it_is_continued_and_scored_again(here: Path, capsys: pytest.CaptureFixt
 def test_methods_that_pass_over_the_data(sampler: str, here: Path) -> None:
     argv = ["--sampler", sampler, "--task", "sequence-classification", "--model", "tuned", "--data",
             "rows.tsv", "--out", "run", "--parameters", "head", "--eval"]  # fmt: skip
-    assert door("train", argv) == 0
+    assert run_command("train", argv) == 0
     record = json.loads((here / "run" / "run.json").read_text())
     assert record["num_bayesian"] == 3 * 16 + 3
     assert evaluation(here / "run")["splits"]["val"]["predictors"]["bma"]["nll"] > 0
@@ -314,7 +314,7 @@ def test_bad_input_is_one_line(
 
 def test_labelled_data_are_needed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["--sampler", "sgld", "--task", "sequence-classification", "--model", "tuned"]
-    assert door("train", argv) == 2
+    assert run_command("train", argv) == 2
     assert "--data: a sequence-classification needs labelled data" in capsys.readouterr().err
 
 
@@ -324,5 +324,5 @@ def test_a_run_that_is_not_finished_is_scored_with_a_warning(
     assert train() == 0
     (here / "run" / "sghmc_metrics.json").unlink()
     capsys.readouterr()
-    assert door("evaluate", ["run"]) == 0
+    assert run_command("evaluate", ["run"]) == 0
     assert "warning: the run 'run' is not finished" in capsys.readouterr().err

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bayesgen.cli.main import door
+from bayesgen.cli.main import run_command
 from bayesgen.inference.registry import SAMPLERS
 from bayesgen.inference.sampler import Sampler
 from tests.masked import TEXT, bert_tokenizer, save_bert, save_xlnet, xlnet_tokenizer
@@ -52,7 +52,7 @@ def train(sampler: str, task: str, *flags: str) -> int:
     short = CHAIN if hasattr(SAMPLERS[sampler].settings, "thinning") else PASS
     if sampler == "swag":
         short = (*CHAIN[:6], "--rank", "2")
-    return door(
+    return run_command(
         "train",
         ["--sampler", sampler, "--task", task, "--model", MODELS[task], "--corpus", "text.txt",
          "--block-size", "16", "--batch-size", "4", "--out", "run", *short, *flags],
@@ -211,9 +211,9 @@ def test_it_is_scored_again_with_a_far_text_and_one_of_its_own(
 ) -> None:
     assert train("sghmc", "masked-lm", "--eval") == 0
     before = evaluation()
-    assert door("evaluate", ["run"]) == 0
+    assert run_command("evaluate", ["run"]) == 0
     assert evaluation()["splits"] == before["splits"]  # the same masks
-    assert door("evaluate", ["run", "--ood-corpus", "far.txt", "--text", "far.txt"]) == 0
+    assert run_command("evaluate", ["run", "--ood-corpus", "far.txt", "--text", "far.txt"]) == 0
     found = evaluation()["splits"]
     assert set(found) == {"val", "text"}
     assert found["val"]["predictors"] == before["splits"]["val"]["predictors"]
@@ -228,7 +228,7 @@ def test_runs_that_predict_other_tokens_are_not_compared(
     for task, name in MODELS.items():
         assert train("sgld", task, "--out", f"of_{name}") == 0
     capsys.readouterr()
-    assert door("evaluate", ["of_bert", "of_xlnet", "--eval-max-samples", "2"]) == 0
+    assert run_command("evaluate", ["of_bert", "of_xlnet", "--eval-max-samples", "2"]) == 0
     shown = capsys.readouterr().err
     assert "warning: the runs are of different tasks (masked-lm, permutation-lm)" in shown
 
@@ -250,7 +250,7 @@ def test_what_it_cannot_do_is_one_line(
     (here / "short.txt").write_text("the cat sat")
     assert train("sgld", "masked-lm") == 0
     capsys.readouterr()
-    assert door(command[0], command[1:]) == 2
+    assert run_command(command[0], command[1:]) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
     assert says in shown.err.splitlines()[-1]

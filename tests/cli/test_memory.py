@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from bayesgen.cli.main import door, guarded
+from bayesgen.cli.main import guarded, run_command
 from bayesgen.inference.log_posterior import LogPosterior
 from bayesgen.workflow.memory import ran_out
 from tests.encoder import save_encoder, write_rows
@@ -107,7 +107,7 @@ def test_a_fine_tune_names_what_it_was_not_given(
     write_rows(tmp_path / "rows.tsv", 30)
     monkeypatch.setattr(transformers.BertModel, "forward", exhaust)
     argv = ["--model", "encoder", "--data", "rows.tsv", "--out", "out", "--device", "cpu", *saved]
-    line = error(door("finetune", argv), capsys)
+    line = error(run_command("finetune", argv), capsys)
     assert "--per-device-train-batch-size" in line
     assert "--max-length" in line
     for name in ("--gradient-checkpointing", "--bf16"):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import bayesgen
-from bayesgen.cli.main import door, main
+from bayesgen.cli.main import main, run_command
 from bayesgen.config import PriorImportSettings, described
 from bayesgen.models.nanogpt import read_checkpoint
 from bayesgen.priors import Weights, read_prior, write_prior
@@ -89,7 +89,7 @@ def test_published_files_become_one_prior(
     assert upstream["shift"] == pytest.approx(away, rel=1e-5)
     assert f"the mean lies {100 * away:.2g} % of the length" in shown.out
 
-    assert door("prior", ["show", "new/prior.safetensors"]) == 0
+    assert run_command("prior show", ["new/prior.safetensors"]) == 0
     assert "transformer.h.0" in capsys.readouterr().out
 
 

@@ -14,9 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bayesgen.cli.main import door
-from bayesgen.cli.prior_learn import DOOR
-from bayesgen.cli.train import choose
+from bayesgen.cli.main import run_command
+from bayesgen.cli.prior_learn import COMMAND as LEARN
 from bayesgen.data.corpora import load_corpus
 from bayesgen.data.windows import Windows
 from bayesgen.evaluation.nll import nll_of
@@ -35,7 +34,7 @@ UPSTREAM = (
 
 
 def learn(*flags: str) -> int:
-    return door("prior_learn", [*UPSTREAM, *flags])
+    return run_command("prior learn", [*UPSTREAM, *flags])
 
 
 def rows(run: str) -> list[dict[str, Any]]:
@@ -104,7 +103,7 @@ def test_a_stopped_one_goes_on_to_the_same_file(
         patch.setattr(Best, "look", stop)
         assert learn("--out", "stopped") == 128 + signal.SIGTERM
     assert not Path("stopped/prior.safetensors").exists()
-    assert door("prior_learn", ["--resume", "stopped"]) == 0
+    assert run_command("prior learn", ["--resume", "stopped"]) == 0
     again = load_file("stopped/prior.safetensors")
     assert all(torch.equal(whole[key], again[key]) for key in whole)
     drop = {"seconds"}
@@ -133,8 +132,8 @@ def test_the_prior_goes_to_a_task_with_nothing_in_between(workspace: Workspace) 
 
 
 def test_presets_of_labelled_data_are_not_for_learning_a_prior() -> None:
-    own = choose(["--task", "sequence-classification", "--data", "rows.tsv"], DOOR).chosen.settings
-    text = choose([], DOOR).chosen.settings
+    own = LEARN.understand(["--task", "sequence-classification", "--data", "rows.tsv"]).settings
+    text = LEARN.understand([]).settings
     assert (own.parameters, own.learning_rate) == (text.parameters, text.learning_rate)
 
 
@@ -385,7 +384,7 @@ def test_what_a_prior_and_a_model_do_not_share_is_told(
     away = float((model.theta - found.mean).norm() / model.theta.norm())
     assert record["distance"] == pytest.approx(away, rel=1e-5)
     checked = ("--model", "model.pt", "--corpus", "corpus.txt", "--parameters", "*.h.0.*")
-    assert door("prior", ["check", *checked, *flags]) == 0
+    assert run_command("prior check", [*checked, *flags]) == 0
     assert "prior alone has: " in capsys.readouterr().out
 
 
@@ -394,7 +393,7 @@ def test_a_diagonal_prior_is_the_diagonal_posterior() -> None:
     flags = ("--sampler", "swag", "--model", "model.pt", "--corpus", "corpus.txt", "--out", "run",
              "--warmup-steps", "2", "--sampling-steps", "8", "--thinning", "2", "--covariance",
              "diag")  # fmt: skip
-    assert door("train", list(flags)) == 0
+    assert run_command("train", list(flags)) == 0
     model, prior = load_model("model.pt"), read_prior(Path("run"))
     found = prior.match(Weights(model.theta, model.layout))
     density = found.density(1.0, epsilon=1e-30, head_std=1.0)

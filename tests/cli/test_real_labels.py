@@ -1,4 +1,4 @@
-"""Scores of pairs go through the same doors: fine-tuned, sampled, evaluated, compared."""
+"""Scores of pairs run through every command: fine-tuned, sampled, evaluated, compared."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from scipy import stats
 from torch.distributions import Normal
 
-from bayesgen.cli.main import door
+from bayesgen.cli.main import run_command
 from tests.encoder import save_encoder, write_rows, write_scores
 
 transformers = pytest.importorskip("transformers")
@@ -44,10 +44,10 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ("sentence-classification", "rows.tsv"),
         ):
             flags = ["--task", task, "--data", data]
-            assert door("finetune", ["--model", "encoder", "--out", f"tuned/{task}", *flags,
+            assert run_command("finetune", ["--model", "encoder", "--out", f"tuned/{task}", *flags,
                                      "--max-steps", "4", "--device", "cpu"]) == 0  # fmt: skip
             scored = ["--eval"] if data == "pairs.tsv" else []
-            assert door("train", [*SAMPLER, *flags, "--model", f"tuned/{task}", "--out",
+            assert run_command("train", [*SAMPLER, *flags, "--model", f"tuned/{task}", "--out",
                                   f"runs/{task}", *scored]) == 0  # fmt: skip
     return path
 
@@ -124,7 +124,7 @@ def test_the_summary_tells_what_the_evaluation_found(task: str, here: Path) -> N
 
 def test_runs_side_by_side(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = ["runs/regression", "runs/sentence-similarity"]
-    assert door("evaluate", [*runs, "--eval-splits", "val", "train", "--device", "cpu"]) == 0
+    assert run_command("evaluate", [*runs, "--eval-splits", "val", "train", "--device", "cpu"]) == 0
     shown = capsys.readouterr().out
     assert shown.count("temperature_scaled") == 2 * 2 * 2  # scores and intervals
     for words in ("RMSE at 50 %", "in 95 %", "72 labels, 4 draws", "bma's Spearman − it"):
@@ -144,7 +144,7 @@ def test_runs_side_by_side(here: Path, capsys: pytest.CaptureFixture[str]) -> No
 def test_what_has_no_meaning_is_refused_in_one_line(
     argv: list[str], says: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert door("evaluate", [*argv, "--device", "cpu"]) == 2
+    assert run_command("evaluate", [*argv, "--device", "cpu"]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("error: ")
     assert says in line
@@ -153,7 +153,7 @@ def test_what_has_no_meaning_is_refused_in_one_line(
 @pytest.mark.parametrize("task", ["regression", "sentence-similarity", "sentence-classification"])
 def test_no_text_is_continued(task: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
-    assert door("generate", [f"runs/{task}", "--prompt", "the"]) == 2
+    assert run_command("generate", [f"runs/{task}", "--prompt", "the"]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line == f"error: 'runs/{task}': a {task} model cannot generate text"
 
@@ -165,7 +165,7 @@ PAIR = ("--pair", "the a old near", "near the a small", "--device", "cpu")
 
 def told(capsys: pytest.CaptureFixture[str], *argv: str) -> dict[str, Any]:
     capsys.readouterr()
-    assert door("similarity", [*argv, *PAIR, "--json"]) == 0
+    assert run_command("similarity", [*argv, *PAIR, "--json"]) == 0
     content: dict[str, Any] = json.loads(capsys.readouterr().out)
     return content
 
@@ -207,7 +207,7 @@ def test_embeddings_in_a_file(here: Path, capsys: pytest.CaptureFixture[str]) ->
     (here / "pairs").mkdir()
     (here / "pairs/some.tsv").write_text("the a old\tnear\nnear\tby a small\n")
     flags = ["--pairs-file", "pairs/some.tsv", "--out", "out/e.safetensors", "--device", "cpu"]
-    assert door("similarity", ["runs/sentence-classification", *flags]) == 0
+    assert run_command("similarity", ["runs/sentence-classification", *flags]) == 0
     shown = capsys.readouterr().out
     for words in ("relative sd", "of dimension", "cosines of 4 draws", "gives no scores"):
         assert words in shown
@@ -246,9 +246,9 @@ def test_draws_of_the_head_alone_move_no_embedding(
     flags = ["--task", "sentence-classification", "--model", "tuned/sentence-classification",
              "--data", "rows.tsv", "--parameters", "head", "--out", "head",
              "--data-dir", str(here)]  # fmt: skip
-    assert door("train", [*SAMPLER, *flags]) == 0
+    assert run_command("train", [*SAMPLER, *flags]) == 0
     capsys.readouterr()
-    assert door("similarity", ["head", *PAIR]) == 0
+    assert run_command("similarity", ["head", *PAIR]) == 0
     shown = capsys.readouterr()
     assert "no draw of 'head' moves the encoder" in shown.err
 
@@ -256,7 +256,7 @@ def test_draws_of_the_head_alone_move_no_embedding(
 def test_long_texts_are_cut_and_counted(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     long = " ".join(["the"] * 50)
     argv = ["tuned/sentence-similarity", "--pair", long, "near", "--device", "cpu"]
-    assert door("similarity", argv) == 0
+    assert run_command("similarity", argv) == 0
     assert "1 of 2 texts were cut to 32 tokens" in capsys.readouterr().err
 
 
@@ -264,13 +264,13 @@ def test_texts_are_cut_where_the_fine_tune_cut_them(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = ["--task", "sentence-similarity", "--data", "pairs.tsv", "--max-length", "5"]
-    assert door("finetune", ["--model", "encoder", "--out", "short", *argv, "--max-steps", "1",
-                             "--device", "cpu"]) == 0  # fmt: skip
+    argv += ["--model", "encoder", "--out", "short", "--max-steps", "1", "--device", "cpu"]
+    assert run_command("finetune", argv) == 0
     capsys.readouterr()
     said = []
     for second in ("the a old", "the a old near by"):
         pair = ["--pair", second, "small"]
-        assert door("similarity", ["short", *pair, "--device", "cpu", "--json"]) == 0
+        assert run_command("similarity", ["short", *pair, "--device", "cpu", "--json"]) == 0
         shown = capsys.readouterr()
         said.append(json.loads(shown.out)["pairs"][0]["deterministic"])
     assert "1 of 2 texts were cut to 5 tokens" in shown.err
@@ -295,7 +295,7 @@ def test_a_run_is_refused_with_another_density_of_its_labels(
     record.write_text(json.dumps(content))
     capsys.readouterr()
     for command, words in (("evaluate", argv), ("train", ["--resume", "run"])):
-        assert door(command, words) == 2
+        assert run_command(command, words) == 2
         (line,) = capsys.readouterr().err.strip().splitlines()
         assert line.startswith(f"error: --model: {key} in the config.json of 'other' is {value}")
 
@@ -309,11 +309,11 @@ def test_a_head_that_nothing_trained_is_told(
         data = "two.tsv"
         write_rows(here / data, 20, weights=(1, 1, 0))
     argv = ["--task", task, "--data", data, "--model"]
-    assert door("train", [*SAMPLER, *argv, "encoder", "--out", "run"]) == 0
+    assert run_command("train", [*SAMPLER, *argv, "encoder", "--out", "run"]) == 0
     shown = " ".join(capsys.readouterr().err.split())
     assert "warning: 'encoder' has no trained weights for classifier.bias, cl" in shown
     argv = ["--task", "regression", "--data", "pairs.tsv", "--parameters", "lora", "--out", "own"]
-    assert door("train", [*SAMPLER, *argv, "--model", "tuned/regression"]) == 0
+    assert run_command("train", [*SAMPLER, *argv, "--model", "tuned/regression"]) == 0
     assert "no trained weights" not in capsys.readouterr().err
 
 
@@ -327,7 +327,7 @@ def test_a_head_that_nothing_trained_is_told(
         (["runs/sentence-similarity", *PAIR, "--level", "1"], "--level 1: choose"),
         (["runs/sentence-similarity", *PAIR, "--level", "0"], "--level must be above 0"),
         (["runs/sentence-similarity", *PAIR, "--num-draws", "9"], "has only 4 draws"),
-        (["runs/sentence-similarity", *PAIR, "--out", "pairs.tsv"], "is there already"),
+        (["runs/sentence-similarity", *PAIR, "--out", "pairs.tsv"], "already exists"),
         (["runs/regression", *PAIR], "is a run of regression; embeddings are made by"),
         (["gone", *PAIR], "'gone' is not there"),
         (["encoder", *PAIR, "--model", "tuned"], "--model goes with a run"),
@@ -337,7 +337,7 @@ def test_bad_input_is_one_line(
     argv: list[str], says: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     capsys.readouterr()
-    assert door("similarity", argv) == 2
+    assert run_command("similarity", argv) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("error: ")
     assert says in line

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bayesgen.cli.main import door
+from bayesgen.cli.main import run_command
 from bayesgen.likelihoods import Gaussian
 from bayesgen.models import load_model
 from tests.encoder import save_encoder, write_rows, write_scores
@@ -30,8 +30,8 @@ CHAIN = ("--sampler", "sghmc", "--batch-size", "8", "--warmup-steps", "4", "--sa
 
 
 def tune(task: str, *flags: str) -> int:
-    return door("finetune", ["--model", "encoder", "--task", task, "--device", "cpu", *TUNE[task],
-                             "--max-steps", "6", *flags])  # fmt: skip
+    argv = ["--model", "encoder", "--task", task, "--device", "cpu", *TUNE[task]]
+    return run_command("finetune", [*argv, "--max-steps", "6", *flags])
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def here(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def train(task: str, *flags: str) -> int:
     data = TUNE[task][:2]
-    return door("train", [*CHAIN, "--task", task, "--model", task, *data, *flags])
+    return run_command("train", [*CHAIN, "--task", task, "--model", task, *data, *flags])
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def test_a_posterior_over_the_head_is_that_of_the_texts(
     bma = read(path)["splits"]["val"]["predictors"]["bma"]
     nll = -float(mixture.gather(1, torch.as_tensor(val.labels)[:, None]).mean())
     assert bma["nll"] == pytest.approx(nll, abs=1e-5)
-    assert door("evaluate", ["run", "--eval-splits", "train"]) == 0
+    assert run_command("evaluate", ["run", "--eval-splits", "train"]) == 0
     assert "embedding" not in capsys.readouterr().err
 
 
@@ -129,7 +129,7 @@ def test_transformers_has_no_class_for_its_posterior(
 ) -> None:
     assert train(CLASSES, "--parameters", "head") == 0
     capfd.readouterr()
-    assert door("export", ["run", "--out", "posterior"]) == 2
+    assert run_command("export", ["run", "--out", "posterior"]) == 2
     line = capfd.readouterr().err.strip().splitlines()[-1]
     assert f"'run' is a run of {CLASSES}" in line
     assert not (here / "posterior").exists()
@@ -139,7 +139,7 @@ def test_transformers_has_no_class_for_its_posterior(
 def test_methods_that_pass_over_the_embeddings(sampler: str, here: Path) -> None:
     argv = ["--sampler", sampler, "--task", CLASSES, "--model", CLASSES, "--data", "rows.tsv",
             "--out", "run", "--parameters", "head"]  # fmt: skip
-    assert door("train", argv) == 0
+    assert run_command("train", argv) == 0
     assert read(here / "run/run.json")["num_bayesian"] == 103
 
 
@@ -147,14 +147,14 @@ def test_methods_that_pass_over_the_embeddings(sampler: str, here: Path) -> None
 def test_real_valued_labels_are_sampled_with_their_noise(task: str, here: Path) -> None:
     if task == "regression":
         argv = ["--model", "encoder", "--task", task, "--data", "pairs.tsv", "--max-steps", "4"]
-        assert door("finetune", [*argv, "--device", "cpu", "--out", task]) == 0
+        assert run_command("finetune", [*argv, "--device", "cpu", "--out", task]) == 0
     record = read(here / task / "finetune.json")
     assert record["noise_std"] == pytest.approx(math.sqrt(record["best_val_loss"]))
     assert read(here / task / "config.json")["noise_std"] == record["noise_std"]
     model = load_model(here / task, task=task)
     assert model.likelihood == Gaussian(record["noise_std"])
     data = ["--data", "pairs.tsv"]
-    assert door("train", [*CHAIN, "--task", task, "--model", task, *data]) == 0
+    assert run_command("train", [*CHAIN, "--task", task, "--model", task, *data]) == 0
     assert len(list((here / "run/draws").iterdir())) == 4
     lines = [json.loads(line) for line in (here / "run/metrics.jsonl").read_text().splitlines()]
     assert all(math.isfinite(line["nll"]) for line in lines)

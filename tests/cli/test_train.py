@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bayesgen.cli.main import door
+from bayesgen.cli.main import run_command
 from bayesgen.inference.registry import SAMPLERS
 from tests.independent import states_of, target_log_likelihoods
 from tests.workspace import BLOCK, CHAINS, Workspace
@@ -199,7 +199,7 @@ def test_dotenv_gives_the_environment(
     try:
         flags = ["--sampler", "sgld", "--model", "model.pt", "--corpus", "corpus.txt",
                  "--warmup-steps", "0", "--sampling-steps", "1", "--thinning", "1"]  # fmt: skip
-        assert door("train", flags) == 0
+        assert run_command("train", flags) == 0
     finally:
         monkeypatch.delenv("BASE_DIR", raising=False)
     assert list(workspace.path.glob("elsewhere/checkpoints/samplers/sgld_sampler/run_*/run.json"))
@@ -257,8 +257,8 @@ def test_a_run_of_adapters_is_sampled_scored_and_continued(workspace: Workspace)
     record = workspace.json("run/run.json")
     assert {p["name"].split(".")[-3] for p in record["parameters"]} == {"lora_A", "lora_B"}
     assert record["num_bayesian"] == 2 * (16 + 48)
-    assert door("evaluate", ["run", "--eval-max-samples", "4"]) == 0
-    assert door("generate", ["run", "--prompt", "the", "--max-new-tokens", "3"]) == 0
+    assert run_command("evaluate", ["run", "--eval-max-samples", "4"]) == 0
+    assert run_command("generate", ["run", "--prompt", "the", "--max-new-tokens", "3"]) == 0
     assert workspace.train("sghmc", *flags, "--resume", "run") == 0
     settings = json.loads((workspace.path / "run" / "run.json").read_text())["settings"]
     assert (settings["lora_r"], settings["lora_alpha"]) == (2, 4.0)

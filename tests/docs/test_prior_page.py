@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bayesgen.cli.main import door
-from bayesgen.cli.prior_learn import DOOR
-from bayesgen.cli.train import choose
+from bayesgen.cli.main import main
+from bayesgen.cli.prior_learn import COMMAND as LEARN
+from bayesgen.cli.train import COMMAND as TRAIN
 from bayesgen.inference.registry import SAMPLERS
 from bayesgen.inference.swag import SWAGSettings
 from bayesgen.priors import read_prior
@@ -41,11 +41,12 @@ def page_commands() -> list[tuple[tuple[str, ...], list[str]]]:
 def test_the_flags_of_the_page_make_plans() -> None:
     """As they stand: as many models are collected as the prior has directions, and draws are."""
     (_, learn), (_, use), *_ = page_commands()
-    upstream = choose(learn, DOOR).chosen.settings
+    upstream = LEARN.understand(learn).settings
     assert isinstance(upstream, SWAGSettings)
     assert int(SAMPLERS["swag"].plan(upstream, 1).collect.sum()) >= upstream.rank
-    command = choose(use)
-    assert SAMPLERS[command.sampler].plan(command.chosen.settings, 1).num_draws >= 10
+    given = TRAIN.understand(use)
+    sampler = SAMPLERS[given.words.get("sampler", "sghmc")]
+    assert sampler.plan(given.settings, 1).num_draws >= 10
 
 
 def test_the_commands_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +58,7 @@ def test_the_commands_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     names = []
     for name, flags in page_commands():
         argv = [ours.get(flag, flag) for flag in flags]
-        assert door(name[0], [*name[1:], *argv, *SHORT.get(name, ())]) == 0
+        assert main([*name, *argv, *SHORT.get(name, ())]) == 0
         names.append(" ".join(name))
     assert names == ["prior learn", "train", "prior show", "prior check"]
 

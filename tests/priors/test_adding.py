@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bayesgen.cli.main import door
+from bayesgen.cli.main import run_command
 from bayesgen.config import PRIORS
 from tests.workspace import Workspace, furnished
 
@@ -136,5 +136,5 @@ def test_a_prior_without_a_grid_wants_a_number(
     monkeypatch.setattr(PRIORS, "_registered", dict(PRIORS._registered))
     PRIORS.register(namespace["MYLAPLACE"])  # type: ignore[arg-type]
     flags = [*SHORT[1:], "--prior", "mylaplace", "--prior-scale", "auto"]
-    assert door("train", flags) == 2
+    assert run_command("train", flags) == 2
     assert "--prior-scale auto: --prior mylaplace has no grid" in capsys.readouterr().err

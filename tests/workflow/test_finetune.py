@@ -24,23 +24,25 @@ from bayesgen.data.examples import Examples
 from bayesgen.data.labelled import LabelledCorpus, labelled, load_labelled
 from bayesgen.errors import Interrupted, UserError
 from bayesgen.models import FunctionalModel, Head, load_model
-from bayesgen.workflow.finetune import (
-    ExampleSet,
+from bayesgen.workflow.loop import StopRequest
+from bayesgen.workflow.objectives import (
     balanced_weights,
     classification_scores,
     criterion,
-    curve,
-    last_checkpoint,
-    make_trainer,
     regression_scores,
-    rows,
-    score,
     score_range,
     set_noise,
     squared_error,
+)
+from bayesgen.workflow.trainer import (
+    ExampleSet,
+    curve,
+    last_checkpoint,
+    make_trainer,
+    rows,
+    score,
     train,
 )
-from bayesgen.workflow.loop import StopRequest
 from tests.encoder import save_encoder, write_rows, write_scores
 
 CPU = torch.device("cpu")
@@ -125,11 +127,11 @@ def test_what_is_frozen_stays(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"freeze": ("bert.*", "bort.*")}, "--freeze: 'bort.*' matches no parameter"),
-        ({"freeze": ("*",)}, "--freeze leaves no parameter"),
-        ({"train_samples": 33}, "--train-samples 33"),
-        ({"max_length": 33}, "--max-length 33 exceeds the model's longest context, 32"),
-        ({"max_length": 2}, "--max-length 2"),
+        ({"freeze": ("bert.*", "bort.*")}, "`freeze`: 'bort.*' matches no parameter"),
+        ({"freeze": ("*",)}, "`freeze` leaves no parameter"),
+        ({"train_samples": 33}, "`train_samples=33`"),
+        ({"max_length": 33}, "`max_length=33` exceeds the model's longest context, 32"),
+        ({"max_length": 2}, "`max_length=2`"),
         ({"class_weights": "balanced", "train_samples": 1}, "no training row is of class"),
     ],
 )
@@ -432,7 +434,7 @@ def test_a_signal_leaves_a_checkpoint_that_continues_exactly(
     stop = StopRequest()
     trainer = bench.trainer(stop=stop, **settings)
     trainer.add_callback(Signal(step, stop))
-    with pytest.raises(Interrupted, match=rf"stopped by SIGTERM after step {step}; .*`resume`"):
+    with pytest.raises(Interrupted, match=rf"stopped by SIGTERM after step {step}; .*`resume="):
         train(trainer, TASK)
     last = last_checkpoint(bench.path / "out" / "work")
     assert last is not None

@@ -101,16 +101,16 @@ def test_resume_auto_continues_the_newest_unfinished_run_or_starts_one(
     base = ("--base-dir", ".", "--resume", "auto")
     command = ["--sampler", "sgld", "--model", "model.pt", "--corpus", "corpus.txt",
                *flags_of("sgld"), *base]  # fmt: skip
-    from bayesgen.cli.main import door
+    from bayesgen.cli.main import run_command
 
     with monkeypatch.context() as patch:
         interrupt_at(6, signal.SIGTERM, patch)
-        assert door("train", command) == 128 + signal.SIGTERM
+        assert run_command("train", command) == 128 + signal.SIGTERM
     (unfinished,) = workspace.path.glob("checkpoints/samplers/sgld_sampler/run_*")
     assert not list(unfinished.glob("*_metrics.json"))
-    assert door("train", command) == 0
+    assert run_command("train", command) == 0
     assert list(unfinished.glob("sgld_metrics.json"))
-    assert door("train", command) == 0  # nothing left to continue: a new run
+    assert run_command("train", command) == 0  # nothing left to continue: a new run
     assert len(list(workspace.path.glob("checkpoints/samplers/sgld_sampler/run_*"))) == 2
 
 
