@@ -1,4 +1,4 @@
-"""A learned prior in numbers that people can judge."""
+"""Sizes of a learned prior by groups of parameters: widths, low-rank share, effective rank."""
 
 from __future__ import annotations
 

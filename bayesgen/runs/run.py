@@ -288,7 +288,7 @@ def new_run_path(base: Path, sampler: str) -> Path:
 
 
 def newest_unfinished(base: Path, sampler: str) -> Run | None:
-    """The run of `sampler` that `--resume auto` continues: not finished, and nobody at work."""
+    """The newest run of `sampler` that is neither finished nor being written, or None."""
     folders = (path.parent for path in sampler_folder(base, sampler).glob("run_*/run.json"))
     unfinished = [run for run in map(Run, folders) if not run.finished and not run.busy]
     return max(unfinished, key=lambda run: _age(run.path.name), default=None)

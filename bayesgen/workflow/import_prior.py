@@ -72,7 +72,7 @@ def import_prior(settings: PriorImportSettings, model: FunctionalModel) -> Learn
     """The prior in the files of `settings`, of parameters of `model`.
 
     Raises:
-        UserError: a file is damaged, or does not fit the model; or nobody said whether the
+        UserError: a file is damaged, or does not fit the model; or `rows` does not say whether the
             deviations are divided by √(K − 1).
     """
     read = {
@@ -114,7 +114,8 @@ def _judge_rows(rows: str | None, prior: LearnedPrior) -> None:
     """Compare `rows` with what the numbers themselves say; refuse to go on without it.
 
     Raises:
-        UserError: the deviations are three or more, and nobody said whether they are divided.
+        UserError: there are three deviations or more, and `rows` does not say whether they are
+            divided.
     """
     rank = prior.rank
     if rank < 3 and rows is not None:
