@@ -1,10 +1,10 @@
 """Peak memory and seconds of a step on documents of 4,096 tokens: a Longformer of the base size.
 
-Random weights and random words, made on the spot. Each row is a fresh process, started through the
-commands that a user types; its peak resident size is the operating system's own count. Seconds are
-those of one core, the difference between a run and one that is a step shorter, so that other
-processes beside it matter little. With --data-limit a process may have no more memory of its own
-than that (RLIMIT_DATA), so that the plain way ends where the checkpointed one finishes.
+Random weights and random words, made on the spot. Each row is a new process that fine-tunes or
+calls `bayesgen.sample`; its peak resident size is the operating system's own count. Seconds are CPU
+seconds on one core, the difference between a run and one that is a step shorter, so that other
+processes matter little. With --data-limit a process may have no more memory of its own than that
+(RLIMIT_DATA): the plain row runs out of memory where the checkpointed one finishes.
 
     python benchmarks/long_documents.py
     python benchmarks/long_documents.py --rows plain checkpointing --only sampling --data-limit 8
@@ -13,27 +13,30 @@ than that (RLIMIT_DATA), so that the plain way ends where the checkpointed one f
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import os
 import random
 import resource
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
 WORDS = [f"word{i}" for i in range(200)]
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
 CLASSES = 2
-RESULT = "sgld_metrics.json"
 MEASURED = 1
 """Steps that are timed."""
+
+
+Settings = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -50,18 +53,19 @@ class Row:
     batch: int = 1
     micro: int = 1
 
-    def finetune_flags(self) -> list[str]:
-        flags = ["--per-device-train-batch-size", str(self.batch // self.micro)]
-        flags += ["--gradient-accumulation-steps", str(self.micro)]
-        return [*flags, *["--bf16"] * self.bf16, *self._checkpointing()]
+    def finetune_settings(self) -> Settings:
+        return {
+            "per_device_train_batch_size": self.batch // self.micro,
+            "gradient_accumulation_steps": self.micro, "bf16": self.bf16,
+            "gradient_checkpointing": self.checkpointing,
+        }  # fmt: skip
 
-    def sampling_flags(self) -> list[str]:
-        flags = ["--batch-size", str(self.batch), "--gradient-accumulation", str(self.micro)]
-        flags += ["--precision", "bf16" if self.bf16 else "fp32"]
-        return [*flags, *self._checkpointing()]
-
-    def _checkpointing(self) -> list[str]:
-        return ["--gradient-checkpointing"] * self.checkpointing
+    def sampling_settings(self) -> Settings:
+        return {
+            "batch_size": self.batch, "gradient_accumulation": self.micro,
+            "precision": "bf16" if self.bf16 else "fp32",
+            "gradient_checkpointing": self.checkpointing,
+        }  # fmt: skip
 
 
 ROWS = {
@@ -84,7 +88,7 @@ LABELS = {
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one row: peak in MiB and seconds of a step, or the line that it ended with."""
+    """Of one row: peak in MiB and seconds of a step, or the error that it ended with."""
 
     peak: float | None = None
     seconds: float | None = None
@@ -98,7 +102,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Bench:
-    """Runs the commands on a model and rows in `folder`.
+    """Fine-tunes and samples a model on rows in `folder`.
 
     Attributes:
         length: tokens of a document.
@@ -114,30 +118,34 @@ class Bench:
     parameters: str
 
     def finetune(self, row: Row) -> Cost:
-        words = ["--model", "longformer", "--data", "rows", "--max-length", str(self.length)]
-        words += ["--per-device-eval-batch-size", "1", "--device", "cpu", *row.finetune_flags()]
-        return self._cost("finetune", [*words, "--max-steps"], "finetune.json")
+        settings = {
+            "max_length": self.length, "per_device_eval_batch_size": 1, **row.finetune_settings(),
+        }  # fmt: skip
+        return self._cost(finetune, settings, "max_steps", "finetune.json")
 
     def sampling(self, row: Row) -> Cost:
-        words = ["--sampler", "sgld", "--task", "sequence-classification", "--device", "cpu"]
-        words += ["--model", "longformer", "--data", "rows", "--block-size", str(self.length)]
-        words += ["--preconditioner", "none", "--gradient-clip", "0", "--learning-rate", "1e-6"]
-        words += ["--sampling-steps", "1", "--thinning", "1", *row.sampling_flags()]
-        words += ["--parameters", self.parameters]
-        return self._cost("bayesian_training_script", [*words, "--warmup-steps"], RESULT)
+        settings = {
+            "sampler": "sgld", "task": "sequence-classification", "block_size": self.length,
+            "preconditioner": "none", "gradient_clip": 0.0, "learning_rate": 1e-6,
+            "sampling_steps": 1, "thinning": 1, "parameters": self.parameters,
+            **row.sampling_settings(),
+        }  # fmt: skip
+        return self._cost(sample, settings, "warmup_steps", "sgld_metrics.json")
 
-    def _cost(self, script: str, words: list[str], result: str) -> Cost:
-        """Of a step: what a run of MEASURED steps more takes more.
+    def _cost(
+        self, call: Callable[[Settings], object], settings: Settings, length: str, result: str
+    ) -> Cost:
+        """Of a step: the difference that MEASURED further steps make.
 
         Args:
-            words: of the command line; the number of steps comes next.
+            length: the setting that is the number of steps.
             result: file of the run that holds its peak.
         """
         ends = []
         for steps in (1, 1 + MEASURED) if self.timed else (1 + MEASURED,):
             out = self.folder / f"out{len(list(self.folder.iterdir()))}"
             began = cpu_seconds()
-            error = self._run(script, [*words, str(steps), "--out", str(out)])
+            error = self._run(call, {**settings, length: steps, "out": str(out)})
             if error is not None:
                 return Cost(error=error)
             ends.append(cpu_seconds() - began)
@@ -145,24 +153,64 @@ class Bench:
             shutil.rmtree(out)
         return Cost(peak, (ends[1] - ends[0]) / MEASURED if self.timed else None)
 
-    def _run(self, script: str, words: list[str]) -> str | None:
-        """Run a script to its end; the last line that it said where it failed."""
-        found = subprocess.run(
-            [sys.executable, str(SCRIPTS / f"{script}.py"), *words],
-            cwd=self.folder,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            preexec_fn=self._limit,
+    def _run(self, call: Callable[[Settings], object], settings: Settings) -> str | None:
+        """Call it in a new process; the error that it ended with, if any."""
+        spawn = get_context("spawn")
+        receiver, sender = spawn.Pipe(duplex=False)
+        other = spawn.Process(
+            target=in_process, args=(call, settings, self.folder, self.data_limit, sender)
         )
-        if found.returncode < 0:
-            return f"killed by signal {-found.returncode}"
-        return None if found.returncode == 0 else found.stderr.strip().splitlines()[-1]
+        other.start()
+        sender.close()
+        try:
+            error: str | None = receiver.recv()
+        except EOFError:
+            error = "ended without a word"
+        other.join()
+        assert other.exitcode is not None
+        return f"killed by signal {-other.exitcode}" if other.exitcode < 0 else error
 
-    def _limit(self) -> None:
-        if self.data_limit is not None:
-            size = int(self.data_limit * 2**30)
-            resource.setrlimit(resource.RLIMIT_DATA, (size, size))
+
+# a process inherits the peak of the one that starts it: this file imports bayesgen in others only
+
+
+def finetune(settings: Settings) -> object:
+    """One fine-tune of the Longformer."""
+    from bayesgen.config import FinetuneSettings
+    from bayesgen.workflow import finetune as finetunes
+
+    chosen = FinetuneSettings(**settings, model="longformer", data="rows", device="cpu")
+    return finetunes.finetune(chosen, Path(str(chosen.out)))
+
+
+def sample(settings: Settings) -> object:
+    """One run on the Longformer."""
+    import bayesgen
+
+    return bayesgen.sample(**settings, model="longformer", data="rows", device="cpu")
+
+
+def in_process(
+    call: Callable[[Settings], object],
+    settings: Settings,
+    folder: Path,
+    data_limit: float | None,
+    sender: Connection,
+) -> None:
+    """`call` in this process with at most `data_limit` GiB; sends its error, or None."""
+    if data_limit is not None:
+        size = int(data_limit * 2**30)
+        resource.setrlimit(resource.RLIMIT_DATA, (size, size))
+    from bayesgen.errors import UserError
+    from bayesgen.workflow.memory import ran_out
+
+    error = None
+    with contextlib.chdir(folder), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            call(settings)
+        except (UserError, MemoryError, RuntimeError) as raised:
+            error = "out of memory" if ran_out(raised) else str(raised)
+    sender.send(error)
 
 
 def cpu_seconds() -> float:
@@ -214,15 +262,15 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=12, help="12 is the base size")
     parser.add_argument("--length", type=int, default=4096, help="tokens of a document")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
-    parser.add_argument("--only", choices=("finetune", "sampling"), help="one of the two commands")
+    parser.add_argument("--only", choices=("finetune", "sampling"), help="one of the two")
     parser.add_argument("--parameters", default="all", help="what is Bayesian in the chain")
     parser.add_argument("--memory-only", action="store_true", help="no seconds: half the time")
     parser.add_argument("--data-limit", type=float, metavar="GIB", help="memory of a process")
     options = parser.parse_args()
 
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that are started
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        # a process inherits the peak of the one that starts it: this one stays small
         with ProcessPoolExecutor(1, get_context("spawn")) as other:
             model = other.submit(
                 save_longformer, folder / "longformer", options.layers, options.length

@@ -1,9 +1,9 @@
 """Peak memory of a run against the number of draws, or of parameters.
 
-Each row is a fresh process (or two) with its draws on disk in a temporary folder; its peak resident
-size is the operating system's own count. With --samplers a row is the difference between networks
-of 7 and 30 million parameters, a few steps each, in float32 numbers for each parameter: what
-a sampler's `floats` says.
+Each row is a new process (or two) that calls `bayesgen.sample`, with its draws in a temporary
+folder; its peak resident size is the operating system's own count. With --samplers a row is the
+difference between networks of 7 and 30 million parameters, a few steps each, in float32 numbers for
+each parameter: what a sampler's `floats` says.
 
     python benchmarks/memory.py --draws 10 100 1000
     python benchmarks/memory.py --samplers sgld sghmc baoa sgnht sglrw map ekf laplace vi swag
@@ -12,15 +12,19 @@ a sampler's `floats` says.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
-import subprocess
-import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import torch
 
+import bayesgen
 from bayesgen.config import ChainSettings, PerExampleSettings
 from bayesgen.data.corpora import load_corpus
 from bayesgen.inference.registry import SAMPLERS
@@ -46,8 +50,11 @@ def by_draws(counts: list[int]) -> None:
     print("| --- | --- | --- |")
     first = None
     for draws in counts:
-        flags = f"--sampling-steps {draws} --warmup-steps 0 --thinning 1 --eval"
-        _, peak = measure("sgld", GPTConfig(64, 1, 4, 4, 128, bias=False), flags)
+        settings = {
+            "sampling_steps": draws, "warmup_steps": 0, "thinning": 1, "eval": True,
+            "eval_max_samples": 16,
+        }  # fmt: skip
+        _, peak = measure("sgld", GPTConfig(64, 1, 4, 4, 128, bias=False), settings)
         first = peak if first is None else first
         print(f"| {draws} | {peak:.1f} | {peak - first:+.1f} |", flush=True)
 
@@ -57,26 +64,32 @@ def by_parameters(samplers: list[str]) -> None:
     print("| --- | --- | --- |")
     for name in samplers:
         cls = SAMPLERS[name].settings
-        flags = "--warmup-steps 2 --sampling-steps 3 --thinning 1"
+        settings: dict[str, Any] = {"warmup_steps": 2, "sampling_steps": 3, "thinning": 1}
         if issubclass(cls, ChainSettings):
-            flags += " --preconditioner-batches 2"
+            settings["preconditioner_batches"] = 2
         elif name == "swag":
-            flags += " --covariance diag"  # each deviation comes on top
+            settings["covariance"] = "diag"  # each deviation comes on top
         else:
-            flags = "--train-samples 4"
+            settings = {"train_samples": 4}
         own = 0
         if issubclass(cls, PerExampleSettings):
-            flags, own = flags + " --jacobian-memory 460", 4
+            settings["jacobian_memory"], own = 460, 4
         (few, small), (many, large) = (
-            measure(name, GPTConfig(64, 1, 6, 4, width, bias=False), flags, checkpoint_every=1)
+            measure(name, GPTConfig(64, 1, 6, 4, width, bias=False), settings, checkpoint_every=1)
             for width in (320, 640)
         )
         slope = (large - small) * 2**20 / 4 / (many - few)
         print(f"| {name} | {slope:.1f} | {own} |", flush=True)
 
 
+def quietly(settings: dict[str, Any]) -> None:
+    """`bayesgen.sample`, without what it prints."""
+    with contextlib.redirect_stderr(io.StringIO()):
+        bayesgen.sample(**settings)
+
+
 def measure(
-    sampler: str, config: GPTConfig, flags: str, checkpoint_every: int = 200
+    sampler: str, config: GPTConfig, settings: dict[str, Any], checkpoint_every: int = 200
 ) -> tuple[int, float]:
     """Parameters and peak MiB of one run."""
     with tempfile.TemporaryDirectory() as folder:
@@ -88,15 +101,14 @@ def measure(
             checkpoint, network, tokenizer, optimizer={}, iter_num=0, best_val_loss=0.0, config={}
         )
         run = Path(folder) / "run"
-        words = (
-            f"bayesgen.cli.main train --sampler {sampler} --model {checkpoint} --out {run}"
-            f" --batch-size 1 --block-size 8 --checkpoint-every {checkpoint_every} {flags}"
-        )
+        settings = {
+            "sampler": sampler, "model": checkpoint, "out": run, "batch_size": 1, "block_size": 8,
+            "checkpoint_every": checkpoint_every, **settings,
+        }  # fmt: skip
         if sampler != "laplace":
-            words += " --learning-rate 1e-6"
-        if "--eval" in words:
-            words += " --eval-max-samples 16"
-        subprocess.run([sys.executable, "-m", *words.split()], check=True, capture_output=True)
+            settings["learning_rate"] = 1e-6
+        with ProcessPoolExecutor(1, get_context("spawn")) as other:
+            other.submit(quietly, settings).result()
         totals = json.loads((run / f"{sampler}_metrics.json").read_text())
         return sum(p.numel() for p in network.parameters()), float(totals["peak_memory_mib"])
 
