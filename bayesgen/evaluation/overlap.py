@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -25,160 +24,72 @@ ROUGE_WORDS = {"rouge1": 1, "rouge2": 2, "rougeL": 1}
 """ROUGE's kinds, and the words that a reference must have to be compared with."""
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A number over `num_texts` texts with its 95 % interval; `reason` says why one is None."""
+def overlap(
+    hypotheses: Sequence[str],
+    references: Sequence[str],
+    minus: Sequence[str] | None = None,
+    *,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Compare each hypothesis with the reference in the same place; plain data.
 
-    estimate: float | None
-    low: float | None
-    high: float | None
-    num_texts: int
-    reason: str | None = None
+    `bleu`, by the name of the tokenizer (`char`, characters other than white space, or `13a`,
+    words): corpus BLEU, 0 to 100 (Papineni et al. 2002, https://aclanthology.org/P02-1040), as
+    `score`, and sacrebleu's `signature` (Post 2018, https://arxiv.org/abs/1804.08771). It pools the
+    n-grams of all texts, empty ones too, and is None where no hypothesis has four tokens or every
+    reference is empty. `rouge`: mean F-measures, 0 to 1 (Lin 2004,
+    https://aclanthology.org/W04-1013), each over the texts whose reference has such an n-gram; a
+    hypothesis without one scores 0. Each score has the keys of `_estimate`.
 
+    Args:
+        minus: other hypotheses, whose BLEU of characters and ROUGE-L are subtracted; texts are then
+            resampled together with both of theirs. Without them there is everything.
 
-@dataclass(frozen=True)
-class Bleu:
-    """Corpus BLEU, 0 to 100 (Papineni et al. 2002, https://aclanthology.org/P02-1040).
-
-    Attributes:
-        tokenizer: `char` (characters other than white space) or `13a` (words).
-        signature: sacrebleu's (Post 2018, https://arxiv.org/abs/1804.08771); None without texts.
+    Raises:
+        ValueError: there are not as many of each as references.
     """
+    predictors = [hypotheses] if minus is None else [hypotheses, minus]
+    for texts in predictors:
+        if len(texts) != len(references):
+            raise ValueError(f"{len(texts)} hypotheses for {len(references)} references")
+    tokenizers = (CHARACTERS, WORDS) if minus is None else (CHARACTERS,)
+    kinds = list(ROUGE_WORDS) if minus is None else ["rougeL"]
+    return {
+        "num_texts": len(references),
+        "resamples": RESAMPLES,
+        "bleu": {name: _bleu(name, predictors, references, seed) for name in tokenizers},
+        "rouge": _rouge(kinds, predictors, references, seed),
+    }
 
-    tokenizer: str
-    signature: str | None
-    score: Estimate
 
+def diversity(texts: Sequence[str]) -> dict[str, Any]:
+    """How texts differ among themselves: high distinct-n and low self-BLEU are diverse; plain data.
 
-@dataclass(frozen=True)
-class Rouge:
-    """Mean F-measures, 0 to 1 (Lin 2004, https://aclanthology.org/W04-1013).
-
-    Attributes:
-        version: rouge-score's.
-        f_measure: `rouge1`, `rouge2` and `rougeL`, each over the texts whose reference is long
-            enough to be compared with.
+    `distinct_1`, `distinct_2`: distinct n-grams over all `num_ngrams`, pooled over texts, so that 1
+    means that all differ; Li et al. 2016 (https://arxiv.org/abs/1510.03055) divide by the number of
+    words, for every n. It falls as the n-grams grow, so compare like with like. Words are split at
+    white space. `self_bleu` (Zhu et al. 2018, https://arxiv.org/abs/1802.01886): mean sentence
+    BLEU, 0 to 100, of each text against the rest, words taken by `13a`; texts without any are left
+    out.
     """
-
-    version: str
-    tokenizer: str
-    stemming: bool
-    f_measure: dict[str, Estimate]
-
-
-@dataclass(frozen=True)
-class Overlap:
-    """How much of the references is found again; `bleu` by the name of the tokenizer."""
-
-    num_texts: int
-    resamples: int
-    bleu: dict[str, Bleu]
-    rouge: Rouge
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Distinct:
-    """Distinct n-grams over all `num_ngrams`; it falls as these grow, so compare like with like."""
-
-    ratio: float | None
-    num_ngrams: int
-    reason: str | None = None
-
-
-@dataclass(frozen=True)
-class SelfBleu:
-    """Mean sentence BLEU, 0 to 100, of each of the `num_texts` texts with words against the rest.
-
-    The signature names the tokenizer and the number of references; None without a score.
-    """
-
-    score: float | None
-    signature: str | None
-    num_texts: int
-    reason: str | None = None
-
-
-@dataclass(frozen=True)
-class Diversity:
-    """How texts differ among themselves: high distinct-n and low self-BLEU are diverse."""
-
-    num_texts: int
-    distinct_1: Distinct
-    distinct_2: Distinct
-    self_bleu: SelfBleu
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def overlap(hypotheses: Sequence[str], references: Sequence[str], *, seed: int = 0) -> Overlap:
-    """Compare each hypothesis with the reference in the same place.
-
-    BLEU pools the n-grams of all texts, empty ones too; it is None where no hypothesis has four
-    tokens or every reference is empty. ROUGE leaves out the texts whose reference has no n-gram;
-    a hypothesis without one scores 0. Intervals are percentile bootstraps: 2,000 times as many
-    texts are drawn with replacement and scored. They are None with fewer than two texts, or where
-    a resample has no score.
-
-    Raises ValueError unless there are as many hypotheses as references.
-    """
-    _check(hypotheses, references)
-    return Overlap(
-        num_texts=len(references),
-        resamples=RESAMPLES,
-        bleu={name: _bleu(name, [hypotheses], references, seed) for name in (CHARACTERS, WORDS)},
-        rouge=_rouge(ROUGE_WORDS, [hypotheses], references, seed),
-    )
-
-
-def paired_overlap(
-    first: Sequence[str], second: Sequence[str], references: Sequence[str], *, seed: int = 0
-) -> Overlap:
-    """BLEU of characters and ROUGE-L of `first` minus those of `second`, on the same references.
-
-    Texts are resampled together with both their continuations.
-
-    Raises ValueError unless there are as many of each as references.
-    """
-    _check(first, references)
-    _check(second, references)
-    return Overlap(
-        num_texts=len(references),
-        resamples=RESAMPLES,
-        bleu={CHARACTERS: _bleu(CHARACTERS, [first, second], references, seed)},
-        rouge=_rouge(["rougeL"], [first, second], references, seed),
-    )
-
-
-def diversity(texts: Sequence[str]) -> Diversity:
-    """distinct-1, distinct-2 and self-BLEU.
-
-    distinct-n divides by the number of n-grams, pooled over texts, so that 1 means that all
-    differ; Li et al. 2016 (https://arxiv.org/abs/1510.03055) divide by the number of words, for
-    every n. Words are split at white space. Self-BLEU (Zhu et al. 2018,
-    https://arxiv.org/abs/1802.01886) takes words by `13a`; texts without any are left out.
-    """
-    return Diversity(len(texts), _distinct(texts, 1), _distinct(texts, 2), _self_bleu(texts))
+    return {
+        "num_texts": len(texts),
+        "distinct_1": _distinct(texts, 1),
+        "distinct_2": _distinct(texts, 2),
+        "self_bleu": _self_bleu(texts),
+    }
 
 
 Score = Callable[[np.ndarray], float]
 
 
-def _check(hypotheses: Sequence[str], references: Sequence[str]) -> None:
-    if len(hypotheses) != len(references):
-        raise ValueError(f"{len(hypotheses)} hypotheses for {len(references)} references")
-
-
 def _bleu(
     tokenizer: str, predictors: list[Sequence[str]], references: Sequence[str], seed: int
-) -> Bleu:
+) -> dict[str, Any]:
     # forced, sacrebleu does not log its suspicion that texts ending in " ." are tokenized
     metric = BLEU(tokenize=tokenizer, force=True)
     if not references:
-        return Bleu(tokenizer, None, Estimate(None, None, None, 0, "no texts"))
+        return {"tokenizer": tokenizer, "signature": None, "score": _unknown(0, "no texts")}
     stats = [np.array(metric._extract_corpus_statistics(h, [references])) for h in predictors]
     order = metric.max_ngram_order
 
@@ -193,12 +104,13 @@ def _bleu(
             )
         return float(metric._compute_score_from_stats(integers).score)
 
-    return Bleu(tokenizer, str(metric.get_signature()), _estimate(stats, score, seed))
+    found = _estimate(stats, score, seed)
+    return {"tokenizer": tokenizer, "signature": str(metric.get_signature()), "score": found}
 
 
 def _rouge(
     kinds: Iterable[str], predictors: list[Sequence[str]], references: Sequence[str], seed: int
-) -> Rouge:
+) -> dict[str, Any]:
     tokenizer = DefaultTokenizer(use_stemmer=False)
     # given none, the scorer logs through absl, which configures the root logger
     scorer = RougeScorer(list(kinds), tokenizer=tokenizer)
@@ -208,24 +120,28 @@ def _rouge(
         for hypotheses in predictors
     ]
 
-    def f_measure(kind: str) -> Estimate:
+    def f_measure(kind: str) -> dict[str, Any]:
         kept = [i for i, count in enumerate(words) if count >= ROUGE_WORDS[kind]]
         if not kept:
             reason = f"no reference has {ROUGE_WORDS[kind]} of rouge-score's words"
-            return Estimate(None, None, None, 0, reason if references else "no texts")
+            return _unknown(0, reason if references else "no texts")
         stats = [np.array([[own[i][kind].fmeasure] for i in kept]) for own in scores]
         return _estimate(stats, lambda sums: float(sums[0]) / len(kept), seed)
 
-    return Rouge(
-        version=version("rouge-score"),
-        tokenizer="rouge-score's default: lower case, words are runs of a-z and 0-9",
-        stemming=False,
-        f_measure={kind: f_measure(kind) for kind in kinds},
-    )
+    return {
+        "version": version("rouge-score"),
+        "tokenizer": "rouge-score's default: lower case, words are runs of a-z and 0-9",
+        "stemming": False,
+        "f_measure": {kind: f_measure(kind) for kind in kinds},
+    }
 
 
-def _estimate(stats: list[np.ndarray], score: Score, seed: int) -> Estimate:
-    """The score of one predictor, or the first's minus the second's, with its interval.
+def _estimate(stats: list[np.ndarray], score: Score, seed: int) -> dict[str, Any]:
+    """The score of one predictor, or the first's minus the second's, as `estimate`, with the ends
+    `low` and `high` of its 95 % interval, over `num_texts`; `reason` says why one is None.
+
+    The interval is a percentile bootstrap: 2,000 times as many texts are drawn with replacement
+    and scored. There is none with fewer than two texts, or where a resample has no score.
 
     Args:
         stats: what `score` needs of every text, [texts, K] for each predictor.
@@ -242,27 +158,34 @@ def _estimate(stats: list[np.ndarray], score: Score, seed: int) -> Estimate:
     try:
         estimate = float(of_texts(np.arange(count)))
     except Undefined as why:
-        return Estimate(None, None, None, count, str(why))
+        return _unknown(count, str(why))
     if count < 2:
-        return Estimate(estimate, None, None, count, "an interval needs two texts")
+        return _unknown(count, "an interval needs two texts", estimate)
     try:
         found = percentile_interval(of_texts, (np.arange(count),), seed=seed)
     except Undefined as why:
-        return Estimate(estimate, None, None, count, f"no interval: in a resample {why}")
-    return Estimate(found.estimate, found.low, found.high, count)
+        return _unknown(count, f"no interval: in a resample {why}", estimate)
+    return {**vars(found), "num_texts": count, "reason": None}
 
 
-def _distinct(texts: Sequence[str], n: int) -> Distinct:
+def _unknown(count: int, why: str, estimate: float | None = None) -> dict[str, Any]:
+    """What `_estimate` gives where there is no interval, or no score at all."""
+    return {"estimate": estimate, "low": None, "high": None, "num_texts": count, "reason": why}
+
+
+def _distinct(texts: Sequence[str], n: int) -> dict[str, Any]:
     ngrams: Counter[str] = Counter()
     for text in texts:
         ngrams.update(extract_word_ngrams(text.split(), n))
     if not ngrams:
         words = "a word" if n == 1 else f"{n} words"
-        return Distinct(None, 0, f"no text has {words}" if texts else "no texts")
-    return Distinct(len(ngrams) / ngrams.total(), ngrams.total())
+        why = f"no text has {words}" if texts else "no texts"
+        return {"ratio": None, "num_ngrams": 0, "reason": why}
+    total = ngrams.total()
+    return {"ratio": len(ngrams) / total, "num_ngrams": total, "reason": None}
 
 
-def _self_bleu(texts: Sequence[str]) -> SelfBleu:
+def _self_bleu(texts: Sequence[str]) -> dict[str, Any]:
     """The mean of BLEU.sentence_score(text, all others), in time linear in the texts' n-grams.
 
     Matches are clipped at the largest count of an n-gram in one reference. Its two largest counts
@@ -271,8 +194,8 @@ def _self_bleu(texts: Sequence[str]) -> SelfBleu:
     metric = BLEU(tokenize=WORDS, effective_order=True, force=True)
     lines = [line for text in texts if (line := metric._preprocess_segment(text).strip())]
     if len(lines) < 2:
-        reason = "self-BLEU needs two texts with words"
-        return SelfBleu(None, None, len(lines), reason if texts else "no texts")
+        why = "self-BLEU needs two texts with words" if texts else "no texts"
+        return {"score": None, "signature": None, "num_texts": len(lines), "reason": why}
     infos = [metric._extract_reference_info([line]) for line in lines]
     lengths = [info["ref_lens"][0] for info in infos]
     largest: Counter[tuple[str, ...]] = Counter()
@@ -293,4 +216,9 @@ def _self_bleu(texts: Sequence[str]) -> SelfBleu:
         stats = metric._compute_segment_statistics(line, others)
         total += metric._compute_score_from_stats(stats).score
     metric.num_refs = len(lines) - 1  # which the signature states
-    return SelfBleu(total / len(lines), str(metric.get_signature()), len(lines))
+    return {
+        "score": total / len(lines),
+        "signature": str(metric.get_signature()),
+        "num_texts": len(lines),
+        "reason": None,
+    }

@@ -10,7 +10,7 @@ import torch
 
 from bayesgen.data.windows import Windows
 from bayesgen.draws import Draws
-from bayesgen.evaluation.overlap import diversity, overlap, paired_overlap
+from bayesgen.evaluation.overlap import diversity, overlap
 from bayesgen.evaluation.walk import progress_bar
 from bayesgen.likelihoods import IGNORED
 from bayesgen.predictive import Predictive
@@ -40,22 +40,18 @@ class TextSamples:
 
     def scores(self) -> dict[str, Any]:
         """BLEU, ROUGE and diversity, for a split's report."""
-        each = {name: overlap(texts, self.references) for name, texts in self.continuations.items()}
-        paired = paired_overlap(
-            self.continuations["bma"], self.continuations["deterministic"], self.references
-        ).to_json()
-        content = {name: scored.to_json() for name, scored in each.items()}
+        texts = self.continuations
+        each = {name: overlap(own, self.references) for name, own in texts.items()}
+        each["bma_minus_deterministic"] = overlap(
+            texts["bma"], self.references, texts["deterministic"]
+        )
+        varied = texts | {"reference": self.references}
         return {
             "num_texts": len(self.prompts),
             "decoding": self.settings,
-            "bleu": {name: c["bleu"] for name, c in content.items()}
-            | {"bma_minus_deterministic": paired["bleu"]},
-            "rouge": {name: c["rouge"] for name, c in content.items()}
-            | {"bma_minus_deterministic": paired["rouge"]},
-            "diversity": {
-                name: diversity(texts).to_json() for name, texts in self.continuations.items()
-            }
-            | {"reference": diversity(self.references).to_json()},
+            "bleu": {name: found["bleu"] for name, found in each.items()},
+            "rouge": {name: found["rouge"] for name, found in each.items()},
+            "diversity": {name: diversity(own) for name, own in varied.items()},
         }
 
 
