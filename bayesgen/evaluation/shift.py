@@ -7,15 +7,14 @@ minus its largest probability.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bayesgen.evaluation.cache import Passes
-from bayesgen.evaluation.intervals import Interval
-from bayesgen.evaluation.ood import Detection, auroc_difference, detection
+from bayesgen.evaluation.ood import auroc_difference, detection
 from bayesgen.evaluation.selective import uncertainties
 from bayesgen.evaluation.walk import Split
 
@@ -23,38 +22,27 @@ EPISTEMIC = "bma_epistemic"
 SCORES = (EPISTEMIC, "bma_total", "deterministic_entropy", "deterministic_max_probability")
 
 
-@dataclass(frozen=True)
-class Shift:
-    """Detection of out-of-distribution documents by each score.
+def detect_shift(
+    inside: tuple[Passes, Split], outside: tuple[Passes, Split]
+) -> dict[str, dict[str, Any]]:
+    """Compare the rows of two passes of the same predictors; plain data.
 
-    Attributes:
-        scores: name -> AUROC, FPR at 95 % TPR, the ratio of the means (outside over inside).
-        epistemic_minus: name -> AUROC of the mutual information minus that of the score.
-    """
-
-    scores: dict[str, Detection]
-    epistemic_minus: dict[str, Interval]
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def detect_shift(inside: tuple[Passes, Split], outside: tuple[Passes, Split]) -> Shift:
-    """Compare the windows of two passes of the same predictors.
+    `scores`: uncertainty -> its `ood.Detection`. `epistemic_minus`: uncertainty -> AUROC of the
+    mutual information minus that of the uncertainty, with its interval.
 
     Raises:
-        ValueError: one of the texts has fewer than two windows.
+        ValueError: one of the two has fewer than two rows.
     """
     one, other = window_scores(*inside), window_scores(*outside)
     scores = {name: (one[name], other[name]) for name in SCORES}
-    return Shift(
-        {name: detection(*pair) for name, pair in scores.items()},
-        {
-            name: auroc_difference(scores[EPISTEMIC], pair)
+    return {
+        "scores": {name: asdict(detection(*pair)) for name, pair in scores.items()},
+        "epistemic_minus": {
+            name: asdict(auroc_difference(scores[EPISTEMIC], pair))
             for name, pair in scores.items()
             if name != EPISTEMIC
         },
-    )
+    }
 
 
 def window_scores(passes: Passes, split: Split) -> dict[str, Tensor]:

@@ -18,10 +18,10 @@ from bayesgen.data.windows import Rows, Windows
 from bayesgen.draws import Draws
 from bayesgen.errors import UserError
 from bayesgen.evaluation import evaluate_split, run_passes
-from bayesgen.evaluation.cache import Passes, TokenCache
+from bayesgen.evaluation.cache import TokenCache
 from bayesgen.evaluation.shift import detect_shift
 from bayesgen.evaluation.texts import sample_texts
-from bayesgen.evaluation.walk import Split, evenly_spaced
+from bayesgen.evaluation.walk import evenly_spaced
 from bayesgen.models import FunctionalModel
 from bayesgen.predictive import Predictive, scoring_precision
 from bayesgen.runs import Run
@@ -248,7 +248,7 @@ def _score(
             near = run_passes(predictive, windows, **options)
             reports[name]["ood"] = cache.plain(
                 f"{report.key}.far-{far_key}",
-                partial(_shift, near, far),
+                partial(detect_shift, near, far),
             )
         if settings.eval_num_text_samples and isinstance(windows, Windows):
             made = cache.plain(
@@ -272,10 +272,6 @@ def _score(
     run.write_tensors(f"{file}.safetensors", window_nll)
     run.write_json(f"{file}.json", content)
     return content
-
-
-def _shift(near: tuple[Passes, Split], far: tuple[Passes, Split]) -> dict[str, Any]:
-    return detect_shift(near, far).to_json()
 
 
 def _texts(predictive: Predictive, windows: Windows, count: int, progress: str) -> dict[str, Any]:
