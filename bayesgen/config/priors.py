@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Literal
 
 from bayesgen.config.fields import Names
@@ -43,7 +44,7 @@ class PriorImportSettings:
     model: Annotated[
         str | None, "folder or name of the Hugging Face model, or nanoGPT checkpoint: gives names"
     ] = None
-    task: Annotated[str, Names(lambda: tuple(TASKS)), "what the model does"] = (
+    task: Annotated[str, Names(partial(tuple, TASKS)), "what the model does"] = (
         "image-classification"
     )
     parameters: Annotated[

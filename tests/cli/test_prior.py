@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
@@ -280,7 +280,9 @@ def test_bad_input_of_import_is_one_line(
 
 
 def test_every_task_of_the_models_can_be_named() -> None:
-    assert set(get_args(described(PriorImportSettings)["task"].kind)) == set(TASKS)
+    names = described(PriorImportSettings)["task"].names
+    assert names is not None
+    assert set(names.known()) == set(TASKS)
 
 
 # -- show ----------------------------------------------------------------------------------------
