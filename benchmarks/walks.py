@@ -1,13 +1,12 @@
 """How many modules two walks through the package cross, followed with `sys.setprofile`.
 
-(a) Labelled rows from a file to their scores: `bayesgen.evaluate(run)` on a table of 80 rows, of
+(a) Labelled rows from a file to their scores: `bayesgen evaluate RUN` on a table of 80 rows, of
 which the 8 validation rows are scored, with a tiny encoder and a finished run of two draws. Nothing
 is cached from an earlier evaluation.
-(b) A learning rate to the update: `bayesgen.sample(..., sampler="sghmc", learning_rate=0.7)` on a
-tiny nanoGPT, twelve steps.
+(b) A learning rate from its flag to the update: `bayesgen train --sampler sghmc --learning-rate
+0.7` on a tiny nanoGPT, twelve steps.
 
-With --command the walks start at the command line: `bayesgen evaluate RUN` and `bayesgen train
---sampler sghmc --learning-rate 0.7`.
+With --api they start at `bayesgen.evaluate(run)` and `bayesgen.sample(..., learning_rate=0.7)`.
 
 A function counts if its source file lies in the package, lambdas, comprehensions and generators
 (each time they resume) included; what dataclasses generate has no file and does not count. Each
@@ -24,6 +23,7 @@ walk is taken once before it is followed, so that no import counts.
     until then     modules that were entered up to this call
 
     python benchmarks/walks.py
+    python benchmarks/walks.py --api
     python benchmarks/walks.py --modules     # and how often each module is entered
 """
 
@@ -49,9 +49,6 @@ from typing import Any
 import torch
 
 import bayesgen
-from bayesgen.config import BaselineSettings, FinetuneSettings
-from bayesgen.workflow.baseline import make_baseline
-from bayesgen.workflow.finetune import finetune
 
 
 def _folder(package: str) -> str:
@@ -60,17 +57,20 @@ def _folder(package: str) -> str:
     return str(Path(str(spec.origin)).parent) + os.sep
 
 
+# the command as it is installed: what is measured is what a user types
+(_INSTALLED,) = entry_points(group="console_scripts", name="bayesgen")
+command: Callable[[list[str]], int] = _INSTALLED.load()
 PACKAGE, POSTERIORS = _folder("bayesgen"), _folder("posteriors")
 ROWS = 80
 NOUNS, FILLERS = ("fox", "dog", "oak", "rose"), ("the", "a", "old", "near")
 RATE = 0.7
 SHORT: dict[str, Any] = {
-    "sampler": "sghmc", "device": "cpu", "warmup_steps": 4, "sampling_steps": 8, "thinning": 4,
-    "preconditioner_batches": 3,
+    "device": "cpu", "warmup_steps": 4, "sampling_steps": 8, "thinning": 4,
+    "preconditioner_batches": 3, "batch_size": 4,
 }  # fmt: skip
-SAMPLE = {**SHORT, "model": "model.pt", "corpus": "corpus.txt", "batch_size": 4,
-          "learning_rate": RATE, "out": "sampled"}  # fmt: skip
-TASK = "sequence-classification"
+TRAIN = "--device cpu --warmup-steps 4 --sampling-steps 8 --thinning 4 --preconditioner-batches 3"
+LABELLED = "--task sequence-classification --model tuned --data rows.tsv --batch-size 8"
+BASELINE = "--n-layer 1 --n-head 2 --n-embd 16 --block-size 8 --batch-size 4 --max-iters 5"
 
 
 class Walk:
@@ -159,33 +159,17 @@ def followed(run: Callable[[], None]) -> Walk:
     return walk
 
 
-@contextlib.contextmanager
-def quietly() -> Iterator[None]:
-    """Keep what is printed to itself, unless something is raised."""
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-        try:
-            yield
-        except BaseException as error:
-            error.add_note(printed.getvalue())
-            raise
-
-
-def command(*words: str) -> None:
-    """The command `bayesgen`, as it is installed.
+def quietly(words: str) -> None:
+    """`bayesgen <words>`, without what it prints.
 
     Raises:
         RuntimeError: it failed.
     """
-    (script,) = entry_points(group="console_scripts", name="bayesgen")
-    if script.load()(list(words)):
-        raise RuntimeError(f"bayesgen {' '.join(words)}")
-
-
-def flags(settings: dict[str, Any]) -> list[str]:
-    """`settings` as the command line has them."""
-    pairs = ((f"--{name.replace('_', '-')}", str(value)) for name, value in settings.items())
-    return [word for pair in pairs for word in pair]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        code = command(words.split())
+    if code:
+        raise RuntimeError(printed.getvalue())
 
 
 def save_encoder(folder: str) -> None:
@@ -220,38 +204,23 @@ def write_rows(path: Path) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def prepare() -> None:
-    """Leave the models, the data and a finished run in the working directory."""
-    save_encoder("encoder")
-    write_rows(Path("rows.tsv"))
-    given: dict[str, Any] = {"task": TASK, "data": "rows.tsv", "device": "cpu"}
-    finetune(FinetuneSettings(**given, model="encoder", max_steps=4, out="tuned"), Path("tuned"))
-    bayesgen.sample(**{**SHORT, **given}, model="tuned", batch_size=8, out="scored")
-    Path("corpus.txt").write_text("the cat sat on the mat and the dog ran to the fox. " * 20)
-    make_baseline(
-        BaselineSettings(
-            corpus="corpus.txt", n_layer=1, n_head=2, n_embd=16, block_size=8, batch_size=4,
-            max_iters=5, device="cpu", out="model.pt",
-        )
-    )  # fmt: skip
-
-
-def score_rows(by_command: bool) -> None:
+def score_rows(api: bool) -> None:
     shutil.rmtree("scored/token_scores", ignore_errors=True)
-    with quietly():
-        if by_command:
-            command("evaluate", "scored", "--device", "cpu")
-        else:
+    if api:
+        with contextlib.redirect_stderr(io.StringIO()):
             bayesgen.evaluate(bayesgen.load("scored", device="cpu"))
+    else:
+        quietly("evaluate scored --device cpu")
 
 
-def sample(by_command: bool) -> None:
+def sample(api: bool) -> None:
     shutil.rmtree("sampled", ignore_errors=True)
-    with quietly():
-        if by_command:
-            command("train", *flags(SAMPLE))
-        else:
-            bayesgen.sample(**SAMPLE)
+    if api:
+        with contextlib.redirect_stderr(io.StringIO()):
+            bayesgen.sample("model.pt", "corpus.txt", out="sampled", learning_rate=RATE, **SHORT)
+    else:
+        flags = f"--model model.pt --corpus corpus.txt --batch-size 4 --learning-rate {RATE}"
+        quietly(f"train --sampler sghmc {TRAIN} {flags} --out sampled")
 
 
 def main() -> None:
@@ -259,13 +228,17 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--modules", action="store_true", help="list the modules of each walk")
-    parser.add_argument("--command", action="store_true", help="start at the command line")
+    parser.add_argument("--api", action="store_true", help="start at the Python API")
     options = parser.parse_args()
+    score, update = partial(score_rows, options.api), partial(sample, options.api)
     torch.set_num_threads(1)
-    score, update = partial(score_rows, options.command), partial(sample, options.command)
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        with quietly():
-            prepare()
+        save_encoder("encoder")
+        write_rows(Path("rows.tsv"))
+        quietly("finetune --model encoder --data rows.tsv --max-steps 4 --device cpu --out tuned")
+        quietly(f"train --sampler sghmc {TRAIN} {LABELLED} --out scored")
+        Path("corpus.txt").write_text("the cat sat on the mat and the dog ran to the fox. " * 20)
+        quietly(f"baseline --corpus corpus.txt {BASELINE} --device cpu --out model.pt")
         print("| walk | modules | moves | calls | pairs | functions | on the stack | until then |")
         print("| --- | --- | --- | --- | --- | --- | --- | --- |")
         followed(score).report(f"{ROWS} labelled rows to their scores", options.modules)

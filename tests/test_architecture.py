@@ -40,3 +40,13 @@ def test_every_file_that_the_walk_names_exists() -> None:
     assert named
     for name in named:
         assert (ROOT / "bayesgen" / name).is_file() or (ROOT / name).is_file(), name
+
+
+def test_scripts_call_the_library_and_not_its_command_line() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    of_cli = [c for c in settings["contracts"] if c.get("forbidden_modules") == ["bayesgen.cli"]]
+    (contract,) = of_cli
+    assert contract["source_modules"] == ["benchmarks", "examples", "results"]
+    # import-linter reads no notebooks
+    for notebook in (ROOT / "examples").glob("*.ipynb"):
+        assert "bayesgen.cli" not in notebook.read_text(), notebook.name
