@@ -28,7 +28,7 @@ BASELINE = "checkpoints/baseline/models/baseline_model_2k.pt"
 def environment() -> dict[str, str]:
     """One in which `bayesgen` and `import bayesgen` are this tree's."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"}
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 def shortened(code: str) -> str:
