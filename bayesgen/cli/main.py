@@ -10,7 +10,6 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from typing import Any
 
 from bayesgen.errors import BayesgenWarning, Interrupted, UserError, as_flags, nearest
@@ -41,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `bayesgen COMMAND ...`."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words == ["--version"]:
+        from importlib.metadata import version  # which takes a while to import
+
         print(f"bayesgen {version('bayesgen')}")
         return 0
     if words[:1] == ["help"]:

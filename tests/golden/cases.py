@@ -5,7 +5,7 @@ command leaves is hashed by kind, so that a difference says what changed: `draws
 tensors, byte for byte), `state`, `gaussian-c0` and other tensors, `metrics` (metrics.jsonl),
 `totals`, `opening` (the numbers before a run), `record` (what run.json says of data and
 parameters), `evaluation`, `tokens` (what every token was given), `texts`, `printed`. Times,
-folders, versions, settings and the words of warnings are left out.
+folders, versions, settings, the words of warnings and the next command to type are left out.
 
 `ENVIRONMENT` asks every library for its most common arithmetic, so that the bits depend on the
 processor as little as they can; `probe` hashes a few operations under it: where these differ, the
@@ -518,7 +518,7 @@ def run_case(case: Case) -> Hashes:
     try:
         content = _plain(json.loads(printed.getvalue()))
     except ValueError:
-        content = printed.getvalue().encode()
+        content = re.sub(r"^next: .*\n", "", printed.getvalue(), flags=re.M).encode()
     return {"printed": _sha(content).hex()}
 
 
