@@ -84,7 +84,7 @@ def test_a_finished_run_is_opened_and_another_refused(here: Path) -> None:
     first = bayesgen.sample(model, "corpus.txt", out="run", **SHORT)
     again = bayesgen.sample(model, "corpus.txt", out="run", **SHORT)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    with pytest.raises(UserError, match=r"^`seed=3`: the run in 'run' was made with 0; name ano"):
+    with pytest.raises(UserError, match=r"^`seed=3`: 'run' was started with 0; a resumed"):
         bayesgen.sample(model, "corpus.txt", out="run", seed=3, **SHORT)
     with pytest.raises(UserError, match="already holds a run"):
         bayesgen.sample(model, "corpus.txt", out="run", resume=False, **SHORT)

@@ -20,7 +20,7 @@ from bayesgen.priors import Prior
 from bayesgen.runs import Run
 from bayesgen.workflow.loading import model_of
 from bayesgen.workflow.own_data import inputs_of, named
-from bayesgen.workflow.resuming import CHANGEABLE
+from bayesgen.workflow.resuming import CHANGEABLE, resumed_settings
 from bayesgen.workflow.session import require_resources, require_same_inputs, run_sampler
 
 PATH = "keyword"
@@ -87,7 +87,8 @@ def sample(
     if there is not None:
         if not resume:
             Run.require_free(Path(out))
-        _require_same(there, sampler, chosen.settings)
+        fixed = vars(chosen.settings).keys() - CHANGEABLE - {"model"}
+        resumed_settings(there, sampler, {k: getattr(chosen.settings, k) for k in sorted(fixed)})
     if there is None or not there.finished:
         own = prior if isinstance(prior, Prior) else None
         there = run_sampler(sampler, chosen, inputs, there, prior=own)
@@ -172,17 +173,3 @@ def _chosen(
 def _place(task: str, data: Any) -> dict[str, Any]:
     """The setting that names the data, for a head that gets its classes from them."""
     return {"data": str(data)} if isinstance(data, str | Path) else {}
-
-
-def _require_same(run: Run, sampler: str, settings: TrainSettings) -> None:
-    """Refuse to continue or open a run that was made with other settings."""
-    record = run.record()
-    if record.sampler != sampler:
-        raise UserError(f"`out`: '{run.path}' holds a run of {record.sampler}; name another")
-    now = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(settings).items()}
-    for key, value in now.items():
-        if key not in {*CHANGEABLE, "model"} and record.settings.get(key) != value:
-            raise UserError(
-                f"`{key}={value}`: the run in '{run.path}' was made with"
-                f" {record.settings.get(key)}; name another `out`, or give the same settings"
-            )
