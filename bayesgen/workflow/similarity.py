@@ -142,8 +142,9 @@ def compare_texts(
     """
     posterior = some_draws(posterior, num_draws)
     model = posterior.model
-    if len(posterior) > 1 and frozen_encoder(model.module, model.layout) is not None:
-        warn("no draw moves the encoder: every embedding is the same")
+    moved = frozen_encoder(model.module, model.layout) is None
+    if len(posterior) > 1 and posterior.run is not None and not moved:
+        warn(f"no draw of '{posterior.run.path}' moves the encoder: every embedding is the same")
     texts = list(dict.fromkeys(text for pair in pairs for text in pair))
     place = {text: i for i, text in enumerate(texts)}
     places = [(place[first], place[second]) for first, second in pairs]

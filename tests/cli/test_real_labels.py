@@ -134,7 +134,7 @@ def test_runs_side_by_side(here: Path, capsys: pytest.CaptureFixture[str]) -> No
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
-        (["runs/regression", "runs/sentence-classification"], "evaluate them apart"),
+        (["runs/regression", "runs/sentence-classification"], "evaluate them separately"),
         (["runs/regression", "--eval-num-text-samples", "2"], "is for language models"),
         (["runs/regression", "--ood-corpus", "python-docs"], "is for language models"),
         (["runs/sentence-similarity", "--text", "python-docs"], "is for language models"),
