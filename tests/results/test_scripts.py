@@ -17,7 +17,6 @@ import pytest
 import bayesgen
 from bayesgen.errors import Interrupted, UserError
 from bayesgen.runs import Run
-from bayesgen.workflow import finetune as finetunes
 from tests.encoder import FILLERS, save_encoder
 from tests.workspace import furnished
 
@@ -27,10 +26,6 @@ BENCHMARKS = sorted((ROOT / "benchmarks").glob("*.py"))
 SHORT: dict[str, Any] = {"warmup_steps": 4, "sampling_steps": 8, "thinning": 4, "batch_size": 4}
 ENCODER = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """sha256 of the weights of all-MiniLM-L6-v2, which transfer.json is of."""
-
-needs_finetune = pytest.mark.skipif(
-    not hasattr(finetunes, "finetune"), reason="fine-tunes are not in workflow/ yet"
-)
 
 
 @pytest.fixture
@@ -152,7 +147,6 @@ def test_an_error_of_the_user_is_one_line(script: Any, error: Exception) -> None
     assert stop.value.code == ("error: `out`: no" if isinstance(error, UserError) else 130)
 
 
-@needs_finetune
 def test_similarity_from_end_to_end(
     script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
