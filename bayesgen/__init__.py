@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bayesgen.likelihoods import Gaussian
+    from bayesgen.likelihoods import Categorical, Gaussian
     from bayesgen.models import FunctionalModel, load_model
     from bayesgen.posterior import Posterior
     from bayesgen.predictive import Predictive
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bayesgen.workflow.sample import load, sample
 
 _HOMES = {
+    "Categorical": "bayesgen.likelihoods",
     "FunctionalModel": "bayesgen.models",
     "Gaussian": "bayesgen.likelihoods",
     "Posterior": "bayesgen.posterior",
@@ -38,7 +39,7 @@ _HOMES = {
 }
 
 __all__ = [
-    "FunctionalModel", "Gaussian", "Posterior", "Predictive", "Prior", "Report",
+    "Categorical", "FunctionalModel", "Gaussian", "Posterior", "Predictive", "Prior", "Report",
     "evaluate", "load", "load_model", "sample",
 ]  # fmt: skip
 

@@ -58,6 +58,13 @@ class Categorical:
     """Labels [...] that are ids of classes or tokens, with logits [..., V] of any float dtype.
 
     The softmax is taken in float32. A label that is no observation is `IGNORED`.
+
+    Example:
+        >>> import torch
+        >>> from bayesgen import Categorical
+        >>> logits, labels = torch.zeros(3, 2), torch.tensor([0, 1, -100])
+        >>> float(Categorical().total(logits, labels)), int(Categorical().count(labels))
+        (-1.386..., 2)
     """
 
     def per_observation(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -90,6 +97,12 @@ class Gaussian:
 
     Attributes:
         std: standard deviation of the noise, in units of the labels.
+
+    Example:
+        >>> import torch
+        >>> from bayesgen import Gaussian
+        >>> float(Gaussian(0.5).total(torch.zeros(2, 1), torch.tensor([0.0, 1.0])))
+        -2.451...
     """
 
     std: float = 1.0

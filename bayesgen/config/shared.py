@@ -33,7 +33,7 @@ PriorStd = Annotated[Width, "σ; with `prior_relative` the factor s in σᵢ = s
 PriorName = Annotated[
     str,
     Names(lambda: tuple(PRIORS)),
-    "density before any data: N(0, σ²), N(loaded weights, σ²), learned from pretraining, your own",
+    "density before any data: N(0, σ²), N(loaded weights, σ²), a learned one, or yours",
 ]
 DataDir = Annotated[
     str | None, "cache and search path for corpora; embeddings are cached there too", Advanced
@@ -134,8 +134,8 @@ class PriorSettings:
     prior_scale_steps: Annotated[Count, "steps of the short run for each λ", Advanced] = 100
     prior_path: Annotated[
         str | None,
-        "learned prior of `prior=swag` or laplace (a file, or the folder of the run that learned"
-        " it); with `prior=pretrained` its mean is the centre",
+        "learned prior (a file, or the folder of the run that learned it); with"
+        " `prior=pretrained` its mean is the centre",
     ] = None
     prior_epsilon: Annotated[
         Positive, "ε, variance that a learned prior adds to every weight", Advanced

@@ -48,6 +48,12 @@ def load_model(
     Raises:
         UserError: nothing loadable is there, or it is not a model of this task; the message names
             the way out.
+
+    Example:
+        >>> import bayesgen
+        >>> model = bayesgen.load_model("model.pt")
+        >>> model.info.family, model.theta.shape == (model.layout.size,)
+        ('nanogpt', True)
     """
     kind = TASKS[task]
     if num_labels is not None:

@@ -53,7 +53,7 @@ class Posterior(Draws):
     Example:
         >>> import bayesgen
         >>> posterior = bayesgen.Posterior.load("runs/x")
-        >>> len(posterior), posterior.info["sampler"]
+        >>> len(posterior), posterior.info.sampler
         (2, 'sghmc')
         >>> p = posterior.predict(["the quick", "a "])
         >>> tuple(p.probs.shape) == (2, posterior.model.tokenizer.vocab_size)

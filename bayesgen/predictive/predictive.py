@@ -27,6 +27,14 @@ class Predictive:
         model: the network, with the layout that the draws have.
         posterior: the draws.
         precision: of the network's arithmetic when it scores; probabilities are always float32.
+
+    Example:
+        >>> import torch, bayesgen
+        >>> posterior = bayesgen.load("runs/x")
+        >>> predictive = bayesgen.Predictive(posterior.model, posterior)
+        >>> log_probs = predictive.log_probs({"input_ids": torch.tensor([[1, 2, 3]])})
+        >>> torch.allclose(log_probs.exp().sum(-1), torch.ones(1, 3))
+        True
     """
 
     def __init__(

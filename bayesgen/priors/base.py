@@ -113,6 +113,18 @@ class Prior(ABC):
 
     Attributes:
         origin: more that a run keeps of where it comes from, plain data.
+
+    Example:
+        >>> import torch
+        >>> from bayesgen import Prior
+        >>> class Cauchy(Prior):
+        ...     def log_prob(self, theta):
+        ...         return -(torch.pi * (1 + theta.square())).log().sum()
+        ...
+        ...     def describe(self):
+        ...         return "Cauchy(0, 1)"
+        >>> float(Cauchy().log_prob(torch.zeros(1)))
+        -1.144...
     """
 
     origin: Mapping[str, Any] = {}

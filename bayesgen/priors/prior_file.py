@@ -154,8 +154,8 @@ def _opened(path: Path, setting: str) -> Iterator[tuple[Any, str]]:
     path = path / FILE if path.is_dir() else path
     if not path.is_file():
         raise UserError(
-            f"{setting}: no file at '{path}'; bayesgen prior learn or a run with `sampler`"
-            " laplace writes one, and 'bayesgen prior import' makes one of published files"
+            f"{setting}: no file at '{path}'; bayesgen prior learn or a run with"
+            " `sampler=laplace` writes one, and bayesgen prior import makes one of published files"
         )
     name = f"{setting}: '{path}'"
     try:

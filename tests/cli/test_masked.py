@@ -236,10 +236,13 @@ def test_runs_that_predict_other_tokens_are_not_compared(
 @pytest.mark.parametrize(
     ("command", "says"),
     [
-        (["generate", "run", "--prompt", "the"], "'run': a masked-lm model cannot generate text"),
+        (["generate", "run", "--prompt", "the"], "'run': a masked-lm model cannot generate"),
         (["export", "run", "--out", "posterior"], "'run' is a run of masked-lm: causal language"),
         (["similarity", "run", "--pair", "the", "cat"], "'run' is a run of masked-lm; embeddings"),
-        (["evaluate", "run", "--eval-num-text-samples", "2"], "a masked-lm model continues no"),
+        (
+            ["evaluate", "run", "--eval-num-text-samples", "2"],
+            "a masked-lm model cannot generate",
+        ),
         (["evaluate", "run", "--ood-data", "rows.tsv"], "--ood-data is for classifiers"),
         (["evaluate", "run", "--text", "short.txt"], "the --text split has 3 tokens, too few"),
     ],

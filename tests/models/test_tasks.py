@@ -310,7 +310,7 @@ def test_a_number_of_labels_that_cannot_be_had_is_refused(
     save: Callable[..., Path], task: str, num_labels: int, reason: str
 ) -> None:
     message = refusal(save("GPT2LMHeadModel", GPT2), task=task, num_labels=num_labels)
-    assert message.startswith("`num_labels`")
+    assert message.startswith("`num_labels")
     assert reason in message
 
 

@@ -234,7 +234,7 @@ def test_a_tensor_that_is_missing_is_refused(name: str, file: Path) -> None:
 
 
 def test_a_missing_file_names_what_writes_one(tmp_path: Path) -> None:
-    assert "learn_prior.py" in refusal(tmp_path / "gone.safetensors")
+    assert "bayesgen prior learn" in refusal(tmp_path / "gone.safetensors")
     assert FILE in refusal(tmp_path)
 
 
