@@ -95,6 +95,12 @@ def test_a_network_of_ones_own_takes_15_lines(capsys: pytest.CaptureFixture[str]
     assert "tensor" in capsys.readouterr().out
 
 
+def test_the_page_on_adding_a_sampler_shows_the_example() -> None:
+    """`tests/inference/test_adding.py` runs it; the tests of the other pages read their files."""
+    file, *_ = blocks(DOCS / "how-to" / "add-sampler.md", "python")
+    assert file.code == (EXAMPLES / "mysgld.py").read_text()
+
+
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_examples_use_the_public_api_alone(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text())):

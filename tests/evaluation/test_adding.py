@@ -11,14 +11,19 @@ import pytest
 from bayesgen.cli.main import main
 from bayesgen.evaluation import METRICS, Metric, Undefined
 from bayesgen.evaluation.walk import Split
+from tests.docs.pages import DOCS, blocks
 from tests.workspace import Workspace
 
 SINGLE = ("deterministic", "temperature_scaled", "posterior_mean", "bma")
 """Predictors whose scores of every token are at hand."""
 
 
-def error_rate(said: Any, split: Split) -> float:
-    return float((said.tokens.guess != split.labels).double().mean())
+def page() -> dict[str, Any]:
+    """What the file of docs/how-to/add-metric.md defines."""
+    (block,) = (b for b in blocks(DOCS / "how-to" / "add-metric.md", "python") if "def " in b.code)
+    namespace: dict[str, Any] = {}
+    exec(block.code, namespace)
+    return namespace
 
 
 def share_of_nothing(said: Any, split: Split) -> float:
@@ -29,7 +34,7 @@ def share_of_nothing(said: Any, split: Split) -> float:
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     """The metrics of this file, for the time of a test."""
     monkeypatch.setattr(METRICS, "_registered", dict(METRICS._registered))
-    METRICS.register(Metric("error_rate", error_rate, ("token", "class"), digits=5))
+    METRICS.register(page()["METRIC"])
     METRICS.register(Metric("share", share_of_nothing, ("token",), heading="share of nothing"))
     METRICS.register(
         Metric("bits", lambda said, split: said.nll / np.log(2), ("token",), of_sums=True)

@@ -1,4 +1,5 @@
-"""A prior from outside the package: one file, named by an entry point or registered in Python."""
+"""A prior from outside the package, as docs/how-to/add-prior.md says: one file, named by an entry
+point or registered in Python."""
 
 from __future__ import annotations
 
@@ -12,37 +13,12 @@ import pytest
 
 from bayesgen.cli.main import run_command
 from bayesgen.config import PRIORS
+from tests.docs.pages import DOCS, blocks
 from tests.workspace import Workspace, furnished
 
-FILE = '''
-"""Independent double exponentials."""
-
-import math
-
-from bayesgen.priors import Prior, PriorSpec
-
-
-class MyLaplace(Prior):
-    """p(θ) = ∏ exp(−|θ_i| / b) / 2b."""
-
-    def __init__(self, scale):
-        self.scale = scale
-
-    def log_prob(self, theta):
-        return -(theta.abs() / self.scale + math.log(2 * self.scale)).sum()
-
-    def describe(self):
-        return f"Laplace(0, {self.scale:g})"
-
-
-def build(settings, weights):
-    return MyLaplace(settings.prior_std * settings.prior_scale**0.5)
-
-
-MYLAPLACE = PriorSpec(
-    "mylaplace", "independent double exponentials of scale σ", build, scales=(0.1, 1.0, 10.0)
-)
-'''
+(PAGE,) = (b for b in blocks(DOCS / "how-to" / "add-prior.md", "python") if "PriorSpec(" in b.code)
+FILE = PAGE.code
+"""mylaplace.py, as the page shows it."""
 
 
 @pytest.fixture
