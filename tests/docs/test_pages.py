@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import importlib
+import io
 import re
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -57,12 +61,33 @@ def test_python_blocks_compile(block: Block) -> None:
     ast.parse(block.code, str(block))
 
 
+def names(block: Block) -> Iterator[str]:
+    """What a Python block takes from the package, dotted."""
+    for node in ast.walk(ast.parse(block.code)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "bayesgen":
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Attribute):
+            dotted = ast.unparse(node)
+            if re.fullmatch(r"bayesgen(\.\w+)+", dotted):
+                yield dotted
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=str)
+def test_names_of_the_package_exist(block: Block) -> None:
+    for name in names(block):
+        if "export" in name or ".lora" in name or "sentence" in name:
+            pytest.importorskip("transformers")
+        first, *rest = name.split(".")
+        found = importlib.import_module(first)
+        for part in rest:
+            with contextlib.suppress(ImportError):
+                importlib.import_module(f"{found.__name__}.{part}")
+            found = getattr(found, part)
+
+
 @cache
 def help_of(*words: str) -> str:
     """Everything that `bayesgen WORDS --help-all` prints."""
-    import contextlib
-    import io
-
     shown = io.StringIO()
     with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown):
         for flag in ("--help-all", "--help"):
