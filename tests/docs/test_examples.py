@@ -109,6 +109,7 @@ def test_examples_use_the_public_api_alone(path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", ["language_model", "classifier"])
 def test_notebooks_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nbformat = pytest.importorskip("nbformat")
@@ -121,7 +122,7 @@ def test_notebooks_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setenv("ENCODER", str(save_encoder(tmp_path / "encoder")))
     notebook = nbformat.read(EXAMPLES / f"{name}.ipynb", as_version=4)
     nbclient.NotebookClient(
-        notebook, timeout=280, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
     ).execute()
     written = "".join(
         output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", [])
