@@ -287,7 +287,8 @@ def counted(count: int, noun: str) -> str:
 def plain(table: Table) -> str:
     """A table as text without colours, for files and pipes."""
     text = io.StringIO()
-    Console(file=text, width=WIDTH, no_color=True).print(table)
+    # In a notebook rich would display the table instead of writing it to `text`.
+    Console(file=text, width=WIDTH, no_color=True, force_jupyter=False).print(table)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
 

@@ -372,3 +372,12 @@ def test_no_table_is_wider_than_a_terminal_of_120_columns() -> None:
             table = table_of(name, {"run": evaluation(train=one)})
             lines = [] if table is None else plain(table).splitlines()
             assert max(map(len, lines), default=0) <= 120, (name, max(lines, key=len))
+
+
+def test_a_table_as_text_is_the_same_in_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = table_of("predictors", {"run": evaluation(val=report())})
+    outside = plain(table)
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    assert Console().is_jupyter
+    assert plain(table) == outside
+    assert "bma" in outside
