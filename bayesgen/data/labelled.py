@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bayesgen.data.choosing import VALIDATION, drawn, held_out
-from bayesgen.data.columns import Columns, Names, find_columns
+from bayesgen.data.choosing import VALIDATION, Columns, Names, drawn, find_columns, held_out
 from bayesgen.data.tables import Table, as_number, by_name, read_tables, short, some
 from bayesgen.errors import UserError
 from bayesgen.tasks import TASKS, tasks_that

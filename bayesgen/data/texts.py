@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bayesgen.data.choosing import VALIDATION
-from bayesgen.data.columns import find_pairs, find_texts, has_pairs
+from bayesgen.data.choosing import VALIDATION, find_pairs, find_texts, has_pairs
 from bayesgen.data.labelled import Labelled, split_rows
 from bayesgen.data.tables import KINDS, Table, read_tables
 from bayesgen.errors import UserError
