@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayesgen.data import tables
+from bayesgen.data.labelled import lines, load_texts, running_text
 from bayesgen.data.tables import holds_tables
-from bayesgen.data.texts import lines, load_texts, running_text
 from bayesgen.data.tokenizers import (
     CharTokenizer,
     TiktokenTokenizer,

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from bayesgen.data.fast_tokenizers import fast_tokenizer
-from bayesgen.data.tokenizers import TiktokenTokenizer
+from bayesgen.data.tokenizers import TiktokenTokenizer, fast_tokenizer
 from bayesgen.draws import Draws
 from bayesgen.errors import UserError
 from bayesgen.models import FunctionalModel

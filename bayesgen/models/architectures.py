@@ -16,8 +16,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from bayesgen.config import BaselineSettings
-from bayesgen.data.fast_tokenizers import fast_tokenizer
-from bayesgen.data.tokenizers import Tokenizer
+from bayesgen.data.tokenizers import Tokenizer, fast_tokenizer
 from bayesgen.errors import UserError
 from bayesgen.models.logging import quiet
 from bayesgen.models.nanogpt import GPT, GPTConfig, write_checkpoint

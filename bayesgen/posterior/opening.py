@@ -15,7 +15,7 @@ from bayesgen.models import FunctionalModel, Lora, ModelInfo, load_model
 from bayesgen.models.device import resolve_device
 from bayesgen.parameters import names_adapters
 from bayesgen.runs import Run
-from bayesgen.runs.record import ModelRecord, StartRecord
+from bayesgen.runs.files import ModelRecord, StartRecord
 from bayesgen.tasks import TASKS
 
 LABEL_SETTINGS = ("noise_std", "score_range")

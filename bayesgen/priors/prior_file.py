@@ -22,8 +22,7 @@ from bayesgen.priors.base import Weights
 from bayesgen.priors.learned import SHIFT, TENSORS, LearnedPrior, Matched, bare
 from bayesgen.priors.low_rank import LowRankGaussian
 from bayesgen.runs import atomic_save, file_sha256, finite
-from bayesgen.runs.files import parse_record
-from bayesgen.runs.record import adds_up
+from bayesgen.runs.files import adds_up, parse_record
 
 FILE = "prior.safetensors"
 """The name of a prior in a folder."""

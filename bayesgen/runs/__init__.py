@@ -1,7 +1,6 @@
 """A run on disk: its folder, its record, and files that are whole or not there."""
 
-from bayesgen.runs.files import atomic_save, atomic_write, file_sha256, finite
-from bayesgen.runs.record import RunRecord
+from bayesgen.runs.files import RunRecord, atomic_save, atomic_write, file_sha256, finite
 from bayesgen.runs.run import Run, Snapshot, new_run_path, newest_unfinished, sampler_folder
 
 __all__ = [

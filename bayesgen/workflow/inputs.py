@@ -12,10 +12,9 @@ from bayesgen.config import DataSettings, ScoringSettings
 from bayesgen.data.corpora import Corpus, load_corpus
 from bayesgen.data.embedded import Embedded
 from bayesgen.data.examples import Examples
-from bayesgen.data.labelled import LabelledCorpus
+from bayesgen.data.labelled import LabelledCorpus, load_texts
 from bayesgen.data.masked import MaskedWindows, Masking
 from bayesgen.data.tables import some
-from bayesgen.data.texts import load_texts
 from bayesgen.data.windows import Batches, Rows, Windows
 from bayesgen.errors import UserError, warn
 from bayesgen.models import FunctionalModel

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from bayesgen.errors import Interrupted, UserError
 from bayesgen.inference.sampler import State, leaves, restore
 from bayesgen.runs import Run, Snapshot
-from bayesgen.runs.tracking import Tracker
+from bayesgen.runs.run import Tracker
 from bayesgen.workflow.generators import restore_rng, rng_state
 from bayesgen.workflow.job import Job, chain_seed
 from bayesgen.workflow.learned_prior import keep_learned

@@ -33,8 +33,8 @@ from bayesgen.reports.tables import (
     tables_of,
 )
 from bayesgen.runs import Run, RunRecord, atomic_write, new_run_path
-from bayesgen.runs.record import DataRecord, ModelRecord, OpeningRecord
-from bayesgen.runs.tracking import Tracker
+from bayesgen.runs.files import DataRecord, ModelRecord, OpeningRecord
+from bayesgen.runs.run import Tracker
 from bayesgen.tasks import TASKS
 from bayesgen.workflow.inputs import Inputs, read_inputs
 from bayesgen.workflow.job import Job, make_job

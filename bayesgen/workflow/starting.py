@@ -12,7 +12,7 @@ from bayesgen.models import FunctionalModel
 from bayesgen.parameters import names_adapters
 from bayesgen.posterior.opening import START, Start, sha256
 from bayesgen.runs import Run
-from bayesgen.runs.record import StartRecord
+from bayesgen.runs.files import StartRecord
 from bayesgen.workflow.loop import gaussian_name
 
 ADAPTERS = ("lora_r", "lora_alpha", "lora_targets")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from bayesgen.runs import Run
-from bayesgen.runs.tracking import Tracker
+from bayesgen.runs.run import Tracker
 
 
 @dataclass(frozen=True)

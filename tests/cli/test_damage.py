@@ -17,7 +17,7 @@ from torch import Tensor
 from bayesgen.cli.main import run_command
 from bayesgen.errors import UserError
 from bayesgen.runs import Run
-from bayesgen.runs.record import ADAPTERS
+from bayesgen.runs.files import ADAPTERS
 from tests.workspace import furnished
 
 READERS = {"evaluate": [], "generate": ["--prompt", "the", "--max-new-tokens", "2"]}

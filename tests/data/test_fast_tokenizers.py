@@ -11,8 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bayesgen.data.corpora import load_corpus
-from bayesgen.data.fast_tokenizers import END_OF_TEXT, fast_tokenizer
-from bayesgen.data.tokenizers import CharTokenizer, TiktokenTokenizer, Tokenizer
+from bayesgen.data.tokenizers import (
+    END_OF_TEXT,
+    CharTokenizer,
+    TiktokenTokenizer,
+    Tokenizer,
+    fast_tokenizer,
+)
 
 transformers = pytest.importorskip("transformers")
 

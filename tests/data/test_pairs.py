@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bayesgen.data.texts import read_pairs
+from bayesgen.data.labelled import read_pairs
 from bayesgen.errors import UserError
 
 PAIRS = [("a cat", "a kitten, asleep"), ('"quoted"', "plain")]

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bayesgen.data.labelled import Labelled, load_labelled
-from bayesgen.data.texts import load_texts, running_text
+from bayesgen.data.labelled import Labelled, load_labelled, load_texts, running_text
 from bayesgen.errors import UserError
 
 TEXTS = ("one text", "another, with a comma", "a third")
