@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from bayesgen.errors import UserError
 from bayesgen.likelihoods import likelihood_of
 from bayesgen.models import nanogpt
 from bayesgen.models.functional import FunctionalModel, ModelInfo, weights_sha256
-from bayesgen.models.head import Head
 from bayesgen.models.lora import Lora, add_adapters
 from bayesgen.parameters import Subset, names_adapters
 from bayesgen.registry import resolved
 from bayesgen.tasks import TASKS, Task
 
-__all__ = ["FunctionalModel", "Head", "Lora", "ModelInfo", "load_model"]
+__all__ = ["FunctionalModel", "Head", "Lora", "ModelInfo", "load_model", "resolve_device"]
+
+
+@dataclass(frozen=True)
+class Head:
+    """The head of a sentence classifier; None is the model's own value, or that of a new head.
+
+    Attributes:
+        hidden_size: width of a layer between embedding and classes (0: none, as in a new head).
+        activation: of that layer, tanh (that of a new head) or relu.
+        dropout: on the embedding and on that layer while training (0.1 in a new head).
+    """
+
+    hidden_size: int | None = None
+    activation: str | None = None
+    dropout: float | None = None
 
 
 def load_model(
@@ -60,6 +77,7 @@ def load_model(
         _refuse_num_labels(num_labels, kind)
     if head is not None and not kind.can("head"):
         raise UserError(f"`head_hidden_size`, `head_dropout`: a {task} has none; leave them out")
+    wanted = {f"head_{k}": v for k, v in vars(head or Head()).items() if v is not None}
     adapters = (lora or Lora()) if parameters and names_adapters(parameters) else None
     path = Path(name)
     if kind.loader is not None:
@@ -77,10 +95,33 @@ def load_model(
             parameters,
             lora=adapters,
             num_labels=num_labels,
-            head=head,
+            head=wanted,
             outline=outline,
         )
     return model if outline else model.to(device)
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` is CUDA, then MPS, then the CPU.
+
+    Raises:
+        UserError: there is no such device, or not on this machine.
+    """
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        return torch.device(next(kind for kind, present in there.items() if present))
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or not there.get(device.type, False):
+        usable = ", ".join(kind for kind, present in there.items() if present)
+        raise UserError(f"`device`: '{name}' is not on this machine; use auto or {usable}")
+    return device
 
 
 def _refuse_num_labels(num_labels: int, task: Task) -> None:

@@ -23,7 +23,6 @@ from bayesgen.models.functional import (
     ModelInfo,
     weights_sha256,
 )
-from bayesgen.models.head import Head
 from bayesgen.models.hf_reader import CausalReader
 from bayesgen.models.hf_tokenizer import read_tokenizer
 from bayesgen.models.logging import quiet
@@ -43,7 +42,7 @@ def load(
     *,
     lora: Lora | None = None,
     num_labels: int | None = None,
-    head: Head | None = None,
+    head: Mapping[str, Any] | None = None,
     outline: bool = False,
 ) -> FunctionalModel:
     """Load `name`, a local folder or a hub name, through the Auto classes, in float32.
@@ -55,7 +54,7 @@ def load(
     Args:
         lora: adapters to add, untrained, where the model has none.
         num_labels: of a classifier; the folder's own by default.
-        head: of a sentence classifier; the folder's own by default.
+        head: settings of a sentence classifier's head; the folder's own by default.
         outline: make it on the device "meta", without its weights: their sizes alone.
 
     Raises:
@@ -78,7 +77,7 @@ def load(
     stored = config = _config(base, 1 if kind.labels == "number" else num_labels)
     _refuse_wrong_task(base, kind, config)
     if kind.sentence:
-        config = sentence.configured(config, base, task, head, num_labels)
+        config = sentence.configured(config, base, task, head or {}, num_labels)
     new: set[str] = set()
     if outline:
         try:

@@ -12,9 +12,11 @@ loads a folder that `save_pretrained` wrote.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
@@ -24,11 +26,19 @@ from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig,
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import can_return_tuple
 
+from bayesgen.data.embedded import Embedded, cache_folder
+from bayesgen.data.examples import Examples
 from bayesgen.errors import UserError
-from bayesgen.models.head import Head
+from bayesgen.models.functional import weights_sha256
+from bayesgen.parameters import Layout
 from bayesgen.tasks import TASKS
 
 ACTIVATIONS: Mapping[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
+UNREAD = {
+    "_name_or_path", "architectures", "dtype", "id2label", "label2id", "problem_type",
+    "transformers_version",
+}  # fmt: skip
+"""What an encoder's configuration says beside what it computes."""
 
 
 class SentenceConfig(PreTrainedConfig):  # type: ignore[misc]
@@ -190,19 +200,17 @@ def without_pooler(config: Any) -> dict[str, bool]:
 
 
 def configured(
-    config: Any, name: str, task: str, head: Head | None, num_labels: int | None
+    config: Any, name: str, task: str, wanted: Mapping[str, Any], num_labels: int | None
 ) -> SentenceConfig:
     """The configuration of a sentence model.
 
     Args:
         config: of the model `name`: an encoder, or a sentence model with a head of its own.
-        head: what was asked for.
+        wanted: settings of its head that were asked for, such as `head_hidden_size`.
 
     Raises:
-        UserError: the model has another head than `head`, or a setting that none can have.
+        UserError: the model has another head than the one wanted, or a setting that none can have.
     """
-    given = {k: v for k, v in asdict(head or Head()).items() if v is not None}
-    wanted = {f"head_{key}": value for key, value in given.items()}
     if not isinstance(config, SentenceConfig):
         return SentenceConfig(
             text_config=config, task=task, num_labels=num_labels or config.num_labels, **wanted
@@ -232,6 +240,44 @@ def _check(config: SentenceConfig, name: str) -> None:
             f"`model`: score_range in the config.json of '{name}' is {found}; it must be two"
             " numbers, the smaller first"
         )
+
+
+def frozen_encoder(module: nn.Module, moving: Layout | None = None) -> SentenceModel | None:
+    """`module`, if it is a sentence model whose encoder stays as it is; else None.
+
+    Args:
+        moving: the parameters that move; by default those that require a gradient.
+    """
+    if not isinstance(module, SentenceModel):
+        return None
+    if moving is None:
+        moves = any(p.requires_grad for p in module.encoder.parameters())
+    else:
+        moves = any(name.startswith(f"{module.base_model_prefix}.") for name in moving.names)
+    return None if moves else module
+
+
+def embedded(examples: Examples, module: SentenceModel, data_dir: Path | None) -> Embedded:
+    """`examples` as embeddings of the encoder of `module`, float32, without dropout.
+
+    Args:
+        data_dir: where they are kept, if it can be written (see `cache_folder`).
+    """
+
+    def embed(batch: Mapping[str, Tensor]) -> Tensor:
+        inputs = {k: v.to(module.device) for k, v in batch.items() if k != "labels"}
+        with torch.no_grad():
+            return module.embed(**inputs)
+
+    return Embedded(examples, embed, encoder_sha256(module), cache_folder(data_dir))
+
+
+def encoder_sha256(module: SentenceModel) -> str:
+    """Hash of what the encoder of `module` computes: its weights and its configuration."""
+    config = module.encoder.config.to_dict()
+    settings = {key: value for key, value in config.items() if key not in UNREAD}
+    content = json.dumps(settings, sort_keys=True, default=str) + weights_sha256(module.encoder)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 AutoConfig.register(SentenceConfig.model_type, SentenceConfig)

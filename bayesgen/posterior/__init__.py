@@ -17,8 +17,7 @@ from bayesgen.data.labelled import Labelled
 from bayesgen.draws import Draws
 from bayesgen.errors import UserError
 from bayesgen.likelihoods import Gaussian
-from bayesgen.models import FunctionalModel, load_model
-from bayesgen.models.device import resolve_device
+from bayesgen.models import FunctionalModel, load_model, resolve_device
 from bayesgen.posterior.opening import model_of_run
 from bayesgen.predictive import GeneratedText, Predictive
 from bayesgen.predictive.gaussian import GaussianMixture

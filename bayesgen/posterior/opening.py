@@ -11,8 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from bayesgen.errors import UserError
-from bayesgen.models import FunctionalModel, Lora, ModelInfo, load_model
-from bayesgen.models.device import resolve_device
+from bayesgen.models import FunctionalModel, Lora, ModelInfo, load_model, resolve_device
 from bayesgen.parameters import names_adapters
 from bayesgen.runs import Run
 from bayesgen.runs.files import ModelRecord, StartRecord

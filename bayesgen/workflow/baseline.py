@@ -24,8 +24,8 @@ from bayesgen.data.tokenizers import CharTokenizer, write_meta
 from bayesgen.data.windows import RandomWindows
 from bayesgen.errors import UserError
 from bayesgen.likelihoods import Categorical
+from bayesgen.models import resolve_device
 from bayesgen.models.architectures import Network, new_network
-from bayesgen.models.device import resolve_device
 from bayesgen.models.nanogpt import is_checkpoint
 
 

@@ -18,8 +18,7 @@ import torch
 from bayesgen.config import FinetuneSettings
 from bayesgen.data.labelled import LabelledCorpus
 from bayesgen.errors import UserError
-from bayesgen.models import FunctionalModel, Head, load_model
-from bayesgen.models.device import resolve_device
+from bayesgen.models import FunctionalModel, Head, load_model, resolve_device
 from bayesgen.runs import Run
 from bayesgen.tasks import TASKS
 from bayesgen.workflow.loading import read_labelled

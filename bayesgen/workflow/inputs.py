@@ -210,7 +210,7 @@ def _embedded(
     model: FunctionalModel, splits: Mapping[str, Examples], data_dir: Path | None
 ) -> Mapping[str, Examples | Embedded]:
     """`splits`, as embeddings where the encoder that makes these is not Bayesian."""
-    from bayesgen.models.frozen import embedded, frozen_encoder
+    from bayesgen.models.sentence import embedded, frozen_encoder
 
     frozen = frozen_encoder(model.module, model.layout)
     if frozen is None:

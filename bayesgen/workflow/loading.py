@@ -7,8 +7,7 @@ from pathlib import Path
 from bayesgen.config import CheckPriorSettings, LabelledSettings, TrainSettings
 from bayesgen.data.labelled import LabelledCorpus, load_labelled
 from bayesgen.errors import UserError
-from bayesgen.models import FunctionalModel, ModelInfo, load_model
-from bayesgen.models.device import resolve_device
+from bayesgen.models import FunctionalModel, ModelInfo, load_model, resolve_device
 from bayesgen.posterior import Posterior
 from bayesgen.posterior.opening import adapters
 

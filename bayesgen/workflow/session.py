@@ -20,8 +20,7 @@ from bayesgen.config import TrainSettings
 from bayesgen.config.provenance import Chosen
 from bayesgen.errors import Interrupted, UserError, warn
 from bayesgen.inference.preconditioning import Scales
-from bayesgen.models import FunctionalModel
-from bayesgen.models.device import resolve_device
+from bayesgen.models import FunctionalModel, resolve_device
 from bayesgen.posterior.opening import Start, require_same_labels, stored_start
 from bayesgen.priors.base import Prior
 from bayesgen.priors.prior_file import fingerprint

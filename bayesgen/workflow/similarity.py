@@ -13,9 +13,9 @@ from torch import Tensor
 
 from bayesgen.errors import UserError, warn
 from bayesgen.evaluation.walk import progress_bar
-from bayesgen.models.frozen import frozen_encoder
 from bayesgen.models.functional import Batch
 from bayesgen.models.hf_tokenizer import HuggingFaceTokenizer
+from bayesgen.models.sentence import frozen_encoder
 from bayesgen.posterior import Posterior, open_posterior
 from bayesgen.predictive.embedding import EmbeddingSpread, SimilaritySpread, compare, gives_scores
 from bayesgen.runs import Run, atomic_save

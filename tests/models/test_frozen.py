@@ -19,7 +19,7 @@ from tests.encoder import save_encoder, write_rows
 
 pytest.importorskip("transformers")
 
-from bayesgen.models.frozen import embedded, encoder_sha256, frozen_encoder
+from bayesgen.models.sentence import embedded, encoder_sha256, frozen_encoder
 
 TASK = "sentence-classification"
 
