@@ -18,7 +18,7 @@ from bayesgen.data.tokenizers import TiktokenTokenizer, fast_tokenizer
 from bayesgen.draws import Draws
 from bayesgen.errors import UserError
 from bayesgen.models import FunctionalModel
-from bayesgen.models.hf_tokenizer import HuggingFaceTokenizer
+from bayesgen.models.hf_interface import HuggingFaceTokenizer
 
 END_OF_TEXT = 50256
 """Among GPT-2's byte pairs."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from bayesgen.config import BaselineSettings
 from bayesgen.data.tokenizers import Tokenizer, fast_tokenizer
 from bayesgen.errors import UserError
-from bayesgen.models.logging import quiet
+from bayesgen.models.hf_interface import quiet
 from bayesgen.models.nanogpt import GPT, GPTConfig, write_checkpoint
 from bayesgen.runs import atomic_write
 

@@ -23,11 +23,14 @@ from bayesgen.models.functional import (
     ModelInfo,
     weights_sha256,
 )
-from bayesgen.models.hf_reader import CausalReader
-from bayesgen.models.hf_tokenizer import read_tokenizer
-from bayesgen.models.logging import quiet
+from bayesgen.models.hf_interface import (
+    CausalReader,
+    logits_at,
+    quiet,
+    read_tokenizer,
+    serve_targets,
+)
 from bayesgen.models.lora import Lora, add_adapters
-from bayesgen.models.targets import logits_at, serve_targets
 from bayesgen.parameters import ADAPTER, Subset
 from bayesgen.registry import resolved
 from bayesgen.tasks import TASKS, Task

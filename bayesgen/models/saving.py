@@ -10,8 +10,7 @@ from torch import Tensor
 
 from bayesgen.models import nanogpt
 from bayesgen.models.functional import FunctionalModel
-from bayesgen.models.hf_tokenizer import HuggingFaceTokenizer
-from bayesgen.models.logging import quiet
+from bayesgen.models.hf_interface import HuggingFaceTokenizer, quiet
 
 
 def save_model(model: FunctionalModel, theta: Tensor, path: Path) -> Path:

@@ -35,8 +35,7 @@ def export_run(
     try:
         from bayesgen.export.gpt2 import as_gpt2
         from bayesgen.export.pretrained import bayesian_class
-        from bayesgen.models.hf_tokenizer import HuggingFaceTokenizer
-        from bayesgen.models.logging import quiet
+        from bayesgen.models.hf_interface import HuggingFaceTokenizer, quiet
     except ImportError as error:
         raise UserError("export needs transformers; pip install 'bayesgen[hf]'") from error
 

@@ -175,8 +175,7 @@ def _write(folder: Path, trainer: Any, model: FunctionalModel, record: dict[str,
 
     Its config.json comes last: before, the folder is no model.
     """
-    from bayesgen.models.hf_tokenizer import HuggingFaceTokenizer
-    from bayesgen.models.logging import quiet
+    from bayesgen.models.hf_interface import HuggingFaceTokenizer, quiet
 
     staging = folder / UNFINISHED / "result"
     assert isinstance(model.tokenizer, HuggingFaceTokenizer)

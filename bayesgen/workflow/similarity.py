@@ -14,7 +14,7 @@ from torch import Tensor
 from bayesgen.errors import UserError, warn
 from bayesgen.evaluation.walk import progress_bar
 from bayesgen.models.functional import Batch
-from bayesgen.models.hf_tokenizer import HuggingFaceTokenizer
+from bayesgen.models.hf_interface import HuggingFaceTokenizer
 from bayesgen.models.sentence import frozen_encoder
 from bayesgen.posterior import Posterior, open_posterior
 from bayesgen.predictive.embedding import EmbeddingSpread, SimilaritySpread, compare, gives_scores

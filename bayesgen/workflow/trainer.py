@@ -37,8 +37,7 @@ from bayesgen.data.examples import Examples
 from bayesgen.data.labelled import Labelled, LabelledCorpus
 from bayesgen.errors import Interrupted, UserError
 from bayesgen.models import FunctionalModel, load_model
-from bayesgen.models.hf_tokenizer import HuggingFaceTokenizer
-from bayesgen.models.logging import quiet
+from bayesgen.models.hf_interface import HuggingFaceTokenizer, quiet
 from bayesgen.models.sentence import embedded, frozen_encoder
 from bayesgen.workflow.loop import StopRequest
 from bayesgen.workflow.objectives import Scores, objective
