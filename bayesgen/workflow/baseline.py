@@ -25,8 +25,8 @@ from bayesgen.data.windows import RandomWindows
 from bayesgen.errors import UserError
 from bayesgen.likelihoods import Categorical
 from bayesgen.models import resolve_device
-from bayesgen.models.architectures import Network, new_network
 from bayesgen.models.nanogpt import is_checkpoint
+from bayesgen.models.networks import Network, new_network
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from bayesgen.config import ScoringSettings, TrainSettings
 from bayesgen.evaluation.nll import nll_of
 from bayesgen.evaluation.walk import evenly_spaced
 from bayesgen.models import FunctionalModel
-from bayesgen.models.saving import save_model
+from bayesgen.models.networks import save_model
 from bayesgen.parameters import ADAPTER
 from bayesgen.predictive import Forward, scoring_precision
 from bayesgen.runs import Run

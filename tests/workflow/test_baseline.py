@@ -14,8 +14,8 @@ from bayesgen.config import BaselineSettings
 from bayesgen.data.corpora import Corpus, load_corpus
 from bayesgen.errors import UserError
 from bayesgen.models import load_model
-from bayesgen.models.architectures import HuggingFace
 from bayesgen.models.nanogpt import GPT, GPTConfig
+from bayesgen.models.networks import HuggingFace
 from bayesgen.workflow.baseline import (
     adamw,
     checkpoint_path,

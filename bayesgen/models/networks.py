@@ -1,12 +1,13 @@
-"""New networks with random weights: nanoGPT's own, and the shapes of GPT-2 and Llama.
+"""Networks that are made anew or written, in the forms that `load_model` takes.
 
-Each is made from the same settings, read by the same call, and written so that `load_model` takes
-it. GPT-2 and Llama are transformers' and need the extra `hf` (`pip install 'bayesgen[hf]'`).
+New ones have random weights: nanoGPT's own network, and the shapes of GPT-2 and Llama, which are
+transformers' and need the extra `hf` (`pip install 'bayesgen[hf]'`).
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ from torch import Tensor, nn
 from bayesgen.config import BaselineSettings
 from bayesgen.data.tokenizers import Tokenizer, fast_tokenizer
 from bayesgen.errors import UserError
-from bayesgen.models.hf_interface import quiet
+from bayesgen.models.functional import FunctionalModel
+from bayesgen.models.hf_interface import HuggingFaceTokenizer, quiet
 from bayesgen.models.nanogpt import GPT, GPTConfig, write_checkpoint
 from bayesgen.runs import atomic_write
 
@@ -169,3 +171,34 @@ def _llama(settings: BaselineSettings, **shared: Any) -> Any:
         tie_word_embeddings=True,
         **shared,
     )
+
+
+def save_model(model: FunctionalModel, theta: Tensor, path: Path) -> Path:
+    """Write `model` with the weights `theta` [P]; what `load_model` takes.
+
+    Args:
+        path: a folder, which is replaced; of a nanoGPT checkpoint the file `path`.pt.
+
+    Returns:
+        The folder or file.
+    """
+    flat = model.bind()
+    flat.theta.copy_(theta)
+    if isinstance(flat.module, GPT):
+        assert model.tokenizer is not None
+        file = path.with_suffix(".pt")
+        write_checkpoint(
+            file, flat.module.cpu(), model.tokenizer,
+            optimizer={}, iter_num=0, best_val_loss=0.0, config={},
+        )  # fmt: skip
+        return file
+    staging = path.with_name(f"{path.name}.unfinished")
+    shutil.rmtree(staging, ignore_errors=True)
+    with quiet():
+        network: Any = flat.module
+        network.save_pretrained(staging)
+        if isinstance(model.tokenizer, HuggingFaceTokenizer):
+            model.tokenizer.tokenizer.save_pretrained(staging)
+    shutil.rmtree(path, ignore_errors=True)
+    staging.replace(path)
+    return path

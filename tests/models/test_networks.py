@@ -16,8 +16,8 @@ from bayesgen.config import BaselineSettings
 from bayesgen.data.tokenizers import CharTokenizer
 from bayesgen.errors import UserError
 from bayesgen.models import load_model
-from bayesgen.models.architectures import HuggingFace, Network, new_network
 from bayesgen.models.nanogpt import GPT
+from bayesgen.models.networks import HuggingFace, Network, new_network
 
 TOKENIZER = CharTokenizer("abcdefghijk")
 ARCHITECTURES = ("nanogpt", "gpt2", "llama")
@@ -123,7 +123,7 @@ def killed_at(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
             raise KeyboardInterrupt
         runs.atomic_write(path, data)
 
-    monkeypatch.setattr("bayesgen.models.architectures.atomic_write", write)
+    monkeypatch.setattr("bayesgen.models.networks.atomic_write", write)
 
 
 def test_a_better_state_replaces_the_weights_alone(
