@@ -6,8 +6,12 @@ import difflib
 import re
 import signal
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+MARKS = ("out of memory", "can't allocate memory", "bad_alloc")
+"""What torch's allocators say where no type of exception says it."""
 
 
 class UserError(Exception):
@@ -55,3 +59,26 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """A hint in words, or nothing where no name is near."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether `error` says that the memory of the computer or of an accelerator is full."""
+    # torch's own type, without importing it
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(mark in str(error) for mark in MARKS)
+
+
+@contextmanager
+def memory_guard(ways_out: str) -> Iterator[None]:
+    """Turn what says that memory is full into an error that names `ways_out`.
+
+    Raises:
+        UserError: memory ran out.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not ran_out(error):
+            raise
+        raise UserError(f"out of memory: {ways_out}") from error

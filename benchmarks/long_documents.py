@@ -201,8 +201,7 @@ def in_process(
     if data_limit is not None:
         size = int(data_limit * 2**30)
         resource.setrlimit(resource.RLIMIT_DATA, (size, size))
-    from bayesgen.errors import UserError
-    from bayesgen.workflow.memory import ran_out
+    from bayesgen.errors import UserError, ran_out
 
     error = None
     with contextlib.chdir(folder), contextlib.redirect_stderr(io.StringIO()):

@@ -8,7 +8,7 @@ from typing import Any
 
 from bayesgen.cli.command import Command, Given, typed
 from bayesgen.config import FinetuneSettings, check_finetune
-from bayesgen.workflow.memory import memory_guard
+from bayesgen.errors import memory_guard
 
 
 def _run(given: Given[FinetuneSettings]) -> str:

@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from bayesgen.errors import BayesgenWarning, Interrupted, UserError, as_flags, nearest
-from bayesgen.workflow.memory import ran_out
+from bayesgen.errors import BayesgenWarning, Interrupted, UserError, as_flags, nearest, ran_out
 
 COMMANDS = {
     "train": "sample a posterior over a model's weights, and score it with --eval",

@@ -31,7 +31,7 @@ def _run(given: Given[CheckPriorSettings]) -> str:
 
     from bayesgen.reports.prior import predictive_table
     from bayesgen.reports.tables import show
-    from bayesgen.workflow.check_prior import check_prior
+    from bayesgen.workflow.prior import check_prior
 
     lines, found = check_prior(settings)
     print("\n".join(lines))

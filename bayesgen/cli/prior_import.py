@@ -11,7 +11,7 @@ from bayesgen.config import PriorImportSettings
 def _run(given: Given[PriorImportSettings]) -> str:
     from bayesgen.models import load_model
     from bayesgen.priors import write_prior
-    from bayesgen.workflow.import_prior import check_files, distance, import_prior
+    from bayesgen.workflow.prior import check_files, distance, import_prior
 
     settings = check_files(given.settings)
     model = load_model(str(settings.model), task=settings.task)

@@ -10,10 +10,9 @@ from typing import Any
 from bayesgen.cli.command import Command, Given, scored_next, typed
 from bayesgen.cli.options import early
 from bayesgen.config import TrainSettings, described, refuse_idle
-from bayesgen.errors import UserError, as_flags
+from bayesgen.errors import UserError, as_flags, memory_guard
 from bayesgen.inference.registry import SAMPLERS, settings_classes
 from bayesgen.tasks import TASKS
-from bayesgen.workflow.memory import memory_guard
 
 SAMPLER = {
     "metavar": "NAME",

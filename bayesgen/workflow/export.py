@@ -10,7 +10,7 @@ from bayesgen.draws import Draws
 from bayesgen.errors import UserError
 from bayesgen.posterior import open_posterior
 from bayesgen.runs import Run
-from bayesgen.workflow.loading import some_draws
+from bayesgen.workflow.inputs import some_draws
 
 
 def export_run(

@@ -21,7 +21,7 @@ from bayesgen.errors import UserError
 from bayesgen.models import FunctionalModel, Head, load_model, resolve_device
 from bayesgen.runs import Run
 from bayesgen.tasks import TASKS
-from bayesgen.workflow.loading import read_labelled
+from bayesgen.workflow.inputs import read_labelled
 from bayesgen.workflow.loop import graceful_stop
 from bayesgen.workflow.objectives import set_noise
 from bayesgen.workflow.resuming import continued

@@ -12,7 +12,7 @@ from bayesgen.errors import UserError
 from bayesgen.models import FunctionalModel
 from bayesgen.posterior import TEXT_DRAWS, Posterior, open_posterior
 from bayesgen.predictive import GeneratedText
-from bayesgen.workflow.loading import some_draws
+from bayesgen.workflow.inputs import some_draws
 
 
 @dataclass(frozen=True)

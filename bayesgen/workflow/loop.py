@@ -25,10 +25,10 @@ from bayesgen.errors import Interrupted, UserError
 from bayesgen.inference.sampler import State, leaves, restore
 from bayesgen.runs import Run, Snapshot
 from bayesgen.runs.run import Tracker
-from bayesgen.workflow.generators import restore_rng, rng_state
 from bayesgen.workflow.job import Job, chain_seed
-from bayesgen.workflow.learned_prior import keep_learned
-from bayesgen.workflow.validation import Best, Watch
+from bayesgen.workflow.prior import keep_learned
+from bayesgen.workflow.resuming import gaussian_name, restore_rng, rng_state
+from bayesgen.workflow.watching import Best, Watch
 
 CHECK_EVERY = 10
 """Steps between looks at the loss where looking makes the device wait."""
@@ -212,11 +212,6 @@ def _sample_gaussian(job: Job, run: Run, chain: int, state: State) -> int:
     for index in range(draws):
         run.write_draw(chain, index, gaussian.sample(), job.plan.steps)
     return draws
-
-
-def gaussian_name(chain: int) -> str:
-    """File of the Gaussian that a chain led to, in the folder of its run."""
-    return f"gaussian-c{chain}.safetensors"
 
 
 def _phase(job: Job, chain: int, step: int) -> str:

@@ -18,7 +18,7 @@ from bayesgen.models import FunctionalModel
 from bayesgen.posterior import Posterior
 from bayesgen.priors import Prior
 from bayesgen.runs import Run
-from bayesgen.workflow.loading import model_of
+from bayesgen.workflow.inputs import model_of
 from bayesgen.workflow.own_data import inputs_of, named
 from bayesgen.workflow.resuming import CHANGEABLE, resumed_settings
 from bayesgen.workflow.session import require_resources, require_same_inputs, run_sampler

@@ -35,15 +35,13 @@ from bayesgen.runs import Run, RunRecord, atomic_write, new_run_path
 from bayesgen.runs.files import DataRecord, ModelRecord, OpeningRecord
 from bayesgen.runs.run import Tracker
 from bayesgen.tasks import TASKS
-from bayesgen.workflow.inputs import Inputs, read_inputs
+from bayesgen.workflow.inputs import Inputs, model_of, read_inputs
 from bayesgen.workflow.job import Job, make_job
-from bayesgen.workflow.loading import model_of
 from bayesgen.workflow.loop import ChainTotals, graceful_stop, run_chain
-from bayesgen.workflow.preflight import Opening, opening
-from bayesgen.workflow.resources import estimate, require
-from bayesgen.workflow.scale_search import TRIALS, choose_scale
+from bayesgen.workflow.preflight import Opening, estimate, opening, require
+from bayesgen.workflow.prior_scale import TRIALS, choose_scale
+from bayesgen.workflow.resuming import keep_start, start_of
 from bayesgen.workflow.scoring import check_draws, score_run
-from bayesgen.workflow.starting import keep_start, start_of
 from bayesgen.workflow.watching import save_models, watch_of
 
 PRECONDITIONER = "preconditioner.safetensors"

@@ -20,7 +20,7 @@ from bayesgen.posterior import Posterior, open_posterior
 from bayesgen.predictive.embedding import EmbeddingSpread, SimilaritySpread, compare, gives_scores
 from bayesgen.runs import Run, atomic_save
 from bayesgen.tasks import TASKS, tasks_that
-from bayesgen.workflow.loading import some_draws
+from bayesgen.workflow.inputs import some_draws
 
 BATCH_SIZE = 64
 DEFAULT_LENGTH = 512

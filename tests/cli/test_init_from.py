@@ -18,9 +18,8 @@ from bayesgen.export.pretrained import BayesianCausalLM
 from bayesgen.inference.registry import SAMPLERS
 from bayesgen.inference.sampler import Sampler
 from bayesgen.posterior import open_posterior
-from bayesgen.workflow.inputs import read_inputs
-from bayesgen.workflow.loading import model_of
-from bayesgen.workflow.scale_search import _identity as identity
+from bayesgen.workflow.inputs import model_of, read_inputs
+from bayesgen.workflow.prior_scale import _identity as identity
 from tests.workflow.test_resume import assert_same_draws, interrupt_at
 from tests.workspace import BLOCK, Workspace
 

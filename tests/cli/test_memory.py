@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from bayesgen.cli.main import guarded, run_command
+from bayesgen.errors import ran_out
 from bayesgen.inference.log_posterior import LogPosterior
-from bayesgen.workflow.memory import ran_out
 from tests.encoder import save_encoder, write_rows
 from tests.workspace import Workspace
 

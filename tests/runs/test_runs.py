@@ -24,7 +24,7 @@ from bayesgen.runs import (
     newest_unfinished,
     sampler_folder,
 )
-from bayesgen.workflow.generators import restore_rng, rng_state
+from bayesgen.workflow.resuming import restore_rng, rng_state
 
 CPU = torch.device("cpu")
 

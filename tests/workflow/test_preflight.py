@@ -12,8 +12,8 @@ from bayesgen.inference.laplace import LaplaceSettings
 from bayesgen.inference.registry import SAMPLERS
 from bayesgen.inference.sgld import SGLDSettings
 from bayesgen.models import load_model
-from bayesgen.workflow import resources
-from bayesgen.workflow.resources import estimate, require
+from bayesgen.workflow import preflight
+from bayesgen.workflow.preflight import estimate, require
 from tests.workspace import Workspace
 
 CPU = torch.device("cpu")
@@ -93,8 +93,8 @@ def test_what_does_not_fit_is_refused_before_the_weights_are_loaded(
         assert outline, "weights were loaded"
         return load_model("model.pt", outline=True)
 
-    monkeypatch.setattr("bayesgen.workflow.loading.load_model", load)
-    monkeypatch.setattr(resources, f"free_{what}", lambda _: 1000)
+    monkeypatch.setattr("bayesgen.workflow.inputs.load_model", load)
+    monkeypatch.setattr(preflight, f"free_{what}", lambda _: 1000)
     assert workspace.train("sghmc") == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert says in line
@@ -103,20 +103,20 @@ def test_what_does_not_fit_is_refused_before_the_weights_are_loaded(
 
 
 def test_enough_is_not_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    needs = resources.Needs(bayesian=10, network=20, draws=2, memory=100, disk=80)
-    monkeypatch.setattr(resources, "free_memory", lambda _: 100)
-    monkeypatch.setattr(resources, "free_disk", lambda _: 80)
+    needs = preflight.Needs(bayesian=10, network=20, draws=2, memory=100, disk=80)
+    monkeypatch.setattr(preflight, "free_memory", lambda _: 100)
+    monkeypatch.setattr(preflight, "free_disk", lambda _: 80)
     require(needs, CPU, tmp_path)
-    monkeypatch.setattr(resources, "free_memory", lambda _: 99)
+    monkeypatch.setattr(preflight, "free_memory", lambda _: 99)
     with pytest.raises(UserError, match="weights and sampler need 100 B"):
         require(needs, CPU, tmp_path)
 
 
 def test_free_space_of_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:
-    there = resources.free_disk(tmp_path)
-    assert resources.free_disk(tmp_path / "not" / "yet") == pytest.approx(there, rel=0.1)
+    there = preflight.free_disk(tmp_path)
+    assert preflight.free_disk(tmp_path / "not" / "yet") == pytest.approx(there, rel=0.1)
     assert there > 0
-    memory = resources.free_memory(CPU)
+    memory = preflight.free_memory(CPU)
     assert memory is not None
     assert memory > 2**20
 

@@ -1,4 +1,4 @@
-"""A prior that another program learned, with the parameter names that its files lack."""
+"""Priors from files: what an upstream run learned, a check before any data, and an import."""
 
 from __future__ import annotations
 
@@ -7,19 +7,116 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bayesgen.config import PriorImportSettings
+import torch
+
+from bayesgen.config import (
+    CheckPriorSettings,
+    EvalSettings,
+    LoopSettings,
+    PriorImportSettings,
+    ScoringSettings,
+    described,
+)
 from bayesgen.errors import UserError, warn
+from bayesgen.evaluation.prior_predictive import PriorPredictive, prior_predictive
+from bayesgen.evaluation.walk import evenly_spaced
+from bayesgen.inference.sampler import Learned
 from bayesgen.models import FunctionalModel
+from bayesgen.priors import published
+from bayesgen.priors.base import build_prior
 from bayesgen.priors.foreign import read_pt
 from bayesgen.priors.learned import LearnedPrior, listed
-from bayesgen.priors.prior_file import FAR
-from bayesgen.priors.published import import_published, spread_ratio, weights_of
+from bayesgen.priors.prior_file import FAR, FILE, write_prior
 from bayesgen.priors.swag_state import collected, import_swag_state, left_out, swag_state
-from bayesgen.runs import file_sha256
+from bayesgen.runs import Run, file_sha256
+from bayesgen.workflow.inputs import model_of, read_inputs
+from bayesgen.workflow.job import Job, weights_of
+from bayesgen.workflow.preflight import prior_rows
 
+ASIDE = {*described(LoopSettings), *described(EvalSettings)}
+"""Settings that a prior does not depend on."""
 FILES = {"mean": "mean", "variance": "variance", "deviations": "covmat", "model_file": "model"}
 """Setting -> what the name of a published file ends with, before .pt."""
 NEEDED = ("mean", "variance", "deviations")
+
+
+def prior_name(chain: int) -> str:
+    """File of the prior that a chain learned, in the folder of its run."""
+    return FILE if chain == 0 else f"prior-c{chain}.safetensors"
+
+
+def keep_learned(job: Job, run: Run, chain: int, learned: Learned) -> Path:
+    """Put the prior that chain `chain` learned into the folder of its run."""
+    record = run.record()
+    info, idle = job.model.info, {*ASIDE, *job.spec.without_effect(job.settings)}
+    mean = learned.mean.cpu()
+    start = job.model.loaded.cpu()
+    upstream = {
+        "method": learned.method,
+        "task": info.task,
+        "data": record.data.to_json(),
+        "block_size": record.block_size,
+        "num_observations": job.num_observations,
+        "steps": job.plan.steps,
+        "collected": learned.collected,
+        "settings": {
+            name: value
+            for name, value in vars(job.settings).items()
+            if value is not None and name not in idle
+        },
+        "shift": float((mean - start).norm() / start.norm()),
+        "run": str(run.path),
+    }
+    model = {
+        "name": info.name,
+        "sha256": info.sha256,
+        "family": info.family,
+        "type": info.config.get("model_type"),
+        "base": job.model.base,
+    }
+    prior = LearnedPrior(
+        mean,
+        learned.variance.cpu(),
+        learned.deviations.cpu(),
+        job.model.layout,
+        {"model": model, "upstream": upstream},
+    )
+    path = run.path / prior_name(chain)
+    write_prior(prior, path)
+    return path
+
+
+def check_prior(settings: CheckPriorSettings) -> tuple[list[str], PriorPredictive]:
+    """Draw weights from the prior of `settings`, and predict validation rows by them.
+
+    Returns:
+        What was drawn from and what was predicted, in lines; and the predictions.
+
+    Raises:
+        UserError: the model, the data or the prior cannot be read, or do not go together.
+    """
+    model = model_of(settings)
+    inputs = read_inputs(model, settings)
+    rows = inputs.material(ScoringSettings(eval_splits=("val",)), None).scored["val"]
+    rows = rows.take(evenly_spaced(len(rows), settings.num_samples).numpy())
+    prior = build_prior(settings, weights_of(model))
+    torch.manual_seed(settings.seed)
+    draws = torch.stack([prior.sample() for _ in range(settings.num_draws)])
+    found = prior_predictive(model, draws, rows)
+    if found.uniform is not None and not found.nll <= found.uniform:
+        warn(
+            f"the mixture is worse ({found.nll:.3f}) than knowing nothing ({found.uniform:.3f}):"
+            " these weights are sure of what they cannot know; lower `prior_scale` (or"
+            " `prior_std`), or `head_prior_std`"
+        )
+    size, data = model.layout.size, inputs.data["name"]
+    lines = [
+        f"prior: {prior.describe()}; the weights' own sd is {float(model.theta.std()):.3g}",
+        f"of {size:,} parameters ({model.num_parameters - size:,} others stay)",
+        *(f"{title}: {text}" for title, text in prior_rows(prior.record())),
+        f"{len(draws)} draws on {rows.num_targets:,} labels of {data}'s validation",
+    ]
+    return lines, found
 
 
 def check_files(settings: PriorImportSettings) -> PriorImportSettings:
@@ -97,13 +194,13 @@ def import_prior(settings: PriorImportSettings, model: FunctionalModel) -> Learn
         return prior
     record["upstream"]["rows"] = settings.rows
     weights = read.pop("model_file", None)
-    prior = import_published(
+    prior = published.import_published(
         **read,
         module=model.module,
         divided=settings.rows == "divided",  # of fewer than 3 deviations both are the same
         parameters=settings.parameters,
         order=settings.order,
-        weights=None if weights is None else weights_of(weights, "`model_file`"),
+        weights=None if weights is None else published.weights_of(weights, "`model_file`"),
         record=record,
     )
     _judge_rows(settings.rows, prior)
@@ -122,7 +219,7 @@ def _judge_rows(rows: str | None, prior: LearnedPrior) -> None:
         raise UserError(f"`rows={rows}`: has no effect on {rank} deviations; leave the setting out")
     if rank < 3:
         return
-    ratio = spread_ratio(prior.variance, prior.deviations)
+    ratio = published.spread_ratio(prior.variance, prior.deviations)
     found, likely = "the variances do not show it", rows
     if ratio is not None:
         raw = ratio if rows == "divided" else ratio * (rank - 1)
