@@ -9,7 +9,7 @@ from bayesgen.config import EvaluateSettings
 def _run(given: Given[EvaluateSettings]) -> str:
     from bayesgen.reports.tables import TABLES, predictor_caption, show, tables_of
     from bayesgen.runs import Run
-    from bayesgen.workflow.comparison import evaluate_runs
+    from bayesgen.workflow.evaluate import evaluate_runs
 
     runs = given.words["runs"]
     contents = evaluate_runs(runs, given.settings)

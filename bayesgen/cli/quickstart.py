@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bayesgen.cli.command import Command, Given, typed
 from bayesgen.config import BaselineSettings, QuickstartSettings
-from bayesgen.config.provenance import Chosen
+from bayesgen.config.fields import Chosen
 from bayesgen.errors import as_flags
 from bayesgen.inference.registry import SAMPLERS
 

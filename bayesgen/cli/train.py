@@ -7,8 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from bayesgen.cli.command import Command, Given, scored_next, typed
-from bayesgen.cli.options import early
+from bayesgen.cli.command import Command, Given, early, scored_next, typed
 from bayesgen.config import TrainSettings, described, refuse_idle
 from bayesgen.errors import UserError, as_flags, memory_guard
 from bayesgen.inference.registry import SAMPLERS, settings_classes

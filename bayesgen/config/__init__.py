@@ -21,15 +21,12 @@ from bayesgen.config.jobs import (
     ExportSettings as ExportSettings,
     FinetuneSettings as FinetuneSettings,
     GenerateSettings as GenerateSettings,
+    PriorImportSettings as PriorImportSettings,
+    PriorShowSettings as PriorShowSettings,
     QuickstartSettings as QuickstartSettings,
     SimilaritySettings as SimilaritySettings,
     SourceSettings as SourceSettings,
     check_finetune as check_finetune,
-)
-from bayesgen.config.prior_spec import PRIORS as PRIORS, PriorSpec as PriorSpec
-from bayesgen.config.priors import (
-    PriorImportSettings as PriorImportSettings,
-    PriorShowSettings as PriorShowSettings,
 )
 from bayesgen.config.sampling import (
     ChainSettings as ChainSettings,
@@ -41,11 +38,13 @@ from bayesgen.config.sampling import (
     idle_unless as idle_unless,
 )
 from bayesgen.config.shared import (
+    PRIORS as PRIORS,
     DataSettings as DataSettings,
     EvalSettings as EvalSettings,
     LabelledSettings as LabelledSettings,
     LoopSettings as LoopSettings,
     PriorSettings as PriorSettings,
+    PriorSpec as PriorSpec,
     ScoringSettings as ScoringSettings,
     check_prior_settings as check_prior_settings,
     idle_prior_settings as idle_prior_settings,

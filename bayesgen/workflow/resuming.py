@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bayesgen.config import EvalSettings, TrainSettings, described
-from bayesgen.config.provenance import Chosen, by_flag
+from bayesgen.config.fields import Chosen, by_flag
 from bayesgen.draws import Draws
 from bayesgen.errors import UserError
 from bayesgen.inference.registry import SAMPLERS

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bayesgen.config import TrainSettings, described
-from bayesgen.config.provenance import Chosen
+from bayesgen.config.fields import Chosen
 from bayesgen.errors import UserError, nearest
 from bayesgen.inference.registry import SAMPLERS
 from bayesgen.models import FunctionalModel

@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 
 from bayesgen.config import TrainSettings
-from bayesgen.config.provenance import Chosen
+from bayesgen.config.fields import Chosen
 from bayesgen.errors import Interrupted, UserError, warn
 from bayesgen.inference.preconditioning import Scales
 from bayesgen.models import FunctionalModel, resolve_device

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from bayesgen.cli.command import preset_classes
 from bayesgen.cli.main import COMMANDS, main, run_command
 from bayesgen.config import BaselineSettings, described
-from bayesgen.config.provenance import read_config
+from bayesgen.config.fields import read_config
 from bayesgen.inference.registry import SAMPLERS, settings_classes
 from tests.workspace import Workspace
 
@@ -99,7 +100,7 @@ def test_the_presets_that_ship_are_the_defaults_written_out(
 ) -> None:
     """Installed without config.py, the product behaves the same."""
     monkeypatch.chdir(ROOT)
-    presets, _ = read_config(None, settings_classes())
+    presets, _ = read_config(None, preset_classes())
     # a preset for all labelled data would undo the defaults of real-valued labels
     assert set(presets) == {f"CONFIG_{name.upper()}" for name in (*SAMPLERS, "baseline")}
     for name, cls in (*settings_classes().items(), ("baseline", BaselineSettings)):
