@@ -28,7 +28,7 @@ COMMANDS = {
     "prior import": "make a prior of published files, or of the state of a SWAG module",
     "quickstart": "baseline, SGHMC posterior, scores and a paragraph, in a few minutes",
 }
-"""Name -> one line; the module of that name, with _ for the space, holds the `COMMAND`."""
+"""Name -> one line. The module of the first word holds a `COMMAND`, or one named by the second."""
 FAMILIES = {name.split()[0] for name in COMMANDS if " " in name}
 """First words of commands that have two."""
 SMALLER = "lower `batch_size`, `eval_batch_size`, `num_draws` or `num_texts`, if it has one"
@@ -65,8 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_command(name: str, argv: Sequence[str] | None = None) -> int:
     """Run one command as a program: one-line errors with status 2, no traceback."""
-    module = importlib.import_module(f"bayesgen.cli.{name.replace(' ', '_')}")
-    return guarded(module.COMMAND, list(sys.argv[1:] if argv is None else argv))
+    first, *second = name.split()
+    module = importlib.import_module(f"bayesgen.cli.{first}")
+    command = getattr(module, second[0].upper() if second else "COMMAND")
+    return guarded(command, list(sys.argv[1:] if argv is None else argv))
 
 
 def guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from bayesgen.cli.main import run_command
-from bayesgen.cli.prior_learn import COMMAND as LEARN
+from bayesgen.cli.prior import LEARN
 from bayesgen.data.corpora import load_corpus
 from bayesgen.data.windows import Windows
 from bayesgen.evaluation.nll import nll_of

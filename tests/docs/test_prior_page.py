@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bayesgen.cli.main import main
-from bayesgen.cli.prior_learn import COMMAND as LEARN
+from bayesgen.cli.prior import LEARN
 from bayesgen.cli.train import COMMAND as TRAIN
 from bayesgen.inference.registry import SAMPLERS
 from bayesgen.inference.swag import SWAGSettings
