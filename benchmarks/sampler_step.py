@@ -22,9 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch.func import functional_call
 
-from bayesgen.inference.affine import Affine
 from bayesgen.inference.libraries import posteriors
-from bayesgen.inference.log_posterior import LogPosterior
+from bayesgen.inference.log_posterior import Affine, LogPosterior
 from bayesgen.inference.registry import SAMPLERS
 from bayesgen.models import FunctionalModel
 from bayesgen.models.nanogpt import GPT, GPTConfig

@@ -40,8 +40,8 @@ class EKFSettings(PerExampleSettings):
 def build(log_posterior: LogPosterior, settings: EKFSettings, plan: Plan) -> Sampler:
     import torch
 
-    from bayesgen.inference.affine import Affine
     from bayesgen.inference.libraries import posteriors
+    from bayesgen.inference.log_posterior import Affine
     from bayesgen.inference.sampler import Sampler, diagonal_prior, rows_within, terms_of
     from bayesgen.priors import DiagonalGaussian
 

@@ -16,8 +16,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from bayesgen.inference.affine import Chunks
 from bayesgen.inference.libraries import posteriors
+from bayesgen.inference.log_posterior import Chunks
 from bayesgen.models.functional import Batch
 from bayesgen.parameters import widest
 

@@ -17,9 +17,8 @@ from torch import Tensor
 
 from bayesgen.config import MomentumSettings, PerExampleSettings
 from bayesgen.errors import UserError
-from bayesgen.inference.affine import Chunks
 from bayesgen.inference.libraries import posteriors
-from bayesgen.inference.log_posterior import LogPosterior, split
+from bayesgen.inference.log_posterior import Chunks, LogPosterior, split
 from bayesgen.inference.schedules import Plan, lookup
 from bayesgen.models.functional import Batch
 from bayesgen.priors.base import DiagonalGaussian, Fitted

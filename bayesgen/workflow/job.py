@@ -13,8 +13,7 @@ from torch import Tensor
 from bayesgen.config import ChainSettings, DataSettings, PerExampleSettings, TrainSettings
 from bayesgen.data.masked import MaskedBatches, MaskedWindows
 from bayesgen.data.windows import Batches, RandomWindows, Rows, ShuffledWindows, Windows
-from bayesgen.inference.affine import Affine
-from bayesgen.inference.log_posterior import LogPosterior
+from bayesgen.inference.log_posterior import Affine, LogPosterior
 from bayesgen.inference.preconditioning import Scales, measure, measured_moments, stable_rate
 from bayesgen.inference.registry import SAMPLERS, SamplerSpec
 from bayesgen.inference.sampler import Sampler

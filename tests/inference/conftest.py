@@ -14,8 +14,7 @@ from torch import Tensor
 from bayesgen import parameters
 from bayesgen.config import TrainSettings
 from bayesgen.data.windows import ShuffledWindows, Windows
-from bayesgen.inference.affine import Affine
-from bayesgen.inference.log_posterior import LogPosterior
+from bayesgen.inference.log_posterior import Affine, LogPosterior
 from bayesgen.inference.registry import SAMPLERS
 from bayesgen.inference.sampler import Sampler, State
 from bayesgen.models import FunctionalModel

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bayesgen.inference.affine import Affine, Chunks
+from bayesgen.inference.log_posterior import Affine, Chunks
 from bayesgen.parameters import CHUNK
 
 SIZES = [7, CHUNK + 11]

@@ -19,8 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bayesgen.inference.affine import Affine
-from bayesgen.inference.log_posterior import LogPosterior
+from bayesgen.inference.log_posterior import Affine, LogPosterior
 from bayesgen.inference.registry import SAMPLERS as OURS
 from bayesgen.inference.schedules import pass_plan
 from bayesgen.models import FunctionalModel

@@ -10,9 +10,8 @@ from torch import Tensor
 from torch.distributions import Categorical, Normal
 
 from bayesgen import likelihoods
-from bayesgen.inference.affine import Affine, Chunks
 from bayesgen.inference.libraries import posteriors
-from bayesgen.inference.log_posterior import LogPosterior, split
+from bayesgen.inference.log_posterior import Affine, Chunks, LogPosterior, split
 from bayesgen.likelihoods import IGNORED
 from bayesgen.models.functional import FunctionalModel
 from bayesgen.parameters import FlatModule
@@ -37,7 +36,9 @@ class Flat(Prior):
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """θ in chunks of 1,000, so that a tiny network has several."""
-    monkeypatch.setattr("bayesgen.inference.affine.chunks", lambda theta: tuple(theta.split(1000)))
+    monkeypatch.setattr(
+        "bayesgen.inference.log_posterior.chunks", lambda theta: tuple(theta.split(1000))
+    )
 
 
 @pytest.fixture(params=["identity", "scaled"])
