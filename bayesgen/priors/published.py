@@ -1,13 +1,18 @@
-"""Priors that Shwartz-Ziv et al. 2022 published, with the names that their files lack.
+"""Priors that others published, with the names of a module.
 
-https://arxiv.org/abs/2205.10279, https://github.com/hsouri/BayesianTransferLearning: mean [P],
-variance [P] and deviations [K, P] of the parameters of a module, flat, in the order of its
-`parameters()`. Statistics of batch norms are no parameters: a prior says nothing of them.
+Two formats: flat tensors (Shwartz-Ziv et al. 2022, https://arxiv.org/abs/2205.10279,
+https://github.com/hsouri/BayesianTransferLearning), which have the parameters of a module in the
+order of its `parameters()`; and the state dict of a `SWAG` module (Maddox et al. 2019,
+https://arxiv.org/abs/1902.02476, https://github.com/wjmaddox/swa_gaussian), which has a mean, a
+mean square and deviations that are not divided by √(K − 1) for each parameter. Statistics of batch
+norms, which the files may hold, are no parameters: a prior says nothing of them.
 """
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,11 +20,95 @@ from torch import Tensor, nn
 
 from bayesgen.errors import UserError
 from bayesgen.parameters import Layout, Subset, select
-from bayesgen.priors.foreign import base_of, dense, named_prior
-from bayesgen.priors.learned import SHIFT, LearnedPrior
+from bayesgen.priors.learned import SHIFT, LearnedPrior, listed
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 """Last parts of the names of what a batch norm keeps beside its parameters."""
+SETTING = "`swag_state`"
+BASE = "base."
+"""What the names of the network inside a SWAG module begin with."""
+MEAN, SQUARES, DEVIATIONS = "_mean", "_sq_mean", "_cov_mat_sqrt"
+"""What is added to the name of a parameter."""
+
+
+def read_pt(path: Path, setting: str) -> Any:
+    """What a file of `torch.save` holds: tensors and plain data, by `weights_only=True`.
+
+    Raises:
+        UserError: there is no file, it is damaged, or it holds anything else.
+    """
+    if not path.is_file():
+        raise UserError(f"{setting}: no file at '{path}'")
+    try:
+        # mapped, where the format allows it: a prior is in memory once
+        mapped = zipfile.is_zipfile(path)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    # a damaged pickle can raise nearly any exception
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"{setting}: '{path}' cannot be read, it is damaged or holds more than tensors and"
+            f" plain data; copy it anew, or save its tensors alone ({reason[:200]})"
+        ) from error
+
+
+def dense(tensor: Any, setting: str, dims: int | None = None) -> Tensor:
+    """`tensor`, if it is a dense one of float numbers, with so many dimensions.
+
+    Raises:
+        UserError: it is none.
+    """
+    if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_quantized:
+        raise UserError(f"{setting}: it holds no tensor of numbers ({type(tensor).__name__})")
+    if not tensor.is_floating_point() or tensor.device.type != "cpu":
+        raise UserError(
+            f"{setting}: it holds {tensor.dtype} on '{tensor.device}', no float numbers"
+        )
+    if dims is not None and tensor.dim() != dims:
+        raise UserError(
+            f"{setting}: its shape is {list(tensor.shape)}; it must have {dims} dimensions"
+        )
+    # a few bytes can claim to be any number of rows
+    if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
+        raise UserError(f"{setting}: its shape {list(tensor.shape)} is larger than what it holds")
+    return tensor.detach()
+
+
+def named_prior(
+    mean: Tensor,
+    variance: Tensor,
+    rows: Tensor,
+    layout: Layout,
+    module: nn.Module,
+    record: Mapping[str, Any] | None,
+    *,
+    divided: bool = False,
+) -> LearnedPrior:
+    """The prior of these tensors, of parameters of `module`.
+
+    Args:
+        mean, variance: [P].
+        rows: deviations [K, P].
+        divided: whether they are divided by √(K − 1) already.
+        record: of the prior; the prefix of the module's names is added.
+
+    Raises:
+        UserError: a number is not finite, or a variance negative.
+    """
+    record = dict(record or {})
+    record["model"] = {**record.get("model", {}), "base": base_of(module)}
+    divisor = 1.0 if divided else float(max(len(rows) - 1, 1) ** 0.5)
+    prior = LearnedPrior(mean.float(), variance.float(), rows.float() / divisor, layout, record)
+    fault = prior.fault()
+    if fault is not None:
+        raise UserError(f"the prior cannot be imported: {fault}; copy its files anew")
+    return prior
+
+
+def base_of(module: nn.Module) -> str:
+    """Prefix of the names of a Hugging Face model without its head; else empty."""
+    base = str(getattr(module, "base_model_prefix", ""))
+    return base if base and hasattr(module, base) else ""
 
 
 def import_published(
@@ -189,3 +278,123 @@ def _hint(module: nn.Module, size: int) -> str:
     if base and sum(inner) == size:
         return f", or of the model without its head: `parameters='{base}.*'`"
     return "; name the model that it was learned from, or choose its `parameters`"
+
+
+def swag_state(found: Any) -> dict[str, Any]:
+    """The state dict in what a file holds: itself, or a checkpoint's `state_dict`.
+
+    Raises:
+        UserError: it is none of a `SWAG` module, or of one that has collected less than two models.
+    """
+    if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
+        found = found["state_dict"]
+    if not isinstance(found, Mapping) or not all(isinstance(key, str) for key in found):
+        raise UserError(f"{SETTING}: it is no state dict of a SWAG module")
+    state = dict(found)
+    if not stems(state):
+        raise UserError(
+            f"{SETTING}: it is no state dict of a SWAG module: no name ends with '{SQUARES}'"
+        )
+    count = collected(state)
+    if count is not None and count < 2:
+        raise UserError(f"{SETTING}: it has collected {count} models; a variance needs two")
+    return state
+
+
+def import_swag_state(
+    state: Mapping[str, Any],
+    module: nn.Module,
+    *,
+    parameters: Subset = "all",
+    record: Mapping[str, Any] | None = None,
+) -> LearnedPrior:
+    """A prior of a `SWAG` state, matched by name.
+
+    v is its mean square minus the square of its mean (at least 0), Q its deviations divided by
+    √(K − 1), with K the number that it keeps.
+
+    Args:
+        state: see `swag_state`.
+        module: gives the names; the same network as the one inside.
+        parameters: which of the module's parameters the prior is of.
+        record: what the prior keeps of the model and of how it was learned.
+
+    Raises:
+        UserError: the state does not fit the module, or is damaged.
+    """
+    known = stems(state)
+    named = dict(module.named_parameters())
+    chosen = select(module, parameters)
+    lacking = [name for name in chosen if name not in known]
+    if lacking:
+        raise UserError(
+            f"{SETTING}: it does not know {listed(lacking)}, which the model has: name the model"
+            f" that it was learned from, or choose `parameters` (it knows {listed(known)})"
+        )
+    parts = [_part(state, known[name], name, named[name]) for name in chosen]
+    if len({len(rows) for *_, rows in parts}) > 1:
+        raise UserError(
+            f"{SETTING}: its parameters do not keep equally many deviations; copy it anew"
+        )
+    mean, squares, rows = (torch.cat(each, dim=-1) for each in zip(*parts, strict=True))
+    count = collected(state)
+    if count is not None and len(rows) > count:
+        raise UserError(
+            f"{SETTING}: it keeps {len(rows)} deviations of {count} collected models; copy it anew"
+        )
+    return named_prior(
+        mean,
+        (squares.double() - mean.double().square()).clamp(min=0),
+        rows,
+        Layout.of((name, named[name]) for name in chosen),
+        module,
+        record,
+    )
+
+
+def stems(state: Mapping[str, Any]) -> dict[str, str]:
+    """Parameters that a state knows: name in the network -> what its names there begin with."""
+    found = (key.removesuffix(SQUARES) for key in state if key.endswith(SQUARES))
+    return {stem.removeprefix(BASE): stem for stem in found}
+
+
+def left_out(state: Mapping[str, Any], prior: LearnedPrior) -> list[str]:
+    """Parameters that a state knows and a prior that was made of it does not."""
+    return [name for name in stems(state) if name not in prior.layout.names]
+
+
+def collected(state: Mapping[str, Any]) -> int | None:
+    """How many models a state has collected, where it says so.
+
+    Raises:
+        UserError: what it says is no number.
+    """
+    count = state.get("n_models")
+    if count is None:
+        return None
+    if isinstance(count, int) and not isinstance(count, bool):
+        return count
+    if isinstance(count, Tensor) and count.dtype in {torch.int32, torch.int64}:
+        count = count.to(torch.float64) if count.layout == torch.strided else None
+    number = dense(count, f"{SETTING} 'n_models'")
+    if number.numel() != 1 or not float(number).is_integer():
+        raise UserError(f"{SETTING} 'n_models': it is no number of models; copy it anew")
+    return int(number)
+
+
+def _part(
+    state: Mapping[str, Any], stem: str, name: str, parameter: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean [n], mean square [n] and deviations [K, n] of one parameter; K is 0 where none are."""
+    where = f"{SETTING} '{name}'"
+    mean, squares = (
+        dense(state.get(stem + end), where, parameter.dim()) for end in (MEAN, SQUARES)
+    )
+    rows = dense(state.get(stem + DEVIATIONS, torch.zeros(0, parameter.numel())), where, 2)
+    shapes = [list(tensor.shape) for tensor in (mean, squares, rows)]
+    if shapes != [[*parameter.shape], [*parameter.shape], [len(rows), parameter.numel()]]:
+        raise UserError(
+            f"{SETTING}: mean, mean square and deviations of '{name}' are {shapes}, and the model's"
+            f" is {list(parameter.shape)}: it is of another model"
+        )
+    return mean.flatten(), squares.flatten(), rows

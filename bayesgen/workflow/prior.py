@@ -24,10 +24,15 @@ from bayesgen.inference.sampler import Learned
 from bayesgen.models import FunctionalModel
 from bayesgen.priors import published
 from bayesgen.priors.base import build_prior
-from bayesgen.priors.foreign import read_pt
 from bayesgen.priors.learned import LearnedPrior, listed
 from bayesgen.priors.prior_file import FAR, FILE, write_prior
-from bayesgen.priors.swag_state import collected, import_swag_state, left_out, swag_state
+from bayesgen.priors.published import (
+    collected,
+    import_swag_state,
+    left_out,
+    read_pt,
+    swag_state,
+)
 from bayesgen.runs import Run, file_sha256
 from bayesgen.workflow.inputs import model_of, read_inputs
 from bayesgen.workflow.job import Job, weights_of

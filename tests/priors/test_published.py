@@ -15,8 +15,13 @@ from torch.func import functional_call
 from bayesgen.errors import UserError
 from bayesgen.models.functional import FunctionalModel
 from bayesgen.priors import Weights, read_prior, write_prior
-from bayesgen.priors.foreign import read_pt
-from bayesgen.priors.published import import_published, spread_ratio, torchvision_order, weights_of
+from bayesgen.priors.published import (
+    import_published,
+    read_pt,
+    spread_ratio,
+    torchvision_order,
+    weights_of,
+)
 from tests.priors.files import agree, exact, random_parts
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bayesgen.errors import UserError
 from bayesgen.models.functional import FunctionalModel
 from bayesgen.priors import Weights
-from bayesgen.priors.swag_state import collected, import_swag_state, left_out, stems, swag_state
+from bayesgen.priors.published import collected, import_swag_state, left_out, stems, swag_state
 from tests.priors.files import agree, exact
 
 KEPT = 4
