@@ -13,8 +13,7 @@ from bayesgen.config import PRIORS, PriorSpec
 if TYPE_CHECKING:
     from bayesgen.priors.base import DiagonalGaussian, Fitted, Prior, Weights, build_prior
     from bayesgen.priors.gaussian import GaussianPrior, normal, pretrained
-    from bayesgen.priors.learned import LearnedPrior
-    from bayesgen.priors.low_rank import LowRankGaussian
+    from bayesgen.priors.learned import LearnedPrior, LowRankGaussian
     from bayesgen.priors.prior_file import read_prior, write_prior
 
 __all__ = [
@@ -37,8 +36,7 @@ __all__ = [
 _HOMES = {
     "base": {"DiagonalGaussian", "Fitted", "Prior", "Weights", "build_prior"},
     "gaussian": {"GaussianPrior", "normal", "pretrained"},
-    "learned": {"LearnedPrior"},
-    "low_rank": {"LowRankGaussian"},
+    "learned": {"LearnedPrior", "LowRankGaussian"},
     "prior_file": {"read_prior", "write_prior"},
 }
 

@@ -4,10 +4,19 @@
 
 λ multiplies a covariance: both of its parts (Maddox et al. 2019, https://arxiv.org/abs/1902.02476,
 eq. 1; Shwartz-Ziv et al. 2022, https://arxiv.org/abs/2205.10279, section 3.2).
+
+Of such a Gaussian, N(μ, diag(d) + Wᵀ W) with W = g Q: with C = I + W diag(d)⁻¹ Wᵀ [K, K],
+z = C⁻¹ W (r / d) and e = r − Wᵀ z for a residual r = θ − μ,
+
+    Σ⁻¹ r = e / d,   rᵀ Σ⁻¹ r = Σ_i e_i² / d_i + zᵀ z,   log det Σ = log det C + Σ_i log d_i
+
+(Woodbury's identity and the determinant lemma, in a form whose terms are all positive): O(P K) time
+for the density, its gradient and a draw, and O(P) memory beside Q, which is never copied.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,9 +26,8 @@ from torch import Tensor
 
 from bayesgen.config import PRIORS
 from bayesgen.errors import UserError
-from bayesgen.parameters import Layout, ParameterSpec
-from bayesgen.priors.base import Weights
-from bayesgen.priors.low_rank import LowRankGaussian
+from bayesgen.parameters import Layout, ParameterSpec, widest
+from bayesgen.priors.base import DiagonalGaussian, Prior, Weights
 
 TENSORS = ("mean", "variance", "deviations")
 SHIFT = "shift"
@@ -27,6 +35,109 @@ SHIFT = "shift"
 that start."""
 SHOWN = 5
 """Names that a message lists."""
+_BLOCK = 2**20
+
+
+class LowRankGaussian(Prior):
+    """N(mean, diag(diagonal) + gain² deviationsᵀ deviations) on θ ∈ R^P.
+
+    Args:
+        mean: [P].
+        diagonal: [P], positive: the variance that is each coordinate's own.
+        deviations: [K, P]; K may be 0.
+        gain: g, a number.
+        words: what the density is, for people.
+        origin: more that a run keeps of where it comes from, plain data.
+
+    Raises:
+        ValueError: shapes do not fit, or a variance is not positive and finite.
+    """
+
+    def __init__(
+        self,
+        mean: Tensor,
+        diagonal: Tensor,
+        deviations: Tensor,
+        gain: float = 1.0,
+        *,
+        words: str = "low rank + diagonal",
+        origin: Mapping[str, Any] | None = None,
+    ) -> None:
+        if diagonal.shape != mean.shape or deviations.shape[1:] != mean.shape or mean.dim() != 1:
+            raise ValueError(
+                f"mean {list(mean.shape)} and diagonal {list(diagonal.shape)} must be [P],"
+                f" deviations {list(deviations.shape)} must be [K, P]"
+            )
+        if not ((diagonal > 0) & diagonal.isfinite()).all():
+            raise ValueError("every variance of the diagonal must be positive and finite")
+        self.mean = mean
+        self.variance = diagonal
+        self.deviations = deviations
+        self.gain = gain
+        self.words = words
+        self.origin = origin or {}
+        # the small system is solved in float64: it holds sums over all of θ
+        gram = torch.zeros(len(deviations), len(deviations), dtype=torch.float64)
+        log_det = 0.0
+        for part in torch.arange(len(mean)).split(_BLOCK):
+            where = slice(int(part[0]), int(part[-1]) + 1)
+            q, d = deviations[:, where].cpu().double(), diagonal[where].cpu().double()
+            gram += (q / d) @ q.T
+            log_det += float(d.log().sum())
+        cholesky = torch.linalg.cholesky(torch.eye(len(gram), dtype=torch.float64) + gain**2 * gram)
+        log_det += 2 * float(cholesky.diagonal().log().sum())
+        self._cholesky = cholesky.to(mean.device, widest(mean.device))
+        self._log_normaliser = -0.5 * (len(mean) * math.log(2 * math.pi) + log_det)
+
+    def _split(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """e [P] and z [K] of θ."""
+        residual = theta - self.mean
+        pulled = self.gain * (self.deviations @ (residual / self.variance)).to(self._cholesky.dtype)
+        z = torch.cholesky_solve(pulled.unsqueeze(-1), self._cholesky).squeeze(-1)
+        z = z.to(residual.dtype)
+        return residual - (self.gain * z) @ self.deviations, z
+
+    def log_prob(self, theta: Tensor) -> Tensor:
+        e, z = self._split(theta)
+        return self._log_normaliser - 0.5 * ((e * e / self.variance).sum() + (z * z).sum())
+
+    def accumulate(self, theta: Tensor, grad: Tensor, weight: float) -> Tensor:
+        e, z = self._split(theta)
+        pull = e / self.variance
+        grad.add_(pull, alpha=-weight)
+        return self._log_normaliser - 0.5 * (torch.dot(pull, e) + torch.dot(z, z))
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """One draw of θ [P], by the global generator unless one is given."""
+        noise = torch.randn(len(self.mean), generator=generator, device=self.mean.device)
+        along = torch.randn(len(self.deviations), generator=generator, device=self.mean.device)
+        own = self.mean + self.variance.sqrt() * noise
+        return own + (self.gain * along) @ self.deviations
+
+    def diagonal(self) -> DiagonalGaussian | None:
+        return None if len(self.deviations) else DiagonalGaussian(self.mean, self.variance)
+
+    def precision(self) -> Tensor:
+        # W only adds to the covariance
+        return self.variance.reciprocal()
+
+    def marginal_variance(self) -> Tensor:
+        """diag(Σ) [P]."""
+        lengths: Tensor = torch.linalg.vector_norm(self.deviations, dim=0)
+        return self.variance + (self.gain * lengths).square()
+
+    @property
+    def factor(self) -> Tensor:
+        """W [K, P], a new tensor."""
+        return self.gain * self.deviations
+
+    def tensors(self) -> dict[str, Tensor]:
+        """For a file: mean, standard deviations of the diagonal part, and the factor."""
+        return {"mean": self.mean, "sd": self.variance.sqrt(), "factor": self.factor}
+
+    def describe(self) -> str:
+        sd = float(self.marginal_variance().median().sqrt())
+        return f"{self.words}: rank {len(self.deviations)}, median σᵢ {sd:.3g}"
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,7 @@ from bayesgen.config import PriorSettings
 from bayesgen.errors import UserError
 from bayesgen.parameters import Layout
 from bayesgen.priors.base import Weights
-from bayesgen.priors.learned import SHIFT, TENSORS, LearnedPrior, Matched, bare
-from bayesgen.priors.low_rank import LowRankGaussian
+from bayesgen.priors.learned import SHIFT, TENSORS, LearnedPrior, LowRankGaussian, Matched, bare
 from bayesgen.runs import atomic_save, file_sha256, finite
 from bayesgen.runs.files import adds_up, parse_record
 
