@@ -62,7 +62,8 @@ class PriorSpec:
         name: what the setting `prior` takes.
         summary: the density in a few words.
         build: makes it, a `bayesgen.priors.Prior`, of the settings (a `PriorSettings` whose λ is a
-            number) and of the weights that it is for (a `bayesgen.priors.Weights`).
+            number) and of the weights that it is for (a `bayesgen.priors.Weights`); or
+            "module:function".
         uses: the settings among `PRIOR_SETTINGS` that change it; the others are refused beside it.
         scales: λ that `prior_scale=auto` tries, increasing by about the same factor; where there
             are none, λ must be a number.
@@ -72,7 +73,7 @@ class PriorSpec:
 
     name: str
     summary: str
-    build: Callable[[Any, Any], Any]
+    build: Callable[[Any, Any], Any] | str
     uses: frozenset[str] = frozenset({"prior_std"})
     scales: tuple[float, ...] = ()
     written_by: str | None = None
@@ -94,10 +95,10 @@ PRIOR_SETTINGS = {
 PRIORS: Registry[PriorSpec] = Registry(
     "prior",
     {
-        "normal": "bayesgen.priors.built_in:NORMAL",
-        "pretrained": "bayesgen.priors.built_in:PRETRAINED",
-        "swag": "bayesgen.priors.built_in:SWAG",
-        "laplace": "bayesgen.priors.built_in:LAPLACE",
+        "normal": "bayesgen.priors:NORMAL",
+        "pretrained": "bayesgen.priors:PRETRAINED",
+        "swag": "bayesgen.priors:SWAG",
+        "laplace": "bayesgen.priors:LAPLACE",
     },
 )
 

@@ -1,4 +1,4 @@
-"""Priors: densities on θ, one per file, and `PRIORS`, the registry of those that have a name.
+"""Priors: densities on θ, and those of `PRIORS` that come with bayesgen.
 
 Names load what they need when they are first used: a command line that lists priors has no torch.
 """
@@ -39,6 +39,37 @@ _HOMES = {
     "learned": {"LearnedPrior", "LowRankGaussian"},
     "prior_file": {"read_prior", "write_prior"},
 }
+
+LEARNED_SCALES = (0.1, 1.0, 1e1, 1e2, 1e3, 1e4, 1e5)
+"""λ of what the path of an optimizer, or much text, taught: far narrower than what a task may
+need."""
+SCALES = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
+"""λ where `prior_std` states the width, in the same units as the weights."""
+
+NORMAL = PriorSpec("normal", "N(0, σ²)", "bayesgen.priors.gaussian:build", scales=SCALES)
+PRETRAINED = PriorSpec(
+    "pretrained",
+    "N(loaded weights, σ²)",
+    "bayesgen.priors.gaussian:build",
+    uses=frozenset({"prior_std", "prior_relative", "prior_path"}),
+    scales=SCALES,
+)
+SWAG = PriorSpec(
+    "swag",
+    "learned from the path of an optimizer in pretraining",
+    "bayesgen.priors.prior_file:build",
+    uses=frozenset({"prior_path", "prior_epsilon"}),
+    scales=LEARNED_SCALES,
+    written_by="bayesgen prior learn",
+)
+LAPLACE = PriorSpec(
+    "laplace",
+    "learned from the curvature at the end of pretraining",
+    "bayesgen.priors.prior_file:build",
+    uses=SWAG.uses,
+    scales=LEARNED_SCALES,
+    written_by="a run with `sampler=laplace`",
+)
 
 
 def __getattr__(name: str) -> Any:

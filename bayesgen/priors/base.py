@@ -47,6 +47,7 @@ from torch.func import grad_and_value
 
 from bayesgen.config import PRIORS, PriorSettings
 from bayesgen.parameters import Layout
+from bayesgen.registry import resolved
 
 
 @dataclass(frozen=True)
@@ -184,5 +185,5 @@ def build_prior(settings: PriorSettings, weights: Weights) -> Prior:
     """
     if isinstance(settings.prior_scale, str):
         raise ValueError("λ has to be chosen first")
-    prior: Prior = PRIORS[settings.prior].build(settings, weights)
+    prior: Prior = resolved(PRIORS[settings.prior].build)(settings, weights)
     return prior
