@@ -26,13 +26,6 @@ from bayesgen.priors import published
 from bayesgen.priors.base import build_prior
 from bayesgen.priors.learned import LearnedPrior, listed
 from bayesgen.priors.prior_file import FAR, FILE, write_prior
-from bayesgen.priors.published import (
-    collected,
-    import_swag_state,
-    left_out,
-    read_pt,
-    swag_state,
-)
 from bayesgen.runs import Run, file_sha256
 from bayesgen.workflow.inputs import model_of, read_inputs
 from bayesgen.workflow.job import Job, weights_of
@@ -178,7 +171,7 @@ def import_prior(settings: PriorImportSettings, model: FunctionalModel) -> Learn
             deviations are divided by √(K − 1).
     """
     read = {
-        name: read_pt(Path(path), f"`{name}`")
+        name: published.read_pt(Path(path), f"`{name}`")
         for name in (*FILES, "swag_state")
         if (path := getattr(settings, name)) is not None
     }
@@ -188,12 +181,12 @@ def import_prior(settings: PriorImportSettings, model: FunctionalModel) -> Learn
         "upstream": {"method": "swag", "imported": files},
     }
     if settings.swag_state is not None:
-        state = swag_state(read["swag_state"])
-        record["upstream"]["collected"] = collected(state)
-        prior = import_swag_state(
+        state = published.swag_state(read["swag_state"])
+        record["upstream"]["collected"] = published.collected(state)
+        prior = published.import_swag_state(
             state, model.module, parameters=settings.parameters, record=record
         )
-        extra = left_out(state, prior)
+        extra = published.left_out(state, prior)
         if extra:
             warn(f"left out, not among the chosen parameters: {listed(extra)}")
         return prior
