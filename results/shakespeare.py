@@ -37,7 +37,7 @@ from bayesgen.config import ChainSettings
 from bayesgen.data.corpora import load_corpus
 from bayesgen.data.windows import Windows
 from bayesgen.evaluation import score_checkpoint
-from bayesgen.evaluation.intervals import paired_difference
+from bayesgen.evaluation.metrics import paired_difference
 from bayesgen.runs import Run
 
 CHAINS = ("sgld", "sghmc", "baoa")

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from torch import Tensor
 
 from bayesgen.data.windows import Rows
 from bayesgen.errors import UserError
-from bayesgen.evaluation.metrics import Values
-from bayesgen.evaluation.tokens import Scored, Tally, TokenScores
+from bayesgen.evaluation.classes import Scored, Tally, TokenScores
+from bayesgen.evaluation.metrics import Passes
 from bayesgen.evaluation.walk import Split
 from bayesgen.predictive import Predictive
 from bayesgen.runs import atomic_save, atomic_write
@@ -31,29 +31,6 @@ VERSION = 4
 Keep = Callable[[int, int, Tensor], None]
 """Takes a draw, the place of the first of some observations as they are read, and the draw's
 log-likelihoods of these [n]."""
-
-
-@dataclass(frozen=True)
-class Passes:
-    """What the predictors said of one split.
-
-    Attributes:
-        temperature: of `temperature_scaled`; None where nothing can be scaled.
-        said: predictor -> what it said of every observation (`tokens.Scored`, `numbers.Predicted`
-            or `passes.Densities`); without `mean_of_draws`.
-        aleatoric: mean over the draws of the entropy of each observation's distribution [n], in
-            nats; None where there are no such distributions.
-        draws: the average of the draws' own numbers.
-        draws_window_nll: the average of their summed NLL of each row [W].
-        by_draws: number of draws -> the mixture of the first so many, in `walk.draw_order`.
-    """
-
-    temperature: float | None
-    said: dict[str, Any]
-    aleatoric: Tensor | None
-    draws: Values
-    draws_window_nll: Tensor
-    by_draws: dict[int, Values]
 
 
 class TokenCache:

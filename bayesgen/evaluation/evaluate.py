@@ -1,29 +1,158 @@
-"""Score a split: every observation once, five predictors side by side (see `passes`)."""
+"""Score a split: every observation once, five predictors side by side (see `run_passes`)."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from bayesgen.data.windows import Rows
-from bayesgen.evaluation.cache import Passes, TokenCache
-from bayesgen.evaluation.intervals import ONE_WINDOW, Interval, paired_difference
-from bayesgen.evaluation.metrics import Values, measured
+from bayesgen.evaluation import classes
+from bayesgen.evaluation.cache import Keep, TokenCache
+from bayesgen.evaluation.classes import (
+    Scored,
+    TokenScores,
+    fit_temperature,
+    score_mixture,
+    score_weights,
+)
+from bayesgen.evaluation.metrics import (
+    ONE_WINDOW,
+    Interval,
+    Passes,
+    Values,
+    measured,
+    paired_difference,
+)
 from bayesgen.evaluation.numbers import (
     CONSTANT,
     coverage_table,
+    passes_of_numbers,
+    read_numbers,
     spearman_difference,
     sureness,
 )
-from bayesgen.evaluation.passes import run_passes
 from bayesgen.evaluation.selective import selective
-from bayesgen.evaluation.walk import Split
-from bayesgen.predictive import Predictive
+from bayesgen.evaluation.walk import (
+    Advance,
+    Split,
+    cross_fitted,
+    draw_order,
+    progress_bar,
+)
+from bayesgen.models import FunctionalModel
+from bayesgen.predictive import Forward, Predictive
 from bayesgen.predictive.mixture import Uncertainty
+
+
+def run_passes(
+    predictive: Predictive,
+    windows: Rows,
+    held_in: Rows,
+    *,
+    batch_size: int = 64,
+    max_windows: int | None = None,
+    cache: TokenCache | None = None,
+    progress: str | None = None,
+) -> tuple[Passes, Split]:
+    """What the checkpoint and all draws say of `windows`; see `evaluate.evaluate_split`.
+
+    Raises:
+        ValueError: a real-valued label is not finite.
+    """
+    model, forward = predictive.model, predictive.forward
+    split = Split.of(windows, batch_size, max_windows, forward.device, model.likelihood)
+    key = "" if cache is None else cache.key(split, held_in, predictive)
+    if split.kind in {"token", "class"}:
+        return _class_passes(predictive, split, held_in, cache, key, progress), split
+    make = partial(read_numbers, predictive, split, held_in, progress)
+    found = make() if cache is None else cache.tensors(f"{key}.outputs", make)
+    return passes_of_numbers(predictive, split, found), split
+
+
+def score_checkpoint(model: FunctionalModel, windows: Rows, *, batch_size: int = 64) -> Scored:
+    """A model's own weights on `windows` of tokens or classes: what `deterministic` is for a chain
+    that starts there."""
+    forward = Forward(model)
+    forward.load(model.theta)
+    split = _fitting(forward, Split.of(windows, batch_size, None, model.device))
+    return score_weights(forward, split, {"": (model.theta, None)})[""]
+
+
+def _class_passes(
+    predictive: Predictive,
+    split: Split,
+    held_in: Rows,
+    cache: TokenCache | None,
+    key: str,
+    progress: str | None,
+) -> Passes:
+    kept = None if cache is None else cache.read(key)
+    if kept is not None:
+        return kept
+    model, posterior, forward = predictive.model, predictive.posterior, predictive.forward
+    forward.load(model.theta)
+    split = _fitting(forward, split)
+
+    def passes(advance: Advance, keep: Keep | None) -> Passes:
+        forward.load(model.theta)
+        taus = _temperatures(forward, split, held_in)
+        alone = {
+            "deterministic": (model.theta, None),
+            "temperature_scaled": (model.theta, taus),
+            "posterior_mean": (posterior.mean().to(model.device), None),
+        }
+        said = score_weights(forward, split, alone, advance)
+
+        def each(draw: int, first: int, scores: TokenScores) -> None:
+            if keep is not None:
+                keep(draw, first, scores.log_likelihood)
+
+        order = draw_order(len(posterior))
+        mixed = score_mixture(forward, split, posterior, order, advance, each)
+        return replace(mixed, temperature=float(taus.mean()), said=said | mixed.said)
+
+    total = (len(posterior) + 3) * len(split.indices)
+    with progress_bar(progress, total, split.unit) as advance:
+        if cache is None:
+            return passes(advance, None)
+        try:
+            with cache.log_likelihoods(len(posterior), split.tokens_back) as keep:
+                found = passes(advance, keep)
+            cache.write(key, found)
+        finally:
+            cache.drop_unfinished()
+    return found
+
+
+def _fitting(forward: Forward, split: Split) -> Split:
+    """`split` in batches of as many rows as may be read at once, by what the network says of all
+    its positions, or of those that are asked for: at least one."""
+    first = forward.log_probs(split.windows.batch(torch.arange(1)))
+    one = max(first.numel(), first.shape[-1] * int(split.tokens.max()))
+    return replace(split, batch_size=min(split.batch_size, max(1, classes.MAX_ELEMENTS // one)))
+
+
+def _temperatures(forward: Forward, split: Split, held_in: Rows) -> Tensor:
+    """τ for each scored row [W], fitted on held-in data that is not scored with it.
+
+    Where the held-in data themselves are scored, each half of the rows has the temperature of the
+    other half (cross-fitting); a row that is alone there has 1.
+    """
+    count = len(split.indices)
+    if not split.windows.overlaps(held_in):
+        return torch.full((count,), fit_temperature(forward, held_in, split.batch_size))
+
+    def of_half(half: int) -> float:
+        other = split.windows.take(split.indices[half::2])
+        return fit_temperature(forward, other, split.batch_size)
+
+    return cross_fitted(count, of_half, torch.float32)
+
 
 PREDICTORS = ("deterministic", "temperature_scaled", "posterior_mean", "mean_of_draws", "bma")
 NO_TEMPERATURE = "a likelihood of its own has no temperature to fit"

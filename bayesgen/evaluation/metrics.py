@@ -8,7 +8,7 @@ A metric of your own is registered before an evaluation, or named by the entry p
     def error_rate(said, split):
         return float((said.tokens.guess != split.labels).double().mean())
 
-What a predictor said is a `tokens.Scored` where the labels are classes or tokens, and a
+What a predictor said is a `classes.Scored` where the labels are classes or tokens, and a
 `numbers.Predicted` where they are real numbers; `split` is a `walk.Split`, with the labels.
 """
 
@@ -19,12 +19,38 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from bayesgen.evaluation.intervals import Undefined
+import numpy as np
+from scipy.stats import bootstrap
+from torch import Tensor
+
 from bayesgen.evaluation.walk import LabelKind, Split
 from bayesgen.registry import Registry
 
 Values = dict[str, Any]
 """Metric -> number, or None; and under a key of its own the reason why there is none."""
+
+
+@dataclass(frozen=True)
+class Passes:
+    """What the predictors said of one split.
+
+    Attributes:
+        temperature: of `temperature_scaled`; None where nothing can be scaled.
+        said: predictor -> what it said of every observation (`classes.Scored`, `numbers.Predicted`
+            or `numbers.Densities`); without `mean_of_draws`.
+        aleatoric: mean over the draws of the entropy of each observation's distribution [n], in
+            nats; None where there are no such distributions.
+        draws: the average of the draws' own numbers.
+        draws_window_nll: the average of their summed NLL of each row [W].
+        by_draws: number of draws -> the mixture of the first so many, in `walk.draw_order`.
+    """
+
+    temperature: float | None
+    said: dict[str, Any]
+    aleatoric: Tensor | None
+    draws: Values
+    draws_window_nll: Tensor
+    by_draws: dict[int, Values]
 
 
 @dataclass(frozen=True)
@@ -38,7 +64,7 @@ class Metric:
         direction: which numbers are better.
         digits: after the point, in tables.
         heading: in tables (default: the name).
-        of_sums: it needs a `tokens.Tally` alone of classes or tokens, and is given that: only such
+        of_sums: it needs a `classes.Tally` alone of classes or tokens, and is given that: only such
             numbers are known of every single draw, and so of `mean_of_draws` and of the mixture of
             the first few draws. Of real-valued labels every draw's predictions are at hand.
         reason: key of the reason why there is no number, always there (default: `no_` and the name,
@@ -71,7 +97,7 @@ def measured(said: Any, split: Split, sums_only: bool = False) -> Values:
     """Every metric of what a predictor said.
 
     Args:
-        sums_only: `said` is a `tokens.Tally`, and only what needs no more is measured.
+        sums_only: `said` is a `classes.Tally`, and only what needs no more is measured.
     """
     found: Values = {}
     for metric in METRICS.values():
@@ -151,3 +177,70 @@ ECE = _built_in("ece", "ECE", (*CLASSES, "number"), of_sums=True)
 # summed over the classes or the vocabulary (Brier 1950)
 BRIER = _built_in("brier", "Brier", CLASSES, "mean_brier", of_sums=True)
 MACRO_F1 = Metric("macro_f1", _macro_f1, ("class",), "higher", heading="macro-F1")
+
+
+RESAMPLES = 2000
+ONE_WINDOW = "an interval needs two windows or more"
+
+
+class Undefined(Exception):
+    """There is no such number; the message says why."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A number with its 95 % interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+def percentile_interval(
+    statistic: Callable[..., np.ndarray],
+    samples: tuple[np.ndarray, ...],
+    *,
+    resamples: int = RESAMPLES,
+    batch: int = 100,
+    seed: int = 0,
+    paired: bool = False,
+) -> Interval:
+    """`statistic(*samples, axis=-1)` with its 95 % percentile bootstrap interval.
+
+    Args:
+        statistic: takes [..., n_i] for each sample and returns [...].
+        samples: [n_i] each, n_i of 2 or more.
+        batch: resamples that are handed to `statistic` at once.
+        paired: resample all `samples` together, instead of independently of each other.
+    """
+    interval = bootstrap(
+        samples,
+        statistic,
+        paired=paired,
+        vectorized=True,
+        n_resamples=resamples,
+        method="percentile",
+        batch=batch,
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return Interval(float(statistic(*samples, axis=-1)), float(interval.low), float(interval.high))
+
+
+def paired_difference(first: Tensor, second: Tensor, tokens: Tensor, seed: int = 0) -> Interval:
+    """Mean NLL of `first` minus that of `second`, per token.
+
+    Tokens of one window share their context, so whole windows are resampled (paired percentile
+    bootstrap, 2,000 resamples).
+
+    Args:
+        first, second: summed NLL of each window, [windows].
+        tokens: how many targets each window has, [windows].
+    """
+    samples = (first - second).double().numpy(), tokens.double().numpy()
+
+    def per_token(d: np.ndarray, n: np.ndarray, axis: int = -1) -> np.ndarray:
+        return np.asarray(d.sum(axis=axis) / n.sum(axis=axis))
+
+    if len(tokens) < 2:
+        return Interval(float(per_token(*samples)), math.nan, math.nan)
+    return percentile_interval(per_token, samples, seed=seed, paired=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,8 +14,29 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from bayesgen.evaluation.intervals import Interval, Undefined, percentile_interval
-from bayesgen.predictive.gaussian import GaussianMixture
+from bayesgen.data.windows import Rows
+from bayesgen.evaluation.classes import MAX_EXAMPLES
+from bayesgen.evaluation.metrics import (
+    Interval,
+    Passes,
+    Undefined,
+    averaged,
+    measured,
+    percentile_interval,
+)
+from bayesgen.evaluation.walk import (
+    STEPS,
+    Split,
+    Weights,
+    cross_fitted,
+    densities,
+    draw_order,
+    each_number,
+    progress_bar,
+)
+from bayesgen.likelihoods import Gaussian
+from bayesgen.predictive import Predictive
+from bayesgen.predictive.mixture import GaussianMixture, log_mean
 
 LEVELS = tuple(round(0.05 * i, 2) for i in range(1, 20))
 """Central intervals whose coverage makes the calibration error."""
@@ -205,3 +226,108 @@ def spearman_difference(first: Tensor, second: Tensor, labels: Tensor) -> Interv
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         return percentile_interval(of_rows, (rows,), resamples=RESAMPLES, batch=BATCH, seed=0)
+
+
+LEAST_TAU = 1e-6
+"""Of the variance of real-valued labels, where the residuals are all zero."""
+
+
+@dataclass(frozen=True)
+class Densities:
+    """What one predictor said, where a likelihood gives the density of what was seen alone.
+
+    Attributes:
+        window_nll: NLL of each row [W], float64, in nats.
+        observations: in all rows.
+    """
+
+    window_nll: Tensor
+    observations: int
+
+    @property
+    def nll(self) -> float:
+        return float(self.window_nll.sum()) / self.observations
+
+
+def read_numbers(
+    predictive: Predictive, split: Split, held_in: Rows, progress: str | None
+) -> dict[str, Tensor]:
+    """A number of each row by `deterministic` and `posterior_mean` [W], and by every draw in the
+    order of the run, `draws` [S, W]: the mean of its label, or its log-likelihood, in nats.
+
+    Of real-valued labels also the `labels` [W] and the `residuals`, label minus the deterministic
+    mean of each held-in row [m]: none where these are among the rows that are scored.
+    """
+    model, posterior, forward = predictive.model, predictive.posterior, predictive.forward
+    numbers, near, labels = split.kind == "number", None, torch.zeros(0)
+    if numbers:
+        labels = _finite(split)
+        if not split.windows.overlaps(held_in):
+            # as many as a temperature of classes is fitted on
+            near = Split.of(held_in, split.batch_size, MAX_EXAMPLES, split.device, model.likelihood)
+    total = (len(posterior) + 2) * len(split.indices) + (len(near.indices) if near else 0)
+    with progress_bar(progress, total, split.unit) as advance:
+
+        def read(rows: Split, weights: Weights) -> Tensor:
+            if numbers:
+                return each_number(forward, rows, weights, lambda out, _: out.flatten(), advance)
+            return densities(forward, rows, model.likelihood, weights, advance)
+
+        alone = read(split, [model.theta, posterior.mean().to(model.device)])
+        residuals = _finite(near) - read(near, [model.theta])[0] if near else torch.zeros(0)
+        draws = read(split, posterior)
+    found = {"deterministic": alone[0].clone(), "posterior_mean": alone[1].clone(), "draws": draws}
+    return found | ({"labels": labels, "residuals": residuals} if numbers else {})
+
+
+def passes_of_numbers(predictive: Predictive, split: Split, found: Mapping[str, Tensor]) -> Passes:
+    """The passes, of what `read_numbers` found."""
+    likelihood, draws = predictive.model.likelihood, found["draws"]
+    taus, said = None, {}
+    if isinstance(likelihood, Gaussian):
+        std, taus = likelihood.std, _variances(found, likelihood.std)
+
+        def mixed(means: Tensor, sigma: float | Tensor = std) -> Any:
+            return Predicted.of(GaussianMixture.of(means, sigma), found["labels"])
+
+        said["temperature_scaled"] = mixed(found["deterministic"][None], std * taus.sqrt())
+    else:
+
+        def mixed(means: Tensor, sigma: float | Tensor = 0.0) -> Any:
+            return Densities(-log_mean(means), int(split.tokens.sum()))
+
+    for name in ("deterministic", "posterior_mean"):
+        said[name] = mixed(found[name][None])
+    said["bma"] = mixed(draws)
+    alone = [mixed(draw[None]) for draw in draws]
+    order = list(draw_order(len(draws)))
+    first = {k: mixed(draws[order[:k]]) for k in STEPS if k < len(draws)}
+    return Passes(
+        None if taus is None else float(taus.mean()),
+        said,
+        None,
+        averaged([measured(own, split) for own in alone], lambda values: float(np.mean(values))),
+        torch.stack([own.window_nll for own in alone]).mean(0),
+        {k: measured(own, split) for k, own in (first | {len(draws): said["bma"]}).items()},
+    )
+
+
+def _variances(found: Mapping[str, Tensor], std: float) -> Tensor:
+    """What the variance σ² of each row [n] is multiplied by, fitted on rows that are not scored
+    with it: of highest likelihood is the mean squared residual / σ². See `_temperatures`."""
+
+    def tau(residuals: Tensor) -> Tensor:
+        return (residuals.double().square().mean() / std**2).clamp(min=LEAST_TAU)
+
+    count = len(found["labels"])
+    if len(found["residuals"]):
+        return tau(found["residuals"]).expand(count)
+    residuals = found["labels"] - found["deterministic"]
+    return cross_fitted(count, lambda half: tau(residuals[half::2]), torch.float64)
+
+
+def _finite(split: Split) -> Tensor:
+    labels = split.labels.float()
+    if not labels.isfinite().all():
+        raise ValueError("a label is not finite")
+    return labels

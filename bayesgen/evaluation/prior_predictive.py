@@ -14,10 +14,8 @@ import torch
 from torch import Tensor
 
 from bayesgen.data.windows import Rows
-from bayesgen.evaluation.classes import score_mixture
-from bayesgen.evaluation.nll import densities, nll_of
-from bayesgen.evaluation.tokens import TokenScores
-from bayesgen.evaluation.walk import Split, each_number
+from bayesgen.evaluation.classes import TokenScores, score_mixture
+from bayesgen.evaluation.walk import Split, densities, each_number, nll_of
 from bayesgen.models import FunctionalModel
 from bayesgen.predictive import Forward
 from bayesgen.predictive.mixture import log_mean

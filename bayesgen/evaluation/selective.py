@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bayesgen.evaluation.cache import Passes
-from bayesgen.evaluation.intervals import ONE_WINDOW, Interval, percentile_interval
+from bayesgen.evaluation.metrics import ONE_WINDOW, Interval, Passes, percentile_interval
 from bayesgen.evaluation.walk import Split, progress_bar
 
 RESAMPLES = 1000

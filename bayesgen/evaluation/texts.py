@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 import torch
+from rouge_score.rouge_scorer import RougeScorer
+from rouge_score.tokenizers import DefaultTokenizer
+from sacrebleu import BLEU, extract_word_ngrams
 
 from bayesgen.data.windows import Windows
 from bayesgen.draws import Draws
-from bayesgen.evaluation.overlap import diversity, overlap
+from bayesgen.evaluation.metrics import RESAMPLES, Undefined, percentile_interval
 from bayesgen.evaluation.walk import progress_bar
 from bayesgen.likelihoods import IGNORED
 from bayesgen.predictive import Predictive
@@ -115,3 +121,209 @@ def _whole(windows: Windows, count: int, seed: int) -> Sequence[list[int]]:
         if len(chosen) == count:
             return chosen
     raise ValueError(f"the split has only {len(chosen)} whole windows, not {count}")
+
+
+CHARACTERS = "char"
+WORDS = "13a"
+ROUGE_WORDS = {"rouge1": 1, "rouge2": 2, "rougeL": 1}
+"""ROUGE's kinds, and the words that a reference must have to be compared with."""
+
+
+def overlap(
+    hypotheses: Sequence[str],
+    references: Sequence[str],
+    minus: Sequence[str] | None = None,
+    *,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Compare each hypothesis with the reference in the same place; plain data.
+
+    `bleu`, by the name of the tokenizer (`char`, characters other than white space, or `13a`,
+    words): corpus BLEU, 0 to 100 (Papineni et al. 2002, https://aclanthology.org/P02-1040), as
+    `score`, and sacrebleu's `signature` (Post 2018, https://arxiv.org/abs/1804.08771). It pools the
+    n-grams of all texts, empty ones too, and is None where no hypothesis has four tokens or every
+    reference is empty. `rouge`: mean F-measures, 0 to 1 (Lin 2004,
+    https://aclanthology.org/W04-1013), each over the texts whose reference has such an n-gram; a
+    hypothesis without one scores 0. Each score has the keys of `_estimate`.
+
+    Args:
+        minus: other hypotheses, whose BLEU of characters and ROUGE-L are subtracted; texts are then
+            resampled together with both of theirs. Without them there is everything.
+
+    Raises:
+        ValueError: there are not as many of each as references.
+    """
+    predictors = [hypotheses] if minus is None else [hypotheses, minus]
+    for texts in predictors:
+        if len(texts) != len(references):
+            raise ValueError(f"{len(texts)} hypotheses for {len(references)} references")
+    tokenizers = (CHARACTERS, WORDS) if minus is None else (CHARACTERS,)
+    kinds = list(ROUGE_WORDS) if minus is None else ["rougeL"]
+    return {
+        "num_texts": len(references),
+        "resamples": RESAMPLES,
+        "bleu": {name: _bleu(name, predictors, references, seed) for name in tokenizers},
+        "rouge": _rouge(kinds, predictors, references, seed),
+    }
+
+
+def diversity(texts: Sequence[str]) -> dict[str, Any]:
+    """How texts differ among themselves: high distinct-n and low self-BLEU are diverse; plain data.
+
+    `distinct_1`, `distinct_2`: distinct n-grams over all `num_ngrams`, pooled over texts, so that 1
+    means that all differ; Li et al. 2016 (https://arxiv.org/abs/1510.03055) divide by the number of
+    words, for every n. It falls as the n-grams grow, so compare like with like. Words are split at
+    white space. `self_bleu` (Zhu et al. 2018, https://arxiv.org/abs/1802.01886): mean sentence
+    BLEU, 0 to 100, of each text against the rest, words taken by `13a`; texts without any are left
+    out.
+    """
+    return {
+        "num_texts": len(texts),
+        "distinct_1": _distinct(texts, 1),
+        "distinct_2": _distinct(texts, 2),
+        "self_bleu": _self_bleu(texts),
+    }
+
+
+Score = Callable[[np.ndarray], float]
+
+
+def _bleu(
+    tokenizer: str, predictors: list[Sequence[str]], references: Sequence[str], seed: int
+) -> dict[str, Any]:
+    # forced, sacrebleu does not log its suspicion that texts ending in " ." are tokenized
+    metric = BLEU(tokenize=tokenizer, force=True)
+    if not references:
+        return {"tokenizer": tokenizer, "signature": None, "score": _unknown(0, "no texts")}
+    stats = [np.array(metric._extract_corpus_statistics(h, [references])) for h in predictors]
+    order = metric.max_ngram_order
+
+    def score(sums: np.ndarray) -> float:
+        _, reference_length, *counts = integers = sums.tolist()
+        total = counts[order:]
+        if reference_length == 0:
+            raise Undefined("every reference is empty")
+        if total[-1] == 0:
+            raise Undefined(
+                f"no hypothesis has {order} tokens" if total[0] else "every hypothesis is empty"
+            )
+        return float(metric._compute_score_from_stats(integers).score)
+
+    found = _estimate(stats, score, seed)
+    return {"tokenizer": tokenizer, "signature": str(metric.get_signature()), "score": found}
+
+
+def _rouge(
+    kinds: Iterable[str], predictors: list[Sequence[str]], references: Sequence[str], seed: int
+) -> dict[str, Any]:
+    tokenizer = DefaultTokenizer(use_stemmer=False)
+    # given none, the scorer logs through absl, which configures the root logger
+    scorer = RougeScorer(list(kinds), tokenizer=tokenizer)
+    words = [len(tokenizer.tokenize(reference)) for reference in references]
+    scores = [
+        [scorer.score(reference, h) for h, reference in zip(hypotheses, references, strict=True)]
+        for hypotheses in predictors
+    ]
+
+    def f_measure(kind: str) -> dict[str, Any]:
+        kept = [i for i, count in enumerate(words) if count >= ROUGE_WORDS[kind]]
+        if not kept:
+            reason = f"no reference has {ROUGE_WORDS[kind]} of rouge-score's words"
+            return _unknown(0, reason if references else "no texts")
+        stats = [np.array([[own[i][kind].fmeasure] for i in kept]) for own in scores]
+        return _estimate(stats, lambda sums: float(sums[0]) / len(kept), seed)
+
+    return {
+        "version": version("rouge-score"),
+        "tokenizer": "rouge-score's default: lower case, words are runs of a-z and 0-9",
+        "stemming": False,
+        "f_measure": {kind: f_measure(kind) for kind in kinds},
+    }
+
+
+def _estimate(stats: list[np.ndarray], score: Score, seed: int) -> dict[str, Any]:
+    """The score of one predictor, or the first's minus the second's, as `estimate`, with the ends
+    `low` and `high` of its 95 % interval, over `num_texts`; `reason` says why one is None.
+
+    The interval is a percentile bootstrap: 2,000 times as many texts are drawn with replacement
+    and scored. There is none with fewer than two texts, or where a resample has no score.
+
+    Args:
+        stats: what `score` needs of every text, [texts, K] for each predictor.
+        score: of the sums over texts, [K]; raises Undefined.
+    """
+    count = len(stats[0])
+
+    def of_texts(index: np.ndarray, axis: int = -1) -> np.ndarray:
+        """Scores [...] of the texts in `index`, [..., texts]."""
+        rows = index.reshape(-1, count)
+        each = [np.array([score(sums) for sums in own[rows].sum(axis=1)]) for own in stats]
+        return (each[0] if len(each) == 1 else each[0] - each[1]).reshape(index.shape[:-1])
+
+    try:
+        estimate = float(of_texts(np.arange(count)))
+    except Undefined as why:
+        return _unknown(count, str(why))
+    if count < 2:
+        return _unknown(count, "an interval needs two texts", estimate)
+    try:
+        found = percentile_interval(of_texts, (np.arange(count),), seed=seed)
+    except Undefined as why:
+        return _unknown(count, f"no interval: in a resample {why}", estimate)
+    return {**vars(found), "num_texts": count, "reason": None}
+
+
+def _unknown(count: int, why: str, estimate: float | None = None) -> dict[str, Any]:
+    """What `_estimate` gives where there is no interval, or no score at all."""
+    return {"estimate": estimate, "low": None, "high": None, "num_texts": count, "reason": why}
+
+
+def _distinct(texts: Sequence[str], n: int) -> dict[str, Any]:
+    ngrams: Counter[str] = Counter()
+    for text in texts:
+        ngrams.update(extract_word_ngrams(text.split(), n))
+    if not ngrams:
+        words = "a word" if n == 1 else f"{n} words"
+        why = f"no text has {words}" if texts else "no texts"
+        return {"ratio": None, "num_ngrams": 0, "reason": why}
+    total = ngrams.total()
+    return {"ratio": len(ngrams) / total, "num_ngrams": total, "reason": None}
+
+
+def _self_bleu(texts: Sequence[str]) -> dict[str, Any]:
+    """The mean of BLEU.sentence_score(text, all others), in time linear in the texts' n-grams.
+
+    Matches are clipped at the largest count of an n-gram in one reference. Its two largest counts
+    over all texts give this for every choice of the text that is left out.
+    """
+    metric = BLEU(tokenize=WORDS, effective_order=True, force=True)
+    lines = [line for text in texts if (line := metric._preprocess_segment(text).strip())]
+    if len(lines) < 2:
+        why = "self-BLEU needs two texts with words" if texts else "no texts"
+        return {"score": None, "signature": None, "num_texts": len(lines), "reason": why}
+    infos = [metric._extract_reference_info([line]) for line in lines]
+    lengths = [info["ref_lens"][0] for info in infos]
+    largest: Counter[tuple[str, ...]] = Counter()
+    second: Counter[tuple[str, ...]] = Counter()
+    for info in infos:
+        for ngram, count in info["ref_ngrams"].items():
+            second[ngram] = max(second[ngram], min(count, largest[ngram]))
+            largest[ngram] = max(largest[ngram], count)
+    total = 0.0
+    for i, (line, info) in enumerate(zip(lines, infos, strict=True)):
+        others = {
+            "ref_ngrams": {
+                ngram: second[ngram] if count == largest[ngram] else largest[ngram]
+                for ngram, count in info["ref_ngrams"].items()
+            },
+            "ref_lens": lengths[:i] + lengths[i + 1 :],
+        }
+        stats = metric._compute_segment_statistics(line, others)
+        total += metric._compute_score_from_stats(stats).score
+    metric.num_refs = len(lines) - 1  # which the signature states
+    return {
+        "score": total / len(lines),
+        "signature": str(metric.get_signature()),
+        "num_texts": len(lines),
+        "reason": None,
+    }

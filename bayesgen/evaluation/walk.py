@@ -7,6 +7,7 @@ shortest, so that little is padded; whatever is returned is in the order of the 
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -24,7 +25,8 @@ from bayesgen.draws import Draws
 from bayesgen.likelihoods import IGNORED, Categorical, Gaussian, Likelihood
 from bayesgen.models.functional import Batch
 from bayesgen.predictive import Forward
-from bayesgen.predictive.trunk import Trunk
+from bayesgen.predictive.forward import Trunk
+from bayesgen.predictive.mixture import log_mean
 
 TRUNK_BYTES = 2**28
 """Outputs of modules that are kept from one draw to the next, but for those of a single batch."""
@@ -230,3 +232,57 @@ def progress_bar(title: str | None, total: int, unit: str = "") -> Iterator[Adva
     )
     with bar:
         yield bar.update
+
+
+def cross_fitted(
+    count: int, of_half: Callable[[int], float | Tensor], dtype: torch.dtype
+) -> Tensor:
+    """[count] numbers: those of each half are `of_half` of the other; 1 where there is none."""
+    found = torch.ones(count, dtype=dtype)
+    for half in (0, 1) if count > 1 else ():
+        found[half::2] = of_half(1 - half)
+    return found
+
+
+def nll_of(
+    forward: Forward, likelihood: Likelihood, draws: Tensor, rows: Rows, batch_size: int = 64
+) -> tuple[float, float]:
+    """NLL of the mixture of `draws` [S, P] on `rows`, and the mean of theirs, in nats per
+    observation; infinite without a draw."""
+    if not len(draws):
+        return math.inf, math.inf
+    every = log_likelihoods(forward, likelihood, draws, rows, batch_size)
+    count = rows.num_targets
+    both = -float(log_mean(every).sum()) / count, -float(every.mean(0).sum()) / count
+    return (math.inf, math.inf) if math.isnan(sum(both)) else both
+
+
+def log_likelihoods(
+    forward: Forward, likelihood: Likelihood, draws: Tensor, rows: Rows, batch_size: int = 64
+) -> Tensor:
+    """log p(label | x, θ_s) of `rows`, in their order, by each of S > 0 draws: [S, n], float64, in
+    nats. Of classes and tokens n are the labels that are observations, and else the rows: of a real
+    number that is NaN, exactly 0."""
+    split = Split.of(rows, batch_size, None, forward.device, likelihood)
+    return densities(forward, split, likelihood, list(draws))
+
+
+def densities(
+    forward: Forward,
+    split: Split,
+    likelihood: Likelihood,
+    weights: Weights,
+    advance: Advance = lambda rows: None,
+) -> Tensor:
+    """The same of a split, by each of `weights`."""
+    density = (
+        likelihood.per_observation
+        if isinstance(likelihood, Categorical)
+        else likelihood.per_sequence
+    )
+
+    def of(said: Tensor, labels: Tensor) -> Tensor:
+        return density(said, labels).double()
+
+    with torch.no_grad():
+        return each_number(forward, split, weights, of, advance)

@@ -41,7 +41,7 @@ from bayesgen.likelihoods import IGNORED
 from bayesgen.models import FunctionalModel
 from bayesgen.models.lora import add_adapters
 from bayesgen.parameters import Layout
-from bayesgen.predictive.mixture import Uncertainty, decomposed, mixture
+from bayesgen.predictive.mixture import Uncertainty, decomposed, mixture_of
 from bayesgen.runs import RunRecord
 
 
@@ -239,7 +239,7 @@ class BayesianCausalLM(BayesianModel, GenerationMixin):  # type: ignore[misc]
                 slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             )
             each = (log_probs[:, kept] for log_probs in each)
-        logits = mixture(each)
+        logits = mixture_of(each)
         loss = None
         if labels is not None:
             targets = labels[:, 1:].flatten().to(logits.device)
@@ -304,7 +304,7 @@ class BayesianForSequenceClassification(BayesianModel):
             inputs_embeds=inputs_embeds,
             **kwargs,
         )
-        logits = mixture(each)
+        logits = mixture_of(each)
         loss = None
         if labels is not None:
             loss = F.nll_loss(logits, labels.to(logits.device), ignore_index=IGNORED)

@@ -20,8 +20,7 @@ from bayesgen.likelihoods import Gaussian
 from bayesgen.models import FunctionalModel, load_model, resolve_device
 from bayesgen.posterior.opening import model_of_run
 from bayesgen.predictive import GeneratedText, Predictive
-from bayesgen.predictive.gaussian import GaussianMixture
-from bayesgen.predictive.mixture import entropy, log_mean
+from bayesgen.predictive.mixture import GaussianMixture, entropy, log_mean
 from bayesgen.predictive.reading import Reading
 from bayesgen.runs import Run
 
@@ -113,7 +112,7 @@ class NumberPrediction:
     Example:
         >>> import torch
         >>> from bayesgen.posterior import NumberPrediction
-        >>> from bayesgen.predictive.gaussian import GaussianMixture
+        >>> from bayesgen.predictive.mixture import GaussianMixture
         >>> p = NumberPrediction(GaussianMixture.of(torch.tensor([[1.0], [3.0]]), 0.5))
         >>> float(p.mean), float(p.aleatoric), float(p.epistemic)
         (2.0, 0.25, 1.0)

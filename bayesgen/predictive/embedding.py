@@ -17,7 +17,7 @@ from torch import Tensor
 from bayesgen.draws import Draws
 from bayesgen.likelihoods import Gaussian
 from bayesgen.models.functional import Batch, FunctionalModel
-from bayesgen.predictive.gaussian import GaussianMixture
+from bayesgen.predictive.mixture import GaussianMixture
 
 Advance = Callable[[int], Any]
 """Takes how many texts were read."""

@@ -2,14 +2,195 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bayesgen.likelihoods import IGNORED, Categorical
 from bayesgen.models.functional import Batch, FunctionalModel
-from bayesgen.predictive.trunk import Trunk, find_trunk
+from bayesgen.parameters import FlatModule
+
+
+class Trunk:
+    """Modules whose outputs are kept.
+
+    Attributes:
+        bytes: that the outputs over the batch take with which it was found.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        self.bytes = 0
+        self._modules = modules
+        self._kept: dict[int, dict[nn.Module, Any]] = {}
+
+    @contextmanager
+    def over(self, batch: int) -> Iterator[None]:
+        """A pass in here is over the batch of this number: the first one computes the outputs of
+        the modules and keeps them, the others find them."""
+        outputs = self._kept.setdefault(batch, {})
+        own = [vars(module).get("forward") for module in self._modules]
+        for module in self._modules:
+            vars(module)["forward"] = _once(module, outputs)
+        try:
+            yield
+        finally:
+            for module, forward in zip(self._modules, own, strict=True):
+                if forward is None:
+                    del vars(module)["forward"]
+                else:
+                    vars(module)["forward"] = forward
+
+    def forget(self) -> None:
+        """Let go of what is kept."""
+        self._kept.clear()
+
+    def held(self) -> int:
+        """Bytes of what is kept."""
+        storages = (t.untyped_storage() for t in _tensors(self._kept))
+        return sum({s.data_ptr(): s.nbytes() for s in storages}.values())
+
+
+def find_trunk(flat: FlatModule, outputs: Callable[[], Tensor]) -> Trunk | None:
+    """The trunk of a network, or None where nothing can be shared.
+
+    One pass is watched for the first operation on θ. Then passes with kept outputs are compared
+    with plain ones under several θ, to find a network that changes what it was given, or keeps a
+    state.
+
+    Args:
+        outputs: what the network in `flat` puts out for some batch under the θ that it holds.
+    """
+    if flat.layout.size == sum(p.numel() for p in flat.module.parameters()):
+        return None
+    modules = _shared(_calls(flat, outputs), flat)
+    if not modules:
+        return None
+    trunk = Trunk(modules)
+    return trunk if _exact(trunk, flat, outputs) else None
+
+
+@dataclass
+class _Call:
+    """One call of a module.
+
+    Attributes:
+        caller: which call it was made in; None for the network itself.
+        before: whether it had returned when θ was first read.
+    """
+
+    module: nn.Module
+    caller: int | None
+    before: bool = False
+
+
+class _Watch(TorchDispatchMode):
+    """Notices the first operation on a vector, or on a view of it."""
+
+    def __init__(self, theta: Tensor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._place = _place(theta)
+        self.seen = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        inputs = _tensors((args, kwargs or {}))
+        self.seen = self.seen or any(_place(tensor) == self._place for tensor in inputs)
+        return func(*args, **(kwargs or {}))
+
+
+def _calls(flat: FlatModule, outputs: Callable[[], Tensor]) -> list[_Call]:
+    """Every call of a module in one pass, in order."""
+    calls: list[_Call] = []
+    running: list[int] = []
+    watch = _Watch(flat.theta)
+
+    def enter(module: nn.Module, _: Any) -> None:
+        calls.append(_Call(module, running[-1] if running else None))
+        running.append(len(calls) - 1)
+
+    def leave(*_: Any) -> None:
+        calls[running.pop()].before = not watch.seen
+
+    hooks = [m.register_forward_pre_hook(enter) for m in flat.module.modules()]
+    hooks += [m.register_forward_hook(leave) for m in flat.module.modules()]
+    try:
+        with watch:
+            outputs()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return calls
+
+
+def _shared(calls: Sequence[_Call], flat: FlatModule) -> list[nn.Module]:
+    """The outermost modules that are frozen, called once, and done before θ is read."""
+    place = _place(flat.theta)
+    modules = [call.module for call in calls]
+    can = [
+        call.before
+        and modules.count(call.module) == 1
+        and all(_place(parameter) != place for parameter in call.module.parameters())
+        for call in calls
+    ]
+    return [
+        call.module
+        for call, mine in zip(calls, can, strict=True)
+        if mine and not (call.caller is not None and can[call.caller])
+    ]
+
+
+def _exact(trunk: Trunk, flat: FlatModule, outputs: Callable[[], Tensor]) -> bool:
+    """Whether kept outputs change nothing, under one θ, another, and the first again."""
+    start = flat.theta.clone()
+    try:
+        for theta in (start, 1.01 * start + 0.01, start):
+            flat.theta.copy_(theta)
+            plain = outputs()
+            try:
+                with trunk.over(0):
+                    kept = outputs()
+            except Exception:  # a network that cannot do without what a module does beside
+                return False
+            if not torch.equal(kept, plain):
+                return False
+        trunk.bytes = trunk.held()
+        return True
+    finally:
+        flat.theta.copy_(start)
+        trunk.forget()
+
+
+def _once(module: nn.Module, outputs: dict[nn.Module, Any]) -> Callable[..., Any]:
+    """The module's forward, computed where `outputs` do not hold it."""
+    compute = module.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if module not in outputs:
+            outputs[module] = compute(*args, **kwargs)
+        return outputs[module]
+
+    return forward
+
+
+def _place(tensor: Tensor) -> int:
+    """Where its memory begins: the same for a vector and all views of it."""
+    return tensor.untyped_storage().data_ptr()
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """All tensors in dictionaries, lists and tuples, however deep."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _tensors(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
+
 
 Precision = Literal["fp32", "bf16"]
 

@@ -21,8 +21,7 @@ from torch import Tensor
 from bayesgen.config import PRIORS, EvalSettings, LoopSettings, ScoringSettings, TrainSettings
 from bayesgen.data.windows import Rows
 from bayesgen.errors import UserError, warn
-from bayesgen.evaluation.nll import nll_of
-from bayesgen.evaluation.walk import evenly_spaced, progress_bar
+from bayesgen.evaluation.walk import evenly_spaced, nll_of, progress_bar
 from bayesgen.posterior.opening import sha256
 from bayesgen.predictive import Forward, Precision, scoring_precision
 from bayesgen.priors.prior_file import fingerprint

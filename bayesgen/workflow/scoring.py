@@ -19,7 +19,7 @@ from bayesgen.draws import Draws
 from bayesgen.errors import UserError
 from bayesgen.evaluation import evaluate_split, run_passes
 from bayesgen.evaluation.cache import TokenCache
-from bayesgen.evaluation.shift import detect_shift
+from bayesgen.evaluation.ood import detect_shift
 from bayesgen.evaluation.texts import sample_texts
 from bayesgen.evaluation.walk import evenly_spaced
 from bayesgen.models import FunctionalModel

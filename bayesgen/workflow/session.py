@@ -24,11 +24,11 @@ from bayesgen.models import FunctionalModel, resolve_device
 from bayesgen.posterior.opening import Start, require_same_labels, stored_start
 from bayesgen.priors.base import Prior
 from bayesgen.priors.prior_file import fingerprint
-from bayesgen.reports.summary import summary
 from bayesgen.reports.tables import (
     SUMMARY,
     predictor_caption,
     show,
+    summary,
     tables_of,
 )
 from bayesgen.runs import Run, RunRecord, atomic_write, new_run_path

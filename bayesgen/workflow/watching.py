@@ -11,8 +11,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 from bayesgen.config import ScoringSettings, TrainSettings
-from bayesgen.evaluation.nll import nll_of
-from bayesgen.evaluation.walk import evenly_spaced
+from bayesgen.evaluation.walk import evenly_spaced, nll_of
 from bayesgen.models import FunctionalModel
 from bayesgen.models.networks import save_model
 from bayesgen.parameters import ADAPTER

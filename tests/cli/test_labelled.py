@@ -140,17 +140,17 @@ def test_the_temperature_is_fitted_on_validation_rows(here: Path) -> None:
 
 
 def test_a_quick_look_fits_it_on_few_rows(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bayesgen.evaluation import passes
+    from bayesgen.evaluation import evaluate
     from bayesgen.workflow import scoring
 
     monkeypatch.setattr(scoring, "HELD_IN", 5)
-    fitted, fit = [], passes.fit_temperature
+    fitted, fit = [], evaluate.fit_temperature
 
     def counted(forward: Any, rows: Any, batch_size: int) -> float:
         fitted.append(len(rows))
         return fit(forward, rows, batch_size)
 
-    monkeypatch.setattr(passes, "fit_temperature", counted)
+    monkeypatch.setattr(evaluate, "fit_temperature", counted)
     folder = here / "split"
     folder.mkdir()
     for name, count in (("train", 40), ("val", 24), ("test", 16)):

@@ -18,7 +18,7 @@ from bayesgen.cli.main import run_command
 from bayesgen.cli.prior import LEARN
 from bayesgen.data.corpora import load_corpus
 from bayesgen.data.windows import Windows
-from bayesgen.evaluation.nll import nll_of
+from bayesgen.evaluation.walk import nll_of
 from bayesgen.models import load_model
 from bayesgen.predictive import Forward
 from bayesgen.priors import Weights, read_prior, write_prior

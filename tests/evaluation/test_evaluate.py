@@ -18,11 +18,10 @@ from bayesgen.evaluation import (
     classes,
     evaluate_split,
     run_passes,
-    scaling,
     score_checkpoint,
 )
 from bayesgen.evaluation.cache import TokenCache
-from bayesgen.evaluation.scaling import fit_temperature
+from bayesgen.evaluation.classes import fit_temperature
 from bayesgen.evaluation.walk import draw_order
 from bayesgen.likelihoods import Categorical
 from bayesgen.models import FunctionalModel
@@ -127,7 +126,7 @@ def test_temperature_is_recovered(
     max_elements: int, tiny_gpt: FunctionalModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Labels drawn from softmax(logits / τ) give back τ, also from every fourth token."""
-    monkeypatch.setattr(scaling, "MAX_ELEMENTS", max_elements)
+    monkeypatch.setattr(classes, "KEPT_ELEMENTS", max_elements)
     torch.manual_seed(3)
     forward = Forward(tiny_gpt)
     forward.load(tiny_gpt.theta)

@@ -22,8 +22,7 @@ from bayesgen.evaluation.numbers import (
     spearman,
     sureness,
 )
-from bayesgen.predictive import gaussian
-from bayesgen.predictive.gaussian import GaussianMixture
+from bayesgen.predictive.mixture import GaussianMixture
 
 
 @pytest.fixture
@@ -38,7 +37,7 @@ def said() -> tuple[GaussianMixture, Tensor]:
 def test_headline_numbers(
     said: tuple[GaussianMixture, Tensor], elements: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gaussian, "MAX_ELEMENTS", elements)  # one block of labels, and five
+    monkeypatch.setattr("bayesgen.predictive.mixture.MAX_ELEMENTS", elements)  # one block, and five
     mixture, labels = said
     predicted = Predicted.of(mixture, labels)
     mean = mixture.means.double().mean(0)

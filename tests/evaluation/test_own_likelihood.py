@@ -16,7 +16,7 @@ from torch.distributions import Poisson
 from bayesgen.draws import Draws
 from bayesgen.evaluation import evaluate_split
 from bayesgen.evaluation.cache import TokenCache
-from bayesgen.evaluation.nll import nll_of
+from bayesgen.evaluation.walk import nll_of
 from bayesgen.models import FunctionalModel
 from bayesgen.predictive import Forward, Predictive
 from bayesgen.reports.tables import plain, predictor_caption, table_of

@@ -16,8 +16,9 @@ from bayesgen.data.labelled import Labelled, load_labelled
 from bayesgen.data.windows import Windows
 from bayesgen.draws import Draws
 from bayesgen.evaluation import evaluate_split, run_passes, walk
-from bayesgen.evaluation.cache import Passes, TokenCache
+from bayesgen.evaluation.cache import TokenCache
 from bayesgen.evaluation.classes import score_mixture, score_weights
+from bayesgen.evaluation.metrics import Passes
 from bayesgen.evaluation.walk import Split, draw_order, evenly_spaced
 from bayesgen.predictive import Forward, Predictive
 from tests.encoder import save_encoder, write_rows

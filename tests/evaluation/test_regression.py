@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 
 from bayesgen.draws import Draws
-from bayesgen.evaluation import SplitReport, evaluate_split, numbers, passes, walk
+from bayesgen.evaluation import SplitReport, evaluate_split, numbers, walk
 from bayesgen.evaluation.cache import TokenCache
 from bayesgen.evaluation.evaluate import PREDICTORS
-from bayesgen.evaluation.intervals import Interval
+from bayesgen.evaluation.metrics import Interval
 from bayesgen.evaluation.walk import draw_order
 from bayesgen.likelihoods import Gaussian
 from bayesgen.models import FunctionalModel, ModelInfo
@@ -253,12 +253,12 @@ def test_what_draws_share_is_read_once_and_long_rows_first(
     words = who.forward._flat.module.get_submodule("bert.embeddings.word_embeddings")
     words.register_forward_hook(lambda _, given, __: widths.append(given[0].shape[1]))
     monkeypatch.setattr(walk, "TRUNK_BYTES", room)
-    shared = passes._read(who, split, rows, None)
+    shared = numbers.read_numbers(who, split, rows, None)
     looking = 1 + 3 + 1  # a watched pass, plain ones, one that keeps
     assert len(widths) == 2 * (looking + 3)  # the network and the mean weights; all draws
     assert widths[looking : looking + 3] == sorted(widths[-3:], reverse=True) == widths[-3:]
     monkeypatch.setattr(Forward, "trunk", lambda *_: None)
-    plain = passes._read(who, split, rows, None)
+    plain = numbers.read_numbers(who, split, rows, None)
     for name, value in plain.items():
         assert torch.equal(shared[name], value)
     for i in (0, 7, 19):  # in the order of the rows

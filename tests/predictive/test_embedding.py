@@ -20,7 +20,7 @@ from bayesgen.predictive.embedding import (
     embeddings,
     similarity,
 )
-from bayesgen.predictive.gaussian import GaussianMixture
+from bayesgen.predictive.mixture import GaussianMixture
 from tests.encoder import save_encoder
 
 transformers = pytest.importorskip("transformers")

@@ -16,7 +16,7 @@ from bayesgen.errors import UserError
 from bayesgen.models import FunctionalModel
 from bayesgen.models.nanogpt import GPT, GPTConfig, GPTReader
 from bayesgen.predictive import Predictive
-from bayesgen.predictive.sampling import restricted
+from bayesgen.predictive.generation import restricted
 
 BLOCK, DRAWS = 8, 3
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bayesgen.data.windows import RandomWindows, Windows
-from bayesgen.evaluation.nll import nll_of
+from bayesgen.evaluation.walk import nll_of
 from bayesgen.inference.registry import SAMPLERS
 from bayesgen.inference.schedules import chain_plan
 from bayesgen.models import FunctionalModel

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from bayesgen.evaluation.intervals import paired_difference
+from bayesgen.evaluation.metrics import paired_difference
 
 
 def test_estimate_is_the_difference_per_token() -> None:

@@ -16,8 +16,8 @@ from bayesgen.data.labelled import load_labelled
 from bayesgen.data.windows import Windows
 from bayesgen.draws import Draws
 from bayesgen.evaluation import evaluate_split
-from bayesgen.evaluation.nll import log_likelihoods, nll_of
 from bayesgen.evaluation.prior_predictive import prior_predictive
+from bayesgen.evaluation.walk import log_likelihoods, nll_of
 from bayesgen.likelihoods import Gaussian
 from bayesgen.models import FunctionalModel
 from bayesgen.predictive import Forward, Predictive

@@ -12,8 +12,8 @@ from torchmetrics.functional.classification import (
     multiclass_calibration_error,
 )
 
+from bayesgen.evaluation.classes import Tally, TokenScores
 from bayesgen.evaluation.metrics import averaged, exp
-from bayesgen.evaluation.tokens import Tally, TokenScores
 
 
 def tally_of(log_probs: torch.Tensor, labels: torch.Tensor, parts: int = 1) -> Tally:
