@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, ClassVar, NoReturn, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,18 +19,17 @@ from numpy.typing import ArrayLike, NDArray
 from bayesgen.errors import UserError
 
 KINDS = ("char", "gpt2")
+END_OF_TEXT = "<|endoftext|>"
 
 
 class Tokenizer(Protocol):
-    """A reversible map between text and ids in [0, vocab_size)."""
+    """A reversible map between text and ids in [0, vocab_size), of a kind (`name`) in `KINDS`."""
 
     @property
-    def name(self) -> str:
-        """Its kind: "char" or "gpt2"."""
+    def name(self) -> str: ...
 
     @property
-    def vocab_size(self) -> int:
-        """Number of ids."""
+    def vocab_size(self) -> int: ...
 
     def encode(self, text: str) -> NDArray[Any]:
         """Ids of `text`, 1-D: uint16 where the vocabulary fits (65,536 ids), else int64.
@@ -52,6 +51,7 @@ class CharTokenizer:
     Raises ValueError where `characters` is empty or repeats a character.
     """
 
+    name: ClassVar[str] = "char"
     characters: str
 
     def __post_init__(self) -> None:
@@ -62,10 +62,6 @@ class CharTokenizer:
     def from_text(cls, text: str) -> CharTokenizer:
         """The tokenizer of the sorted set of the characters of `text`, as nanoGPT makes it."""
         return cls("".join(sorted(set(text))))
-
-    @property
-    def name(self) -> str:
-        return "char"
 
     @property
     def vocab_size(self) -> int:
@@ -84,10 +80,6 @@ class CharTokenizer:
         return table
 
     def encode(self, text: str) -> NDArray[Any]:
-        """Ids of `text`, [len(text)]: uint16 where the vocabulary fits, else int64.
-
-        Raises UserError at the first character that is not in the vocabulary.
-        """
         ids = self._ids[np.minimum(_code_points(text), len(self._ids) - 1)]
         unknown = ids < 0
         if unknown.any():
@@ -97,51 +89,32 @@ class CharTokenizer:
                 f"{self.vocab_size} of the tokenizer: take another corpus, or a model trained "
                 "with this character"
             )
-        return ids.astype(_id_dtype(self.vocab_size))
+        return ids.astype(np.uint16 if self.vocab_size <= 1 << 16 else np.int64)
 
     def decode(self, ids: ArrayLike) -> str:
-        """Text of the 1-D `ids`. Raises UserError for an id outside the vocabulary."""
         codes = self._codes[_checked(ids, self)]
         return codes.astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
 
     def to_dict(self) -> dict[str, Any]:
-        """{"kind": "char", "characters": every character in the order of the ids}."""
-        return {"kind": "char", "characters": self.characters}
+        return {"kind": self.name, "characters": self.characters}
 
 
 @dataclass(frozen=True)
 class TiktokenTokenizer:
-    """GPT-2's byte pair encoding by tiktoken, whose vocabulary is loaded at first use.
+    """GPT-2's byte pair encoding by tiktoken, whose vocabulary is loaded at first use."""
 
-    Raises ValueError for any name but "gpt2".
-    """
-
-    name: str = "gpt2"
-
-    def __post_init__(self) -> None:
-        if self.name != "gpt2":
-            raise ValueError(f"only the gpt2 encoding is known, not {self.name!r}")
-
-    @property
-    def vocab_size(self) -> int:
-        return 50257
+    name: ClassVar[str] = "gpt2"
+    vocab_size: ClassVar[int] = 50257
 
     def encode(self, text: str) -> NDArray[Any]:
-        """Ids of `text`, 1-D uint16; the text of a special token is ordinary text, as in nanoGPT.
-
-        Raises UserError where the vocabulary cannot be loaded.
-        """
-        return np.array(load_encoding(self.name).encode_ordinary(text), _id_dtype(self.vocab_size))
+        """The text of a special token is ordinary text, as in nanoGPT."""
+        return np.array(load_encoding().encode_ordinary(text), np.uint16)
 
     def decode(self, ids: ArrayLike) -> str:
-        """Text of the 1-D `ids`; bytes that are no UTF-8 become U+FFFD.
-
-        Raises UserError for an id outside the vocabulary, or where that cannot be loaded.
-        """
-        return str(load_encoding(self.name).decode(_checked(ids, self).tolist()))
+        """Bytes that are no UTF-8 become U+FFFD."""
+        return str(load_encoding().decode(_checked(ids, self).tolist()))
 
     def to_dict(self) -> dict[str, Any]:
-        """{"kind": "gpt2"}."""
         return {"kind": self.name}
 
 
@@ -156,18 +129,16 @@ def make_tokenizer(kind: str, text: str) -> Tokenizer:
 
 def tokenizer_from_dict(d: Mapping[str, Any]) -> Tokenizer:
     """The tokenizer whose `to_dict` gave `d`. Raises UserError where none did."""
-    characters = d.get("characters")
-    if d.get("kind") == "gpt2":
+    kind, characters = d.get("kind"), d.get("characters")
+    if kind == "gpt2":
         return TiktokenTokenizer()
-    if d.get("kind") == "char" and isinstance(characters, str):
-        try:
-            return CharTokenizer(characters)
-        except ValueError as error:
-            raise UserError(f"the stored tokenizer is damaged: {error}; save it anew") from error
-    raise UserError(
-        f"the stored tokenizer is of no known kind ({', '.join(KINDS)}): save it anew "
-        "with this version"
-    )
+    if kind != "char" or not isinstance(characters, str):
+        known = ", ".join(KINDS)
+        raise UserError(f"the stored tokenizer is of no known kind ({known}): save it anew")
+    try:
+        return CharTokenizer(characters)
+    except ValueError as error:
+        raise UserError(f"the stored tokenizer is damaged: {error}; save it anew") from error
 
 
 def read_meta(path: Path) -> CharTokenizer:
@@ -176,35 +147,15 @@ def read_meta(path: Path) -> CharTokenizer:
     Only plain data is unpickled, so nothing in the file can run. Raises UserError where the file
     cannot be read, holds anything else, or its two tables do not belong together.
     """
+    reason: str | None
     try:
         meta = _PlainUnpickler(io.BytesIO(path.read_bytes())).load()
-    # A damaged pickle can raise nearly any exception.
-    except Exception as error:
-        raise _bad_meta(
-            path, f"it cannot be read as plain data ({type(error).__name__})"
-        ) from error
-    if not isinstance(meta, dict) or not {"vocab_size", "itos", "stoi"} <= meta.keys():
-        raise _bad_meta(path, "it has no vocab_size, itos and stoi")
-    itos, stoi, size = meta["itos"], meta["stoi"], meta["vocab_size"]
-    if not isinstance(itos, dict) or not isinstance(stoi, dict):
-        raise _bad_meta(path, "its itos and stoi are no dictionaries")
-    if not all(type(i) is int for i in itos) or set(itos) != set(range(len(itos))):
-        raise _bad_meta(path, "its ids do not run from 0 without gaps")
-    if not all(isinstance(c, str) and len(c) == 1 for c in itos.values()):
-        raise _bad_meta(path, "an entry is not a single character")
-    if size != len(itos) or stoi != {c: i for i, c in itos.items()}:
-        raise _bad_meta(path, "its vocab_size, itos and stoi disagree")
-    try:
-        return CharTokenizer("".join(itos[i] for i in range(len(itos))))
-    except ValueError as error:
-        raise _bad_meta(path, str(error)) from error
-
-
-def write_meta(path: Path, tokenizer: CharTokenizer) -> None:
-    """Write `tokenizer` as a `meta.pkl` that nanoGPT's train.py and sample.py read."""
-    itos = dict(enumerate(tokenizer.characters))
-    meta = {"vocab_size": len(itos), "itos": itos, "stoi": {c: i for i, c in itos.items()}}
-    path.write_bytes(pickle.dumps(meta))
+        reason = _fault(meta)
+    except Exception as error:  # a damaged pickle can raise nearly any exception
+        reason = f"it cannot be read as plain data ({type(error).__name__})"
+    if reason is not None:
+        raise UserError(f"{path}: not a meta.pkl of nanoGPT, {reason}: run its prepare.py again")
+    return CharTokenizer("".join(meta["itos"][i] for i in sorted(meta["itos"])))
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -214,16 +165,36 @@ class _PlainUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"refused to load {module}.{name}")
 
 
-def _bad_meta(path: Path, reason: str) -> UserError:
-    return UserError(f"{path}: not a meta.pkl of nanoGPT, {reason}: run its prepare.py again")
+def _fault(meta: Any) -> str | None:
+    """What keeps `meta` from being that of a character tokenizer."""
+    if not isinstance(meta, dict) or not {"vocab_size", "itos", "stoi"} <= meta.keys():
+        return "it has no vocab_size, itos and stoi"
+    itos, stoi, size = meta["itos"], meta["stoi"], meta["vocab_size"]
+    if not isinstance(itos, dict) or not isinstance(stoi, dict):
+        return "its itos and stoi are no dictionaries"
+    if not all(type(i) is int for i in itos) or set(itos) != set(range(len(itos))):
+        return "its ids do not run from 0 without gaps"
+    if not all(isinstance(c, str) and len(c) == 1 for c in itos.values()):
+        return "an entry is not a single character"
+    if size != len(itos) or stoi != {c: i for i, c in itos.items()}:
+        return "its vocab_size, itos and stoi disagree"
+    distinct = len(set(itos.values())) == size > 0
+    return None if distinct else "its characters are not distinct, and at least one"
 
 
-def load_encoding(name: str) -> Any:
-    """tiktoken's encoding (it keeps a loaded one itself). Raises UserError where there is none."""
+def write_meta(path: Path, tokenizer: CharTokenizer) -> None:
+    """Write `tokenizer` as a `meta.pkl` that nanoGPT's train.py and sample.py read."""
+    itos = dict(enumerate(tokenizer.characters))
+    meta = {"vocab_size": len(itos), "itos": itos, "stoi": {c: i for i, c in itos.items()}}
+    path.write_bytes(pickle.dumps(meta))
+
+
+def load_encoding() -> Any:
+    """GPT-2's of tiktoken (it keeps a loaded one itself). Raises UserError where there is none."""
     try:
         import tiktoken
 
-        return tiktoken.get_encoding(name)
+        return tiktoken.get_encoding("gpt2")
     except ImportError as error:
         raise UserError(
             "the gpt2 tokenizer needs tiktoken: pip install tiktoken, or take `tokenizer=char`"
@@ -231,17 +202,13 @@ def load_encoding(name: str) -> Any:
     # The network's errors are OSErrors; a damaged file in the cache is a ValueError.
     except (OSError, ValueError) as error:
         raise UserError(
-            f"the {name} vocabulary could not be loaded ({type(error).__name__}): go online, or "
+            f"the gpt2 vocabulary could not be loaded ({type(error).__name__}): go online, or "
             "set TIKTOKEN_CACHE_DIR to a folder in which tiktoken has stored it"
         ) from error
 
 
 def _code_points(text: str) -> NDArray[np.uint32]:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-
-
-def _id_dtype(vocab_size: int) -> type[np.uint16] | type[np.int64]:
-    return np.uint16 if vocab_size <= 1 << 16 else np.int64
 
 
 def _checked(ids: ArrayLike, tokenizer: Tokenizer) -> NDArray[np.int64]:
@@ -255,24 +222,18 @@ def _checked(ids: ArrayLike, tokenizer: Tokenizer) -> NDArray[np.int64]:
     return array
 
 
-END_OF_TEXT = "<|endoftext|>"
-
-
 def fast_tokenizer(tokenizer: Tokenizer) -> Any:
     """A `PreTrainedTokenizerFast` that encodes and decodes as `tokenizer` does, with the same ids.
 
     GPT-2's marks the end of a text with `END_OF_TEXT`; in a text these letters are ordinary ones.
     A character that a character tokenizer does not know is an Exception of `tokenizers`.
-
-    Raises:
-        UserError: the vocabulary of byte pairs cannot be loaded.
     """
     from transformers import PreTrainedTokenizerFast
 
     if isinstance(tokenizer, CharTokenizer):
         return PreTrainedTokenizerFast(tokenizer_object=_characters(tokenizer))
     return PreTrainedTokenizerFast(
-        tokenizer_object=_byte_pairs(load_encoding(tokenizer.name)),
+        tokenizer_object=_byte_pairs(load_encoding()),
         bos_token=END_OF_TEXT,
         eos_token=END_OF_TEXT,
         split_special_tokens=True,

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, Self
+from functools import lru_cache
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -22,24 +23,6 @@ IGNORED = -100
 
 # What a random draw is for: two purposes never share a stream.
 _OFFSETS, _EPOCH, _SUBSET, MASKS, ROW_MASKS = range(5)
-
-
-class Batches(Protocol):
-    """Training batches with random access: the cursor of a resumed run is the step alone."""
-
-    @property
-    def num_observations(self) -> int:
-        """N, the number of target tokens in the data."""
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches that together hold N targets, rounded up."""
-
-    def passes(self, steps: int) -> float:
-        """How often the first `steps` batches go over the N targets, in fractions too."""
-
-    def batch(self, step: int) -> dict[str, Tensor]:
-        """The batch of step >= 0, the same at every call. Raises ValueError for step < 0."""
 
 
 class Rows(ABC):
@@ -84,16 +67,34 @@ class Rows(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class Windows(Rows):
-    """Windows of `block_size` targets each, window i from position `starts[i]` of 1-D `tokens`.
-
-    A window that reaches over the end is padded there. Raises ValueError where a window would
-    have no target.
-    """
+class TextRows(Rows):
+    """Windows of `block_size` tokens each, window i from position `starts[i]` of 1-D `tokens`."""
 
     tokens: NDArray[Any]
     block_size: int
     starts: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def fingerprint(self, rules: str = "") -> str:
+        """sha256 of the text and how it is cut, and of further `rules`."""
+        digest = hashlib.sha256(f"{self.block_size}{rules}".encode())
+        digest.update(np.ascontiguousarray(self.starts).tobytes())
+        digest.update(np.ascontiguousarray(self.tokens).tobytes())
+        return digest.hexdigest()
+
+    def overlaps(self, other: Rows) -> bool:
+        return isinstance(other, type(self)) and other.tokens is self.tokens
+
+
+@dataclass(frozen=True, eq=False)
+class Windows(TextRows):
+    """Windows of `block_size` targets each, the tokens after their own.
+
+    A window that reaches over the end is padded there. Raises ValueError where a window would
+    have no target.
+    """
 
     def __post_init__(self) -> None:
         if self.block_size < 1:
@@ -103,15 +104,9 @@ class Windows(Rows):
 
     @classmethod
     def tiled(cls, tokens: NDArray[Any], block_size: int, split: str = "corpus") -> Windows:
-        """Windows side by side that score each of the n - 1 targets of `tokens` exactly once.
-
-        Raises UserError, naming `split`, where `tokens` are fewer than `block_size` + 1.
-        """
+        """Windows side by side that score each of the n - 1 targets of `tokens` exactly once."""
         _require_block(tokens, block_size, split)
         return cls(tokens, block_size, np.arange(0, len(tokens) - 1, block_size))
-
-    def __len__(self) -> int:
-        return len(self.starts)
 
     @property
     def num_targets(self) -> int:
@@ -123,90 +118,74 @@ class Windows(Rows):
         return self.block_size
 
     def subset(self, num: int, seed: int) -> Windows:
-        """`num` of the windows without padding, drawn without replacement, in text order.
-
-        With the same seed a smaller subset lies within every larger one. Raises UserError where
-        there are not so many.
-        """
+        """`num` of the windows without padding, drawn without replacement, in text order; with the
+        same seed a smaller subset lies within every larger one."""
         whole = self.take(np.flatnonzero(self.starts + self.block_size < len(self.tokens)))
         if not 1 <= num <= len(whole):
             raise UserError(
                 f"`train_samples={num}`: the train split has {len(whole)} windows of"
                 f" {self.block_size} tokens; choose a number from 1 to {len(whole)}"
             )
-        drawn = _permutation(len(whole), _generator(seed, _SUBSET, 0))[:num]
-        return whole.take(np.sort(drawn))
+        return whole.take(np.sort(_permutation(len(whole), seed, _SUBSET, 0)[:num]))
 
     def take(self, indices: ArrayLike) -> Self:
         return replace(self, starts=self.starts[np.asarray(indices, dtype=np.int64)])
 
-    def fingerprint(self) -> str:
-        digest = hashlib.sha256(str(self.block_size).encode())
-        digest.update(np.ascontiguousarray(self.starts).tobytes())
-        digest.update(np.ascontiguousarray(self.tokens).tobytes())
-        return digest.hexdigest()
-
-    def overlaps(self, other: Rows) -> bool:
-        return isinstance(other, Windows) and other.tokens is self.tokens
-
     def batch(self, indices: ArrayLike) -> dict[str, Tensor]:
         """The windows of the 1-D `indices`: {"input_ids", "labels"}, each [B, block_size] int64."""
-        return _gather(
-            self.tokens, self.block_size, self.starts[np.asarray(indices, dtype=np.int64)]
-        )
+        starts = self.starts[np.asarray(indices, dtype=np.int64)]
+        return _gather(self.tokens, self.block_size, starts)
 
 
+@dataclass(frozen=True, eq=False)
 class RandomWindows:
-    """nanoGPT's get_batch: windows at offsets uniform over `tokens`, drawn with replacement.
+    """nanoGPT's get_batch: windows at offsets uniform over `tokens`, drawn with replacement."""
 
-    Raises UserError, naming `split`, where `tokens` are fewer than `block_size` + 1.
-    """
+    tokens: NDArray[Any]
+    block_size: int
+    batch_size: int
+    seed: int
+    split: str = "train"
 
-    def __init__(
-        self,
-        tokens: NDArray[Any],
-        block_size: int,
-        batch_size: int,
-        seed: int,
-        split: str = "train",
-    ) -> None:
-        _require_block(tokens, block_size, split)
-        _require_batch(batch_size)
-        self.tokens = tokens
-        self.block_size = block_size
-        self.batch_size = batch_size
-        self.seed = seed
+    def __post_init__(self) -> None:
+        _require_block(self.tokens, self.block_size, self.split)
+        _require_batch(self.batch_size)
 
     @property
     def num_observations(self) -> int:
+        """N, the number of target tokens in the data."""
         return len(self.tokens) - 1
 
     @property
     def steps_per_epoch(self) -> int:
+        """Batches that together hold N targets, rounded up."""
         return -(-self.num_observations // (self.batch_size * self.block_size))
 
     def passes(self, steps: int) -> float:
+        """How often the first `steps` batches go over the N targets, in fractions too."""
         return steps * self.batch_size * self.block_size / self.num_observations
 
     def batch(self, step: int) -> dict[str, Tensor]:
-        """The [batch_size, block_size] batch of step >= 0. Raises ValueError for step < 0."""
+        """The batch of step >= 0, the same at every call. Raises ValueError for step < 0."""
         offsets = len(self.tokens) - self.block_size
         generator = _generator(self.seed, _OFFSETS, step)
         starts = torch.randint(offsets, (self.batch_size,), generator=generator).numpy()
         return _gather(self.tokens, self.block_size, starts)
 
 
+@dataclass(frozen=True, eq=False)
 class ShuffledWindows:
     """Every row once per epoch, in a new order each; the last batch of an epoch may be small."""
 
-    def __init__(self, windows: Rows, batch_size: int, seed: int) -> None:
-        _require_batch(batch_size)
-        if not len(windows):
+    windows: Rows
+    batch_size: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        _require_batch(self.batch_size)
+        if not len(self.windows):
             raise ValueError("there are no windows to shuffle")
-        self.windows = windows
-        self.batch_size = batch_size
-        self.seed = seed
-        self._order = (0, self._permutation(0))
+        self.rows(0)  # a seed that cannot be used is refused here
 
     @property
     def num_observations(self) -> int:
@@ -221,24 +200,17 @@ class ShuffledWindows:
         return epochs + rest * self.batch_size / len(self.windows)
 
     def batch(self, step: int) -> dict[str, Tensor]:
-        """The [<= batch_size, block_size] batch of step >= 0. Raises ValueError for step < 0."""
         return self.windows.batch(self.rows(step))
 
     def rows(self, step: int) -> NDArray[np.int64]:
         """Indices of the windows of step >= 0. Raises ValueError for step < 0."""
         epoch, index = divmod(step, self.steps_per_epoch)
-        return self._epoch_order(epoch)[index * self.batch_size : (index + 1) * self.batch_size]
+        order = _permutation(len(self.windows), self.seed, _EPOCH, epoch)
+        return order[index * self.batch_size : (index + 1) * self.batch_size]
 
-    def _epoch_order(self, epoch: int) -> NDArray[np.int64]:
-        """The permutation of `epoch`; the last one is kept, since steps come in order."""
-        kept, order = self._order
-        if kept != epoch:
-            order = self._permutation(epoch)
-            self._order = (epoch, order)
-        return order
 
-    def _permutation(self, epoch: int) -> NDArray[np.int64]:
-        return _permutation(len(self.windows), _generator(self.seed, _EPOCH, epoch))
+Batches = RandomWindows | ShuffledWindows
+"""Training batches with random access: the cursor of a resumed run is the step alone."""
 
 
 def _gather(tokens: NDArray[Any], block_size: int, starts: NDArray[np.int64]) -> dict[str, Tensor]:
@@ -253,8 +225,9 @@ def _gather(tokens: NDArray[Any], block_size: int, starts: NDArray[np.int64]) ->
     }
 
 
-def _permutation(n: int, generator: torch.Generator) -> NDArray[np.int64]:
-    order: NDArray[np.int64] = torch.randperm(n, generator=generator).numpy()
+@lru_cache(maxsize=2)  # steps come in order, and so all batches of an epoch in a row
+def _permutation(n: int, seed: int, purpose: int, step: int) -> NDArray[np.int64]:
+    order: NDArray[np.int64] = torch.randperm(n, generator=_generator(seed, purpose, step)).numpy()
     return order
 
 
@@ -263,8 +236,6 @@ def stream(seed: int, purpose: int, *step: int) -> int:
 
     Neighbouring seeds and steps must give unrelated streams, and torch seeds its CPU generator
     with the low 32 bits only: a SeedSequence mixes all bits of the three into those.
-
-    Raises UserError for a negative seed, ValueError for a negative step.
     """
     if seed < 0:
         raise UserError(f"`seed={seed}`: choose a number that is not negative")
@@ -274,7 +245,6 @@ def stream(seed: int, purpose: int, *step: int) -> int:
 
 
 def _generator(seed: int, purpose: int, step: int) -> torch.Generator:
-    """A generator for one draw."""
     return torch.Generator().manual_seed(stream(seed, purpose, step))
 
 
