@@ -20,10 +20,10 @@ IGNORED = -100
 
 
 class Likelihood(Protocol):
-    """What a log posterior needs of log p(labels | outputs). Any object with these methods will do.
+    """log p(labels | outputs), in nats, of any object with these methods.
 
-    Outputs are what the network returns for a batch of B rows, [B, ...], and labels the batch's
-    "labels", [B, ...]; all densities are in nats, and must be differentiable in the outputs.
+    Outputs [B, ...] are what the network returns for a batch of B rows, and labels [B, ...] the
+    batch's "labels"; densities must be differentiable in the outputs.
 
     Example:
         Counts with a Poisson distribution whose log rate the network puts out:
@@ -75,17 +75,14 @@ class Categorical:
         return -flat.view(labels.shape)
 
     def per_sequence(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Log-likelihood of each row of the batch: [B], the sum over its observations."""
         return self.per_observation(logits, labels).reshape(len(labels), -1).sum(1)
 
     def total(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Log-likelihood of the whole batch: a scalar, the sum over its observations."""
         return -F.cross_entropy(
             logits.float().flatten(0, -2), labels.flatten(), ignore_index=IGNORED, reduction="sum"
         )
 
     def count(self, labels: Tensor) -> Tensor:
-        """How many observations `labels` holds: a scalar int64 tensor."""
         return (labels != IGNORED).sum()
 
 
@@ -108,18 +105,15 @@ class Gaussian:
     std: float = 1.0
 
     def per_sequence(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Log-likelihood of each row of the batch, [B]."""
         missing = labels.isnan()
         residual = (labels.float() - outputs.float().view_as(labels)) / self.std
         density = -0.5 * residual.masked_fill(missing, 0).square()
         return density - (~missing) * (0.5 * math.log(2 * math.pi) + math.log(self.std))
 
     def total(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Log-likelihood of the whole batch: a scalar."""
         return self.per_sequence(outputs, labels).sum()
 
     def count(self, labels: Tensor) -> Tensor:
-        """How many observations `labels` holds: a scalar int64 tensor."""
         return (~labels.isnan()).sum()
 
 

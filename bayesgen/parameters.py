@@ -10,6 +10,7 @@ import difflib
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -37,7 +38,7 @@ class ParameterSpec:
     shape: tuple[int, ...]
     offset: int
 
-    @property
+    @cached_property
     def numel(self) -> int:
         return prod(self.shape)
 
@@ -60,12 +61,12 @@ class Layout:
             offset += tensor.numel()
         return cls(tuple(entries))
 
-    @property
+    @cached_property
     def size(self) -> int:
         """P, the length of θ."""
         return sum(entry.numel for entry in self.entries)
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         return tuple(entry.name for entry in self.entries)
 
@@ -116,11 +117,10 @@ def select(module: nn.Module, subset: Subset = "all") -> list[str]:
     if callable(subset):
         chosen = {name for name, parameter in named.items() if subset(name, parameter)}
     else:
-        chosen = set()
-        for part in (part.strip() for part in subset.split(",")):
-            if not part:
-                raise UserError(f"`parameters='{subset}'`: nothing stands between two commas")
-            chosen |= _part(module, list(named), part)
+        parts = [part.strip() for part in subset.split(",")]
+        if not all(parts):
+            raise UserError(f"`parameters='{subset}'`: nothing stands between two commas")
+        chosen = set().union(*(_part(module, list(named), part) for part in parts))
     if not chosen:
         raise UserError("`parameters` selects nothing: at least one parameter must be Bayesian")
     return [name for name in named if name in chosen]
@@ -139,21 +139,31 @@ def stacks(module: nn.Module) -> dict[str, nn.ModuleList]:
     return found
 
 
+def base_of(module: nn.Module) -> str:
+    """Prefix of the names of what a Hugging Face model is without its head; else empty."""
+    prefix = str(getattr(module, "base_model_prefix", ""))
+    return prefix if prefix and hasattr(module, prefix) else ""
+
+
 def _part(module: nn.Module, names: list[str], part: str) -> set[str]:
     """Names of the parameters that one part of a subset selects: at least one."""
     hint = ""
     if part == "all":
         found = set(names)
     elif part == "last-layer":
-        found = _last_layer(module)
+        found = _outside(module, "")
     elif part == "head":
-        found = _head(module)
+        found = _outside(module, base_of(module))
         hint = ": the model has no head"
     elif part == "lora":
         found = {name for name in names if ADAPTER in name}
         hint = ": the model has no adapters"
     elif part.startswith("layers="):
-        found, hint = _layers(module, part.removeprefix("layers="))
+        known = stacks(module)
+        blocks = _blocks(known, part.removeprefix("layers="))
+        found = {name for name in names if name.startswith(blocks)}
+        have = " and ".join(f"{len(stack)} blocks in '{name}'" for name, stack in known.items())
+        hint = f"; the model has {have or 'no stack of blocks'}"
     else:
         found = set(fnmatch.filter(names, part))
         nearest = difflib.get_close_matches(part.lower(), KEYWORDS, n=1, cutoff=0.8) or (
@@ -168,49 +178,31 @@ def _part(module: nn.Module, names: list[str], part: str) -> set[str]:
     return found
 
 
-def _last_layer(module: nn.Module) -> set[str]:
-    last = [m for m in module.modules() if any(True for _ in m.parameters(recurse=False))][-1:]
-    owned = {id(p) for m in last for p in m.parameters(recurse=False)}
-    return {name for name, parameter in module.named_parameters() if id(parameter) in owned}
+def _outside(module: nn.Module, base: str) -> set[str]:
+    """Parameters outside the part `base`, adapters left out; without one, of the last layer."""
+    if base:
+        # under every name it has, so that a head that is tied to the base model is found, too
+        every = module.named_parameters(remove_duplicate=False)
+        own = [p for n, p in every if not n.startswith(f"{base}.") and ADAPTER not in n]
+    else:
+        layers = [[*layer.parameters(recurse=False)] for layer in module.modules()]
+        own = next(filter(None, reversed(layers)), [])
+    found = set(map(id, own))
+    return {name for name, parameter in module.named_parameters() if id(parameter) in found}
 
 
-def _head(module: nn.Module) -> set[str]:
-    base = getattr(module, "base_model_prefix", "")
-    if not base or not hasattr(module, base):
-        return _last_layer(module)
-    # under every name it has, so that a head that is tied to the base model is found, too
-    every = list(module.named_parameters(remove_duplicate=False))
-    outside = {
-        id(p) for name, p in every if not name.startswith(f"{base}.") and ADAPTER not in name
-    }
-    return {name for name, parameter in module.named_parameters() if id(parameter) in outside}
-
-
-def _layers(module: nn.Module, index: str) -> tuple[set[str], str]:
-    """Parameters of the blocks at `index`, and what there is to choose from."""
-    known = stacks(module)
+def _blocks(known: Mapping[str, nn.ModuleList], index: str) -> tuple[str, ...]:
+    """Prefixes of the names in the blocks at `index`, an index or a slice."""
     try:
-        numbers = [int(n) if n.strip() else None for n in index.split(":")]
-        where = slice(*numbers) if len(numbers) > 1 else _single(numbers[0])
-        blocks = [f"{name}.{i}." for name, stack in known.items() for i in range(len(stack))[where]]
+        if ":" in index:
+            where = slice(*(int(n) if n.strip() else None for n in index.split(":")))
+        else:
+            where = slice(int(index), int(index) + 1 or None)  # empty where there is none
+        return tuple(f"{name}.{i}." for name in known for i in range(len(known[name]))[where])
     except (TypeError, ValueError):
         raise UserError(
             f"`parameters`: 'layers={index}' is no index or slice; such as layers=-2: or layers=0"
         ) from None
-    found = {
-        name
-        for name, _ in module.named_parameters()
-        if any(name.startswith(block) for block in blocks)
-    }
-    have = " and ".join(f"{len(stack)} blocks in '{name}'" for name, stack in known.items())
-    return found, f"; the model has {have or 'no stack of blocks'}"
-
-
-def _single(index: int | None) -> slice:
-    """The slice of one element; empty where there is none."""
-    if index is None:
-        raise ValueError("an index is needed")
-    return slice(index, index + 1 or None)
 
 
 def widest(device: torch.device) -> torch.dtype:
@@ -226,24 +218,21 @@ def chunks(theta: Tensor, size: int = CHUNK) -> tuple[Tensor, ...]:
 class FlatModule:
     """A module whose Bayesian parameters are views into one vector.
 
-    Loading a new θ is one copy into `theta`; after backward passes, `gradient` gathers what they
-    accumulated. The module is put in evaluation mode (a log posterior has no dropout) and all its
-    other parameters are frozen. The module's own parameter tensors are re-pointed: it is owned by
-    this object from here on.
+    Loading a new θ is one copy into `theta` [P], of `dtype`; after backward passes, `gradient`
+    gathers what they accumulated. The module is put in evaluation mode (a log posterior has no
+    dropout), all its other parameters are frozen, and its own parameter tensors are re-pointed: it
+    is owned by this object from here on.
 
     Args:
         dtype: what θ, all other parameters and the statistics of batch norms are rounded to; other
-            buffers stay as they are.
-
-    Attributes:
-        theta: the current value [P], float32 unless `dtype` says otherwise.
+            buffers stay as they are. None leaves float32.
     """
 
     def __init__(
         self, module: nn.Module, names: Sequence[str], dtype: torch.dtype | None = None
     ) -> None:
         self.module = module.eval()
-        for layer in self.module.modules():
+        for layer in module.modules():
             # these compute in one type, that of their statistics
             if dtype is not None and isinstance(layer, nn.modules.batchnorm._NormBase):
                 layer.to(dtype)
@@ -254,11 +243,10 @@ class FlatModule:
             parameter.data = parameter.data.to(dtype)  # itself, where no dtype is given
             parameter.requires_grad_(False)
             parameter.grad = None
-        theta = self.layout.views(self.theta)
         self._parameters = [named[name] for name in names]
-        for name, parameter in zip(names, self._parameters, strict=True):
-            parameter.data = theta[name]
-            parameter.requires_grad_(True)
+        for name, view in self.layout.views(self.theta).items():
+            named[name].data = view
+            named[name].requires_grad_(True)
 
     def gradient(self) -> Tensor:
         """The gradient [P] of the backward passes since the last call.
@@ -266,10 +254,8 @@ class FlatModule:
         Autograd leaves a buffer of its own at each parameter without a copy; one concatenation is
         cheaper than having it add to views of a vector that must be zeroed first.
         """
-        pieces = [
-            torch.zeros_like(p).view(-1) if p.grad is None else p.grad.reshape(-1)
-            for p in self._parameters
-        ]
-        for parameter in self._parameters:
-            parameter.grad = None
+        pieces = []
+        for p in self._parameters:
+            pieces.append(torch.zeros_like(p).view(-1) if p.grad is None else p.grad.reshape(-1))
+            p.grad = None
         return torch.cat(pieces)

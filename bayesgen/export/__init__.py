@@ -1,12 +1,7 @@
 """A posterior as a model of transformers.
 
-Importing this package registers its classes with transformers' Auto classes, as transformers'
-documentation asks of models that it does not ship:
-
-    import bayesgen.export
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(folder)
+Importing this package registers its classes with transformers' Auto classes, so that these load
+them, as transformers' documentation asks of models that it does not ship.
 """
 
 from transformers import AutoConfig

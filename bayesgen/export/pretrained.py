@@ -16,26 +16,15 @@ from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
+import transformers
 from torch import Tensor, nn
 from torch.func import functional_call
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    GenerationMixin,
-    PreTrainedModel,
-)
 from transformers.modeling_outputs import CausalLMOutputWithPast, SequenceClassifierOutput
 from transformers.utils import can_return_tuple
 
 from bayesgen.draws import Draws
 from bayesgen.errors import UserError
-from bayesgen.export.card import facts, model_card
-from bayesgen.export.configuration import (
-    BayesianCausalLMConfig,
-    BayesianConfig,
-    BayesianForSequenceClassificationConfig,
-)
-from bayesgen.export.ensemble_cache import EnsembleCache
+from bayesgen.export import description
 from bayesgen.export.gpt2 import as_gpt2
 from bayesgen.likelihoods import IGNORED
 from bayesgen.models import FunctionalModel
@@ -43,6 +32,19 @@ from bayesgen.models.lora import add_adapters
 from bayesgen.parameters import Layout
 from bayesgen.predictive.mixture import Uncertainty, decomposed, mixture_of
 from bayesgen.runs import RunRecord
+
+
+class EnsembleCache(transformers.Cache):  # type: ignore[misc]
+    """The layers of all draws' caches, one draw after the other.
+
+    What is done to a cache as a whole (reordering beams, cropping, repeating or choosing rows) is
+    done by transformers layer by layer, so that it reaches every draw; each draw's network is given
+    its own part of the same layers. Lengths are those of the first draw, as of any other.
+    """
+
+    def __init__(self, count: int, config: Any) -> None:
+        self.draws = [transformers.DynamicCache(config=config) for _ in range(count)]
+        super().__init__(layers=[layer for cache in self.draws for layer in cache.layers])
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class TokenUncertainty(Uncertainty):
     log_prob: Tensor
 
 
-class BayesianModel(PreTrainedModel):  # type: ignore[misc]
+class BayesianModel(transformers.PreTrainedModel):  # type: ignore[misc]
     """A network of transformers with S draws of (a part of) its parameters.
 
     Attributes:
@@ -68,7 +70,7 @@ class BayesianModel(PreTrainedModel):  # type: ignore[misc]
         layout: names, shapes and offsets of a draw.
     """
 
-    config_class: Any = BayesianConfig
+    config_class: Any = description.BayesianConfig
     auto_class: ClassVar[Any]
     """Makes the network from its configuration."""
 
@@ -77,7 +79,7 @@ class BayesianModel(PreTrainedModel):  # type: ignore[misc]
     _supports_flash_attn = True
     _supports_flex_attn = True
 
-    def __init__(self, config: BayesianConfig) -> None:
+    def __init__(self, config: description.BayesianConfig) -> None:
         super().__init__(config)
         self.layout = Layout.from_json(config.parameters)
         self.network = self.auto_class.from_config(config.text_config)
@@ -99,10 +101,9 @@ class BayesianModel(PreTrainedModel):  # type: ignore[misc]
         """The posterior with copies of the model's network and of all draws, in memory.
 
         Args:
-            model: a Hugging Face model, or a nanoGPT, which becomes the GPT-2 that is the same
-                function.
-            run_record: of the run, for the model card.
-            evaluation: content of one of its evaluation files, for the same.
+            model: a Hugging Face model, or a nanoGPT, which becomes the same function as a GPT-2.
+            run_record, evaluation: of the run, and what one of its evaluation files holds, for the
+                model card.
 
         Raises:
             UserError: this kind of model cannot become one of transformers.
@@ -118,7 +119,7 @@ class BayesianModel(PreTrainedModel):  # type: ignore[misc]
             parameters=model.layout.to_json(),
             num_draws=len(posterior),
             adapters=_adapters(module),
-            run=facts(run_record, evaluation) if run_record else {},
+            run=description.facts(run_record, evaluation) if run_record else {},
             id2label=module.config.id2label,
             label2id=module.config.label2id,
         )
@@ -141,11 +142,7 @@ class BayesianModel(PreTrainedModel):  # type: ignore[misc]
 
     @classmethod
     def check(cls, module: Any) -> None:
-        """Refuse a network that this class cannot hold.
-
-        Raises:
-            UserError: it is of another kind.
-        """
+        """Refuse a network that this class cannot hold, with a `UserError`."""
         if not _made_by(cls.auto_class, module):
             raise UserError(
                 f"a {type(module).__name__} is no model of {cls.auto_class.__name__}: causal"
@@ -157,7 +154,8 @@ class BayesianModel(PreTrainedModel):  # type: ignore[misc]
         super().save_pretrained(save_directory, **kwargs)
         card = Path(save_directory) / "README.md"
         if not card.exists():
-            card.write_text(str(model_card(self.config, type(self).__name__)), encoding="utf-8")
+            text = description.model_card(self.config, type(self).__name__)
+            card.write_text(str(text), encoding="utf-8")
 
     def _each(self, caches: Iterable[Any] | None = None, **inputs: Any) -> Iterator[Tensor]:
         """log-probabilities under each draw in turn: [B, T, V] or [B, C], float32."""
@@ -173,11 +171,11 @@ class BayesianModel(PreTrainedModel):  # type: ignore[misc]
             yield output.logits.float().log_softmax(-1)
 
 
-class BayesianCausalLM(BayesianModel, GenerationMixin):  # type: ignore[misc]
+class BayesianCausalLM(BayesianModel, transformers.GenerationMixin):  # type: ignore[misc]
     """A posterior over the weights of a causal language model."""
 
-    config_class = BayesianCausalLMConfig
-    auto_class = AutoModelForCausalLM
+    config_class = description.BayesianCausalLMConfig
+    auto_class = transformers.AutoModelForCausalLM
 
     @classmethod
     def check(cls, module: Any) -> None:
@@ -198,6 +196,11 @@ class BayesianCausalLM(BayesianModel, GenerationMixin):  # type: ignore[misc]
 
     def _new_cache(self) -> EnsembleCache:
         return EnsembleCache(len(self.draws), self.config.text_config)
+
+    def _accepted(self, **optional: Any) -> dict[str, Any]:
+        """Those of `optional` that the network's forward pass takes."""
+        taken = inspect.signature(self.network.forward).parameters
+        return {name: value for name, value in optional.items() if name in taken}
 
     @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
@@ -224,26 +227,20 @@ class BayesianCausalLM(BayesianModel, GenerationMixin):  # type: ignore[misc]
             past_key_values = self._new_cache()
         if not isinstance(past_key_values, EnsembleCache | None):
             raise ValueError("past_key_values: every draw needs a cache of its own, EnsembleCache")
-        accepted = inspect.signature(self.network.forward).parameters
-        optional = {"position_ids": position_ids, "logits_to_keep": logits_to_keep}
+        optional = self._accepted(position_ids=position_ids, logits_to_keep=logits_to_keep)
         each = self._each(
             past_key_values and past_key_values.draws,
             input_ids=input_ids,
             attention_mask=attention_mask,
             inputs_embeds=inputs_embeds,
-            **{"use_cache": False, **kwargs},
-            **{name: value for name, value in optional.items() if name in accepted},
+            **{"use_cache": False, **kwargs, **optional},
         )
-        if "logits_to_keep" not in accepted:
-            kept = (
-                slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-            )
+        if "logits_to_keep" not in optional:
+            last = isinstance(logits_to_keep, int)
+            kept = slice(-logits_to_keep, None) if last else logits_to_keep
             each = (log_probs[:, kept] for log_probs in each)
         logits = mixture_of(each)
-        loss = None
-        if labels is not None:
-            targets = labels[:, 1:].flatten().to(logits.device)
-            loss = F.nll_loss(logits[:, :-1].flatten(0, 1), targets, ignore_index=IGNORED)
+        loss = None if labels is None else _nll(logits[:, :-1], labels[:, 1:])
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
 
     @torch.no_grad()
@@ -251,32 +248,28 @@ class BayesianCausalLM(BayesianModel, GenerationMixin):  # type: ignore[misc]
         self, input_ids: Tensor, attention_mask: Tensor | None = None
     ) -> TokenUncertainty:
         """How probable each token of `input_ids` [B, T] was, and how sure the posterior."""
-        positions = None
-        if attention_mask is not None:
-            positions = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
-        accepted = inspect.signature(self.network.forward).parameters
+        there = torch.ones_like(input_ids) if attention_mask is None else attention_mask.long()
+        positions = None if attention_mask is None else (there.cumsum(-1) - 1).clamp(min=0)
         each = self._each(
             input_ids=input_ids,
             attention_mask=attention_mask,
             use_cache=False,
-            **({"position_ids": positions} if "position_ids" in accepted else {}),
+            **self._accepted(position_ids=positions),
         )
         log_probs, entropies = decomposed(p[:, :-1] for p in each)
         log_prob = log_probs.gather(-1, input_ids[:, 1:, None]).squeeze(-1)
-        found = TokenUncertainty(**vars(entropies), log_prob=log_prob)
-        if attention_mask is None:
-            return found
-        padding = (attention_mask[:, 1:] * attention_mask[:, :-1]) == 0
+        found = {**vars(entropies), "log_prob": log_prob}
+        padding = (there[:, 1:] * there[:, :-1]) == 0
         return TokenUncertainty(
-            **{name: value.masked_fill(padding, torch.nan) for name, value in vars(found).items()}
+            **{name: value.masked_fill(padding, torch.nan) for name, value in found.items()}
         )
 
 
 class BayesianForSequenceClassification(BayesianModel):
     """A posterior over the weights of a classifier of texts."""
 
-    config_class = BayesianForSequenceClassificationConfig
-    auto_class = AutoModelForSequenceClassification
+    config_class = description.BayesianForSequenceClassificationConfig
+    auto_class = transformers.AutoModelForSequenceClassification
 
     @classmethod
     def check(cls, module: Any) -> None:
@@ -305,9 +298,7 @@ class BayesianForSequenceClassification(BayesianModel):
             **kwargs,
         )
         logits = mixture_of(each)
-        loss = None
-        if labels is not None:
-            loss = F.nll_loss(logits, labels.to(logits.device), ignore_index=IGNORED)
+        loss = None if labels is None else _nll(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
     @torch.no_grad()
@@ -324,8 +315,8 @@ def bayesian_class(module: nn.Module) -> type[BayesianModel]:
 
     A nanoGPT is a causal language model; so is what neither class can hold, which then says so.
     """
-    classifier = _made_by(AutoModelForSequenceClassification, module)
-    return BayesianForSequenceClassification if classifier else BayesianCausalLM
+    kind = BayesianForSequenceClassification
+    return kind if _made_by(kind.auto_class, module) else BayesianCausalLM
 
 
 def _made_by(auto_class: Any, module: nn.Module) -> bool:
@@ -334,13 +325,17 @@ def _made_by(auto_class: Any, module: nn.Module) -> bool:
     return type(module) in (made if isinstance(made, tuple) else (made,))
 
 
+def _nll(log_probs: Tensor, labels: Tensor) -> Tensor:
+    """Mean NLL of `labels` [...] under `log_probs` [..., C]."""
+    targets = labels.flatten().to(log_probs.device)
+    return F.nll_loss(log_probs.flatten(0, -2), targets, ignore_index=IGNORED)
+
+
 def _adapters(module: nn.Module) -> dict[str, Any]:
     """PEFT's configuration of the adapters in `module` as plain data; empty where it has none."""
-    found = getattr(module, "peft_config", {})
-    if not found:
-        return {}
-    if set(found) != {"default"}:
+    found: Any = dict(getattr(module, "peft_config", {}))
+    config = found.pop("default", None)
+    if found:
         raise UserError("a network with several adapters cannot be exported; merge all but one")
     # sets, such as the targets, become lists
-    plain: dict[str, Any] = json.loads(json.dumps(found["default"].to_dict(), default=sorted))
-    return plain
+    return json.loads(json.dumps(config.to_dict(), default=sorted)) if config else {}

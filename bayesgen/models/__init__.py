@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,15 +78,17 @@ def load_model(
         _refuse_num_labels(num_labels, kind)
     if head is not None and not kind.can("head"):
         raise UserError(f"`head_hidden_size`, `head_dropout`: a {task} has none; leave them out")
-    wanted = {f"head_{k}": v for k, v in vars(head or Head()).items() if v is not None}
     adapters = (lora or Lora()) if parameters and names_adapters(parameters) else None
     path = Path(name)
     if kind.loader is not None:
         model = _custom(str(name), kind, parameters)
-    elif nanogpt.is_checkpoint(path) or path.is_file():
+    elif path.suffix in nanogpt.SUFFIXES or path.is_file():
         if task != ModelInfo.task:
             raise UserError(f"`task={task}`: '{name}' is a nanoGPT checkpoint, a {ModelInfo.task}")
-        model = _nanogpt(path, parameters, adapters, meta_path, outline)
+        meta = Path(meta_path) if meta_path else None
+        model = _nanogpt(
+            str(path), nanogpt.read_checkpoint(path, meta, outline), parameters, adapters
+        )
     else:
         from bayesgen.models import huggingface
 
@@ -95,37 +98,24 @@ def load_model(
             parameters,
             lora=adapters,
             num_labels=num_labels,
-            head=wanted,
+            head={f"head_{k}": v for k, v in vars(head or Head()).items() if v is not None},
             outline=outline,
         )
     return model if outline else model.to(device)
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` is CUDA, then MPS, then the CPU.
-
-    Raises:
-        UserError: there is no such device, or not on this machine.
-    """
-    there = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if name == "auto":
-        return torch.device(next(kind for kind, present in there.items() if present))
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or not there.get(device.type, False):
-        usable = ", ".join(kind for kind, present in there.items() if present)
-        raise UserError(f"`device`: '{name}' is not on this machine; use auto or {usable}")
-    return device
+    """`auto` is CUDA, then MPS, then the CPU; what is not on this machine is a `UserError`."""
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    there = [*(kind for kind in present if present[kind]), "cpu"]
+    with suppress(RuntimeError):
+        device = torch.device(there[0] if name == "auto" else name)
+        if device.type in there:
+            return device
+    raise UserError(f"`device`: '{name}' is not on this machine; use auto or {', '.join(there)}")
 
 
 def _refuse_num_labels(num_labels: int, task: Task) -> None:
-    """Refuse a number of labels that cannot be had."""
     if not task.is_labelled:
         raise UserError(f"`num_labels`: a {task.name} has no classes; leave it out")
     if num_labels < 1:
@@ -137,35 +127,27 @@ def _refuse_num_labels(num_labels: int, task: Task) -> None:
 def _custom(name: str, task: Task, parameters: Subset | None) -> FunctionalModel:
     """The model that the task's own loader finds at `name`."""
     module = resolved(task.loader)(name)
+    config = getattr(module, "config", {})
     return FunctionalModel(
         module,
         resolved(task.call),
         parameters=parameters,
-        info=ModelInfo(
-            name, task.name, task.name, getattr(module, "config", {}), weights_sha256(module)
-        ),
+        info=ModelInfo(name, task.name, task.name, config, weights_sha256(module)),
         likelihood=likelihood_of(task),
     )
 
 
 def _nanogpt(
-    path: Path,
-    parameters: Subset | None,
-    adapters: Lora | None,
-    meta_path: str | Path | None,
-    outline: bool,
+    name: str, read: nanogpt.Checkpoint, parameters: Subset | None, adapters: Lora | None
 ) -> FunctionalModel:
-    checkpoint = nanogpt.read_checkpoint(path, Path(meta_path) if meta_path else None, outline)
-    module = checkpoint.module
-    new = set()
-    if adapters is not None:
-        new = add_adapters(module, adapters.or_targets("c_attn").config(module))
+    module = read.module
     return FunctionalModel(
         module,
+        nanogpt.call,
         parameters=parameters,
-        tokenizer=checkpoint.tokenizer,
+        tokenizer=read.tokenizer,
         block_size=module.config.block_size,
-        info=ModelInfo(str(path), "nanogpt", config=vars(module.config), sha256=checkpoint.sha256),
+        info=ModelInfo(name, "nanogpt", config=vars(module.config), sha256=read.sha256),
         reader=nanogpt.GPTReader(module.config),
-        new=new,
+        new=add_adapters(module, adapters.config(module, "c_attn")) if adapters else (),
     )

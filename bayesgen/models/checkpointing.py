@@ -1,13 +1,12 @@
 """Activations computed again in the backward pass instead of kept (gradient checkpointing).
 
-Of each block of a network only the inputs are kept; the backward pass runs the block once more to
-get what its derivative needs (Chen et al. 2016, https://arxiv.org/abs/1604.06174). The memory of
-activations is then that of one block and of all blocks' inputs, for about a third more arithmetic,
-and the gradient is the same.
+Of each block only the inputs are kept; the backward pass runs it once more to get what its
+derivative needs (Chen et al. 2016, https://arxiv.org/abs/1604.06174): the same gradient, for about
+a third more arithmetic and the memory of one block's activations and all blocks' inputs.
 
-Blocks are those that `--parameters layers=` counts, of any network: transformers' own switch works
-in training mode alone, where a dropout would act, and loses the gradient of what a block takes by
-keyword. The kind is torch's reentrant one; `torch.func` refuses the other.
+Blocks are those that `--parameters layers=` counts. transformers' own switch works in training mode
+alone, where a dropout would act, and loses the gradient of what a block takes by keyword. The kind
+is torch's reentrant one; `torch.func` refuses the other.
 """
 
 from __future__ import annotations
@@ -25,41 +24,27 @@ from bayesgen.parameters import stacks
 
 PLAIN = (Tensor, bool, int, float, str, type(None))
 """What a block may return, alone or in tuples, lists and dictionaries of these."""
-HERE = object()
-"""Stands where a tensor was."""
+HERE = object()  # stands where a tensor was
 
 
 def checkpoint_blocks(module: nn.Module) -> None:
-    """Make every block of `module` compute its activations again, in place.
-
-    The module gives the same outputs and gradients as before; it is meant for evaluation mode.
-
-    Raises:
-        UserError: it has no stack of blocks.
-    """
-    found = stacks(module)
-    if not found:
+    """Make every block of `module`, which is in evaluation mode, compute its activations again."""
+    blocks = [block for stack in stacks(module).values() for block in stack]
+    if not blocks:
         raise UserError(
-            "`gradient_checkpointing`: the model has no stack of equal blocks, whose activations"
-            " could be computed again one by one; leave it out"
+            "`gradient_checkpointing`: the model has no stack of equal blocks; leave it out"
         )
     for child in module.modules():
         # a block that is run again would write its keys and values into the cache a second time
         if getattr(getattr(child, "config", None), "use_cache", False):
             child.config.use_cache = False  # type: ignore[union-attr]
-    for blocks in found.values():
-        for block in blocks:
-            block.forward = _checkpointed(block)
+    for block in blocks:
+        block.forward = _checkpointed(block)
 
 
 def refuse_idle(module: nn.Module, names: Collection[str]) -> None:
-    """Refuse checkpointing where the gradient of the parameters `names` passes through no block.
-
-    Parameters are registered in the order in which a network uses them.
-
-    Raises:
-        UserError: all of them come after the last block.
-    """
+    """Refuse checkpointing where the gradient of the parameters `names` passes through no block."""
+    # parameters are registered in the order in which a network uses them
     prefixes = tuple(f"{name}." for name in stacks(module))
     named = [name for name, _ in module.named_parameters()]
     inside = [i for i, name in enumerate(named) if name.startswith(prefixes)]
@@ -93,8 +78,12 @@ def _checkpointed(block: nn.Module) -> Callable[..., Any]:
             filled: Any = [next(each) if leaf is HERE else leaf for leaf in leaves]
             again: Any = optree.tree_unflatten(inputs, filled)
             found, outputs = optree.tree_flatten(plain(*again[0], **again[1]), none_is_leaf=True)
-            for leaf in found:
-                _refuse_opaque(block, leaf)
+            opaque = [type(leaf).__name__ for leaf in found if not isinstance(leaf, PLAIN)]
+            if opaque:  # a tensor could be hidden in it
+                raise UserError(
+                    f"`gradient_checkpointing`: the model's blocks ({type(block).__name__}) return"
+                    f" a {opaque[0]}, whose gradient would be lost; leave it out"
+                )
             return tuple(found)
 
         # torch differentiates by inputs: where none asks for a gradient, the block's own parameters
@@ -104,12 +93,3 @@ def _checkpointed(block: nn.Module) -> Callable[..., Any]:
         return optree.tree_unflatten(outputs, found)
 
     return forward
-
-
-def _refuse_opaque(block: nn.Module, leaf: Any) -> None:
-    """Refuse an object in which a tensor could be hidden: its gradient would be lost."""
-    if not isinstance(leaf, PLAIN):
-        raise UserError(
-            f"`gradient_checkpointing`: the model's blocks ({type(block).__name__}) return a"
-            f" {type(leaf).__name__}, whose gradient would be lost; leave it out"
-        )

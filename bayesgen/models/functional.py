@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,45 +17,46 @@ from bayesgen.data.tokenizers import Tokenizer
 from bayesgen.errors import UserError
 from bayesgen.likelihoods import Categorical, Gaussian, Likelihood
 from bayesgen.models.checkpointing import checkpoint_blocks
-from bayesgen.parameters import FlatModule, Layout, Subset, select
+from bayesgen.parameters import FlatModule, Layout, Subset, base_of, select
 from bayesgen.tasks import TASKS, Labels, Task
 
 POOLER = "pooler."
 """What some encoders have behind their last block, for the tasks that need it."""
 Batch = Mapping[str, Tensor]
 Call = Callable[[Callable[..., Any], Batch], Tensor]
-"""How a batch goes through a network: given something that is called like the module, and a batch,
-return the logits. The only thing that differs between one model family and another."""
+"""How a batch goes through a network: something that is called like the module, and a batch, give
+the logits."""
+
+
+class Piece(NamedTuple):
+    """What is read in one step, of texts that stand side by side in columns ("slots"); the first
+    piece is padded on the right.
+
+    Attributes:
+        input_ids, positions: [B, T], of the piece's tokens, and where they are in their texts.
+        mask: [B, slots filled up to and with this piece], whether a slot holds a token.
+    """
+
+    input_ids: Tensor
+    positions: Tensor
+    mask: Tensor
 
 
 class Reader(Protocol):
     """How a model family reads texts in pieces and keeps keys and values, to read each token once.
 
-    Texts of different lengths stand side by side in columns ("slots"); the first piece is padded on
-    the right, and a mask says which slots hold a token.
+    Attributes:
+        stackable: whether the cache is a tree of tensors, so that `read` can be vmapped over draws.
     """
 
     stackable: bool
-    """Whether the cache is a tree of tensors, so that `read` can be vmapped over draws."""
 
     def cache(self, texts: int, slots: int, device: torch.device) -> Any:
         """An empty cache."""
 
-    def read(
-        self,
-        apply: Callable[..., Any],
-        input_ids: Tensor,
-        positions: Tensor,
-        mask: Tensor,
-        cache: Any,
-    ) -> Tensor:
-        """Logits [B, T, V] of a piece `input_ids` [B, T], which is added to `cache` in place.
-
-        Args:
-            apply: something that is called like the module.
-            positions: [B, T], of the piece's tokens in their texts.
-            mask: [B, slots filled up to and with this piece], bool.
-        """
+    def read(self, apply: Callable[..., Any], piece: Piece, cache: Any) -> Tensor:
+        """Logits [B, T, V] of `piece`, which is added to `cache` in place; `apply` is called like
+        the module."""
 
 
 @dataclass(frozen=True)
@@ -130,31 +131,30 @@ class FunctionalModel:
         self.reader = reader
         self.likelihood = likelihood
         self.new = frozenset(new)
+        self._choose(parameters)
+
+    def _choose(self, parameters: Subset | None) -> None:
+        named = dict(self.module.named_parameters())
+        chosen = select(self.module, parameters or "all")
         self.parameters = parameters
-        named = dict(module.named_parameters())
-        self.layout = Layout.of((name, named[name]) for name in select(module, parameters or "all"))
+        self.layout = Layout.of((name, named[name]) for name in chosen)
         self.loaded = self.theta = self.layout.ravel(named)
 
     def __repr__(self) -> str:
-        size, whole = self.layout.size, self.num_parameters
-        return (
-            f"FunctionalModel({type(self.module).__name__}, {self.info.family},"
-            f" {size:,} of {whole:,} parameters Bayesian)"
-        )
+        share = f"{self.layout.size:,} of {self.num_parameters:,} parameters Bayesian"
+        return f"FunctionalModel({type(self.module).__name__}, {self.info.family}, {share})"
 
     @property
     def device(self) -> torch.device:
         return self.theta.device
 
-    @property
+    @cached_property
     def task(self) -> Task:
-        """What the model does."""
         return TASKS[self.info.task]
 
     @property
     def labels(self) -> Labels | None:
-        """What a label is: a token, a class, a real number with Gaussian noise; None where the
-        likelihood alone knows."""
+        """What a label is (a number has Gaussian noise); None where the likelihood alone knows."""
         if isinstance(self.likelihood, Gaussian):
             return "number"
         if not isinstance(self.likelihood, Categorical):
@@ -169,8 +169,7 @@ class FunctionalModel:
     @property
     def base(self) -> str:
         """Prefix of the names of what a Hugging Face model is without its head; else empty."""
-        prefix = str(getattr(self.module, "base_model_prefix", ""))
-        return prefix if prefix and hasattr(self.module, prefix) else ""
+        return base_of(self.module)
 
     @property
     def elsewhere(self) -> bool:
@@ -184,16 +183,10 @@ class FunctionalModel:
 
     @property
     def outside(self) -> frozenset[str]:
-        """Names in θ that pretraining does not settle: those outside the base model, and of the
-        pooler, which only some tasks train."""
-        if not self.base:
-            return frozenset()
-        inner = f"{self.base}."
-        return frozenset(
-            name
-            for name in self.layout.names
-            if not name.startswith(inner) or name.startswith(f"{inner}{POOLER}")
-        )
+        """Names that pretraining does not settle: outside the base model, or of its pooler."""
+        inner, pooler = f"{self.base}.", f"{self.base}.{POOLER}"
+        names = self.layout.names if self.base else ()
+        return frozenset(n for n in names if not n.startswith(inner) or n.startswith(pooler))
 
     @property
     def num_parameters(self) -> int:
@@ -201,16 +194,9 @@ class FunctionalModel:
         return sum(p.numel() for p in self.module.parameters())
 
     def select(self, parameters: Subset) -> FunctionalModel:
-        """The same network with other Bayesian parameters; both share it.
-
-        Raises:
-            UserError: `parameters` select nothing (see `bayesgen.parameters.select`).
-        """
+        """The same network, shared, with other Bayesian parameters (see `parameters.select`)."""
         chosen = copy.copy(self)
-        named = dict(self.module.named_parameters())
-        chosen.parameters = parameters
-        chosen.layout = Layout.of((n, named[n]) for n in select(self.module, parameters))
-        chosen.loaded = chosen.theta = chosen.layout.ravel(named).to(self.device)
+        chosen._choose(parameters)
         return chosen
 
     def __call__(self, theta: Tensor, batch: Batch) -> Tensor:
@@ -227,38 +213,27 @@ class FunctionalModel:
         return apply
 
     def bind(self, dtype: torch.dtype | None = None, checkpointing: bool = False) -> FlatModule:
-        """A private copy of the module with its parameters laid into one vector (the hot loop).
-
-        Args:
-            dtype: what all parameters are rounded to.
-            checkpointing: compute activations again in the backward pass.
-
-        Raises:
-            UserError: `checkpointing`, and the module has no stack of blocks.
-        """
+        """A private copy of the module, its parameters rounded to `dtype` and laid into one vector;
+        with `checkpointing` activations are computed again in the backward pass."""
         module = copy.deepcopy(self.module)
         if checkpointing:
             checkpoint_blocks(module)
         return FlatModule(module, self.layout.names, dtype)
 
     def to(self, device: torch.device | str) -> FunctionalModel:
-        """Move the module and θ to `device`, in place."""
+        """The same, moved in place."""
         self.module.to(device)
-        theta = self.theta.to(device) if self.elsewhere else None
-        self.loaded = self.loaded.to(device)
-        self.theta = self.loaded if theta is None else theta
+        elsewhere, self.loaded = self.elsewhere, self.loaded.to(device)
+        self.theta = self.theta.to(device) if elsewhere else self.loaded
         return self
 
     def start_at(self, theta: Tensor) -> None:
-        """Let chains start at `theta` [P], such as the mode that another run found.
-
-        The module gets these weights; `loaded` stays.
-        """
+        """Let chains start at `theta` [P], such as the mode that another run found; the module gets
+        these weights, and `loaded` stays."""
         self.theta = theta.to(self.loaded, copy=True)
-        named = dict(self.module.named_parameters())
         with torch.no_grad():
             for name, view in self.layout.views(self.theta).items():
-                named[name].copy_(view)
+                self.module.get_parameter(name).copy_(view)
 
 
 def weights_sha256(module: nn.Module) -> str:
@@ -270,7 +245,6 @@ def weights_sha256(module: nn.Module) -> str:
 
 
 def _only_input(apply: Callable[..., Any], batch: Batch) -> Tensor:
-    """The outputs for a batch with one tensor beside its labels."""
     names = [name for name in batch if name != "labels"]
     if len(names) != 1:
         raise UserError(

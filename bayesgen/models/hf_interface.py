@@ -1,15 +1,12 @@
-"""transformers behind the protocols of this package: its words, its tokenizers, its caches, and the
-way in which a batch goes through one of its networks.
-"""
+"""transformers behind the protocols of this package: words, tokenizers, caches, and networks."""
 
 from __future__ import annotations
 
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from bayesgen.errors import UserError
+from bayesgen.models.functional import Call, Piece
+from bayesgen.tasks import Task
 
 NO_LIMIT = 10**9
 """transformers' "no limit" is a number far above this."""
@@ -30,19 +29,18 @@ def quiet() -> Iterator[None]:
     from huggingface_hub.utils import logging as hub
     from transformers.utils import logging
 
-    shown, level, hub_level = (
-        logging.is_progress_bar_enabled(), logging.get_verbosity(), hub.get_verbosity(),
-    )  # fmt: skip
+    shown = logging.is_progress_bar_enabled()
+    levels = [(each, each.get_verbosity()) for each in (logging, hub)]
     logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    hub.set_verbosity_error()
+    for each, _ in levels:
+        each.set_verbosity_error()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.set_verbosity(level)
-        hub.set_verbosity(hub_level)
+        for each, level in levels:
+            each.set_verbosity(level)
         if shown:
             logging.enable_progress_bar()
 
@@ -63,19 +61,14 @@ class HuggingFaceTokenizer:
 
     def encode(self, text: str) -> Any:
         """Ids of `text`, 1-D. Raises UserError where the vocabulary lacks something in it."""
-        try:
-            found = self.tokenizer(
-                text,
-                add_special_tokens=False,
-                return_tensors="np",
-                verbose=False,  # a text is longer than any window
-            )
+        plain = {"add_special_tokens": False, "return_tensors": "np"}
+        try:  # `verbose` would warn that a text is longer than the window
+            return self.tokenizer(text, **plain, verbose=False)["input_ids"][0]
         except Exception as error:  # tokenizers raises nothing more particular
             raise UserError(
                 f"the tokenizer of '{self.name}' cannot encode this text"
                 f" ({' '.join(str(error).split())}); take a text in its own alphabet"
             ) from error
-        return found["input_ids"][0]
 
     def decode(self, ids: Any) -> str:
         return str(self.tokenizer.decode(ids))
@@ -107,8 +100,9 @@ def read_tokenizer(name: str, module: Any) -> HuggingFaceTokenizer | None:
             ) from error
         return None  # a model without a tokenizer still scores token ids
     tokenizer = HuggingFaceTokenizer(raw)
-    if _knows_nothing(tokenizer):
-        return None
+    with suppress(UserError):
+        if not len(tokenizer.encode("a")):
+            return None  # made up: it encodes every text as nothing
     rows = module.get_input_embeddings().weight.shape[0]
     if tokenizer.vocab_size > rows:
         raise UserError(
@@ -118,20 +112,9 @@ def read_tokenizer(name: str, module: Any) -> HuggingFaceTokenizer | None:
     return tokenizer
 
 
-def _knows_nothing(tokenizer: HuggingFaceTokenizer) -> bool:
-    """Whether transformers made it up: it encodes every text as nothing."""
-    try:
-        return not len(tokenizer.encode("a"))
-    except UserError:
-        return False
-
-
 class CausalReader:
-    """Reads texts through transformers' own cache.
-
-    Texts of different lengths have a cache each: where a window or a bias counts slots, a gap
-    between two tokens of a text would count, too.
-    """
+    """Reads texts through transformers' own cache. Texts of different lengths have a cache each:
+    where a window or a bias counts slots, a gap between two tokens of a text would count, too."""
 
     stackable = False
 
@@ -141,85 +124,77 @@ class CausalReader:
     def cache(self, texts: int, slots: int, device: torch.device) -> Any:
         return []
 
-    def read(
-        self,
-        apply: Callable[..., Any],
-        input_ids: Tensor,
-        positions: Tensor,
-        mask: Tensor,
-        cache: Any,
-    ) -> Tensor:
+    def read(self, apply: Callable[..., Any], piece: Piece, cache: Any) -> Tensor:
         from transformers import DynamicCache
 
+        input_ids, positions, mask = piece
         rows, length = input_ids.shape
         if not cache:
             groups = 1 if bool(mask.all()) else rows
             cache.extend(DynamicCache(config=self.config) for _ in range(groups))
+
+        def logits(own: Any, *where: slice) -> Tensor:
+            at = {"input_ids": input_ids[where], "position_ids": positions[where]}
+            found: Tensor = apply(**at, past_key_values=own, use_cache=True).logits
+            return found
+
         if len(cache) == 1:
-            return _logits(apply, input_ids, positions, cache[0])
+            return logits(cache[0], slice(None))
         each = []
         for row, own in enumerate(cache):
             new = int(mask[row, -length:].sum())
-            piece = slice(row, row + 1), slice(0, new)
-            logits = _logits(apply, input_ids[piece], positions[piece], own)
-            each.append(torch.nn.functional.pad(logits, (0, 0, 0, length - new)))
+            found = logits(own, slice(row, row + 1), slice(new))
+            each.append(nn.functional.pad(found, (0, 0, 0, length - new)))
         return torch.cat(each)
 
 
-def _logits(apply: Callable[..., Any], input_ids: Tensor, positions: Tensor, cache: Any) -> Tensor:
-    logits: Tensor = apply(
-        input_ids=input_ids, position_ids=positions, past_key_values=cache, use_cache=True
-    ).logits
-    return logits
+def call_of(task: Task, module: Any) -> Call:
+    """How a batch goes through `module`, a network for `task`, or through copies of it.
 
-
-@dataclass
-class _Asked:
-    """Positions [B, K] of a batch whose input is of this shape, and whether they were chosen."""
-
-    positions: Tensor
-    shape: torch.Size
-    served: bool = False
-
-
-_ASKED: ContextVar[_Asked | None] = ContextVar("asked", default=None)
-"""What is in the network right now; a hook is handed nothing but states."""
-
-
-def serve_targets(module: Any) -> None:
-    """Make a network for masked words, and copies of it, fit for `logits_at`."""
-    embeddings = module.get_output_embeddings()
+    Where masked words are predicted a batch may hold the positions "targets" [B, K] of those that
+    are asked for, a sixth or so; logits are then [B, K, V]. An encoder's last product, with the
+    embeddings of all words, and the softmax behind it cost more than its blocks do.
+    """
+    masked = task.masking == "replace"
+    shifted = task.auto_class == "AutoModelForSeq2SeqLM"
+    embeddings = module.get_output_embeddings() if masked else None
     if embeddings is not None:
         embeddings.register_forward_pre_hook(_choose)
 
+    def call(apply: Callable[..., Any], batch: Mapping[str, Tensor]) -> Tensor:
+        inputs = {k: v for k, v in batch.items() if k != "labels"}
+        if masked and "targets" in inputs:
+            return _logits_at(apply, inputs.pop("targets"), inputs)
+        if shifted and "decoder_input_ids" not in batch:
+            inputs["decoder_input_ids"] = module.prepare_decoder_input_ids_from_labels(
+                batch["labels"]
+            )
+        logits: Tensor = apply(**task.inputs, **inputs).logits
+        return logits
 
-def logits_at(apply: Callable[..., Any], positions: Tensor, inputs: dict[str, Any]) -> Tensor:
-    """Logits [B, K, V] at `positions` [B, K] int64.
+    return call
 
-    Where the network does not hand the states [B, T, H] of what it reads to its output embeddings,
-    the logits of all positions are computed, and those of the others dropped.
 
-    Args:
-        apply: something that is called like the network.
-        inputs: what to call it with, "input_ids" [B, T] among it.
-    """
-    asked = _Asked(positions, inputs["input_ids"].shape)
+_ASKED: ContextVar[dict[torch.Size, Tensor]] = ContextVar("asked")
+"""Of what is in the network right now the shape [B, T], and the positions [B, K] that are asked for
+until they are served; a hook is handed nothing but states."""
+
+
+def _logits_at(apply: Callable[..., Any], positions: Tensor, inputs: dict[str, Any]) -> Tensor:
+    """Logits [B, K, V] at `positions` [B, K]; those of all positions are computed where the network
+    does not hand the states [B, T, H] of what it reads to its output embeddings."""
+    asked = {inputs["input_ids"].shape: positions}
     before = _ASKED.set(asked)
     try:
         found: Tensor = apply(**inputs).logits
     finally:
         _ASKED.reset(before)
-    return found if asked.served else _at(found, positions)
+    return found.take_along_dim(positions[..., None], 1) if asked else found
 
 
 def _choose(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    asked = _ASKED.get()
-    if asked is None or asked.served or not inputs or inputs[0].shape[:-1] != asked.shape:
+    """Before output embeddings are applied: of the states that they are given, those asked for."""
+    positions = _ASKED.get({}).pop(inputs[0].shape[:-1], None) if inputs else None
+    if positions is None:
         return None
-    asked.served = True
-    return _at(inputs[0], asked.positions), *inputs[1:]
-
-
-def _at(states: Tensor, positions: Tensor) -> Tensor:
-    """`states` [B, T, H] at `positions` [B, K]: [B, K, H]."""
-    return states.take_along_dim(positions[..., None], 1)
+    return inputs[0].take_along_dim(positions[..., None], 1), *inputs[1:]

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,8 @@ from torch import nn
 
 from bayesgen.errors import UserError
 from bayesgen.likelihoods import Likelihood, likelihood_of
-from bayesgen.models.functional import (
-    POOLER,
-    Call,
-    FunctionalModel,
-    ModelInfo,
-    weights_sha256,
-)
-from bayesgen.models.hf_interface import (
-    CausalReader,
-    logits_at,
-    quiet,
-    read_tokenizer,
-    serve_targets,
-)
+from bayesgen.models.functional import POOLER, FunctionalModel, ModelInfo, weights_sha256
+from bayesgen.models.hf_interface import CausalReader, call_of, quiet, read_tokenizer
 from bayesgen.models.lora import Lora, add_adapters
 from bayesgen.parameters import ADAPTER, Subset
 from bayesgen.registry import resolved
@@ -48,23 +37,22 @@ def load(
     head: Mapping[str, Any] | None = None,
     outline: bool = False,
 ) -> FunctionalModel:
-    """Load `name`, a local folder or a hub name, through the Auto classes, in float32.
+    """Load `name`, a local folder or a hub name, through the Auto classes (see `load_model`).
 
     transformers keeps a checkpoint's own dtype; what is sampled must be float32, because the noise
     of a small step vanishes in bfloat16. Nothing is downloaded for a folder. A folder of PEFT
     adapters is loaded with the model that they belong to.
 
     Args:
-        lora: adapters to add, untrained, where the model has none.
-        num_labels: of a classifier; the folder's own by default.
-        head: settings of a sentence classifier's head; the folder's own by default.
-        outline: make it on the device "meta", without its weights: their sizes alone.
+        head: settings of a sentence classifier's head, such as `head_dropout`; else its own.
 
     Raises:
         UserError: transformers is not installed, nothing loadable is at `name`, or it is not a
             model of this task.
     """
     try:
+        from transformers import AutoConfig
+
         from bayesgen.models import sentence  # makes transformers know it
     except ImportError as error:
         raise UserError(
@@ -77,17 +65,18 @@ def load(
     adapters = _adapters_of(name)
     base = adapters.base_model_name_or_path if adapters else name
     _refuse_missing(base)
-    stored = config = _config(base, 1 if kind.labels == "number" else num_labels)
+    labels = 1 if kind.labels == "number" else num_labels
+    given = {} if labels is None else {"num_labels": labels}
+    local = Path(base).is_dir()
+    with _loading(base):
+        stored = config = AutoConfig.from_pretrained(base, local_files_only=local, **given)
     _refuse_wrong_task(base, kind, config)
     if kind.sentence:
         config = sentence.configured(config, base, task, head or {}, num_labels)
     new: set[str] = set()
     if outline:
-        try:
-            with torch.device("meta"), quiet():
-                module = auto.from_config(config, dtype=torch.float32).to("meta")
-        except Exception as error:  # of a damaged config.json, nearly any
-            raise _unloadable(base, error) from error
+        with _loading(base), torch.device("meta"):
+            module = auto.from_config(config, dtype=torch.float32).to("meta")
         if adapters:
             add_adapters(module, adapters, folder=name)
     else:
@@ -106,9 +95,9 @@ def load(
     cached = kind.can("generate") and not module._is_stateful
     return FunctionalModel(
         module,
-        _call(kind, module),
+        call_of(kind, module),
         parameters=parameters,
-        tokenizer=next((found for found in tokenizers if found is not None), None),
+        tokenizer=next(filter(None, tokenizers), None),
         block_size=_block_size(config, module),
         info=ModelInfo(name, "huggingface", task, config.to_dict(), sha256),
         reader=CausalReader(config) if cached else None,
@@ -117,24 +106,44 @@ def load(
     )
 
 
+@contextmanager
+def _loading(name: str) -> Iterator[None]:
+    """Let transformers load `name`, without words of its own; what it finds no weights for, such as
+    a new head, is the same at every load. Of a damaged folder it can raise nearly anything."""
+    try:
+        with torch.random.fork_rng(devices=[]), quiet():
+            torch.manual_seed(0)
+            yield
+    except Exception as error:
+        reason = textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" ...")
+        if (Path(name) / ADAPTERS).is_file() and "report" in str(error):  # of shapes; it is hidden
+            why = f"the adapters in '{name}' have other shapes than its {ADAPTERS} says; copy both"
+            why += " anew"
+        elif Path(name).is_dir():
+            why = f"'{name}' is no loadable Hugging Face model: {reason}"
+        else:
+            why = f"there is no folder '{name}', and no such model could be loaded from the Hugging"
+            why += f" Face hub: {reason}"
+        raise UserError(f"`model`: {why}") from error
+
+
 def _refuse_missing(name: str) -> None:
     """Say at once that a path leads nowhere, instead of asking the hub for it."""
     path = Path(name).expanduser()
+    config = path / "config.json"
     looks_like_a_path = name.startswith((".", "/", "~")) or len(path.parts) > 2
     if looks_like_a_path and not path.is_dir():
         raise UserError(
             f"`model`: no folder at '{name}'; name a Hugging Face model's folder, its hub name, or"
             " a nanoGPT checkpoint (.pt)"
         )
-    if (path / "config.json").is_file() and '"bayesian-' in (path / "config.json").read_text():
+    if config.is_file() and '"bayesian-' in config.read_text():
         raise UserError(
-            f"`model`: '{name}' is a posterior that was exported for transformers; name the run"
-            " itself, or the model that it started from"
+            f"`model`: '{name}' is an exported posterior; name the run itself, or its model"
         )
-    if path.is_dir() and not any((path / f).is_file() for f in ("config.json", ADAPTERS)):
+    if path.is_dir() and not config.is_file() and not (path / ADAPTERS).is_file():
         raise UserError(
-            f"`model`: '{name}' holds no Hugging Face model (no config.json in the folder); name"
-            " the folder that save_pretrained wrote"
+            f"`model`: '{name}' holds no config.json; name a folder that save_pretrained wrote"
         )
 
 
@@ -144,11 +153,8 @@ def _adapters_of(name: str) -> Any:
         return None
     from peft import PeftConfig
 
-    try:
-        with quiet():
-            config = PeftConfig.from_pretrained(name)
-    except Exception as error:  # of a damaged folder, nearly any
-        raise _unloadable(name, error) from error
+    with _loading(name):
+        config = PeftConfig.from_pretrained(name)
     kind = getattr(config, "peft_type", None)
     if kind != "LORA" or config.use_dora:
         kind = "DoRA" if kind == "LORA" else getattr(kind, "value", kind)
@@ -172,37 +178,26 @@ def _auto(task: Task) -> Any:
     return resolved(name) if ":" in name else getattr(transformers, name)
 
 
-def _config(name: str, num_labels: int | None) -> Any:
-    from transformers import AutoConfig
-
-    given = {} if num_labels is None else {"num_labels": num_labels}
-    try:
-        with quiet():
-            return AutoConfig.from_pretrained(name, local_files_only=Path(name).is_dir(), **given)
-    except Exception as error:  # of a damaged folder, nearly any
-        raise _unloadable(name, error) from error
-
-
 def _refuse_wrong_task(name: str, task: Task, config: Any) -> None:
     """Refuse an architecture that cannot do `task`, and name what it can."""
     import transformers
 
     from bayesgen.models.sentence import SentenceConfig
 
+    masked = type(config) in transformers.AutoModelForMaskedLM._model_mapping
+    permuted = config.model_type == "xlnet"
+
     def can(other: Task) -> bool:
         if isinstance(config, SentenceConfig):
             return other.name == config.task
-        if not other.auto_class:
-            return False
-        masked = type(config) in transformers.AutoModelForMaskedLM._model_mapping
         if other.sentence:
             return masked and not config.is_encoder_decoder
-        known = type(config) in _auto(other)._model_mapping
-        permuted = config.model_type == "xlnet"
+        if not other.auto_class or type(config) not in _auto(other)._model_mapping:
+            return False
         if other.can("generate"):
             # an encoder has a causal class, too, but attends to both sides unless it is a decoder
-            return known and not permuted and (not masked or getattr(config, "is_decoder", False))
-        return known and (other.masking != "permute" or permuted)
+            return not permuted and (not masked or getattr(config, "is_decoder", False))
+        return other.masking != "permute" or permuted
 
     if not can(task):
         possible = ", ".join(other for other in TASKS if can(TASKS[other]))
@@ -218,37 +213,28 @@ def _around_encoder(name: str, task: Task, auto: Any, config: Any) -> tuple[nn.M
 
     inner = config.text_config
     encoder, lacking = _weights(name, task, auto, inner, bare=True, **without_pooler(inner))
-    with torch.random.fork_rng(devices=[]), quiet():
-        torch.manual_seed(0)  # a new head is the same at every load
+    found = {key for key, _ in encoder.named_parameters()} - lacking
+    with _loading(name):
         module = SentenceModel.around(encoder, config)
-    base = f"{module.base_model_prefix}."
-    head = {key for key, _ in module.named_parameters() if not key.startswith(base)}
-    return module, head | {f"{base}{key}" for key in lacking}
+    found = {f"{module.base_model_prefix}.{key}" for key in found}
+    return module, {key for key, _ in module.named_parameters()} - found
 
 
 def _weights(
     name: str, task: Task, auto: Any, config: Any, bare: bool = False, **options: Any
 ) -> tuple[nn.Module, set[str]]:
-    """The module with its weights, and the names of those that the folder does not hold.
-
-    Args:
-        bare: it is an encoder alone: no part of it is a head.
-        options: of the module's class.
-    """
-    with torch.random.fork_rng(devices=[]), quiet():
-        torch.manual_seed(0)  # a new head is the same at every load
-        try:
-            module, loading = auto.from_pretrained(
-                name,
-                config=config,
-                dtype=torch.float32,
-                local_files_only=Path(name).is_dir(),
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # refused below, with their names
-                **options,
-            )
-        except Exception as error:  # of a damaged folder, nearly any
-            raise _unloadable(name, error) from error
+    """The module with its weights, and the names of those that the folder does not hold; of a
+    `bare` encoder, which has no head, it must hold all but the pooler's."""
+    with _loading(name):
+        module, loading = auto.from_pretrained(
+            name,
+            config=config,
+            dtype=torch.float32,
+            local_files_only=Path(name).is_dir(),
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, with their names
+            **options,
+        )
     if loading["mismatched_keys"]:
         key, stored, made = min(loading["mismatched_keys"])
         raise UserError(
@@ -258,19 +244,29 @@ def _weights(
     # of a tied weight the first name alone is one of a parameter
     every = {key for key, _ in module.named_parameters(remove_duplicate=False)}
     tied = every - {key for key, _ in module.named_parameters()}
-    new = set(loading["missing_keys"]) - tied
-    base = "" if bare else f"{module.base_model_prefix}."
-    inner = {key.removeprefix(base): key for key in new if key.startswith(base)}
-    # masked tokens train no pooler: where it is missing it is as new as the head
-    lacking = {key for name, key in inner.items() if not name.startswith(POOLER)}
-    if not task.new_head:
-        lacking = new
+    lacking = new = set(loading["missing_keys"]) - tied
+    if task.new_head:
+        base = "" if bare else f"{module.base_model_prefix}."
+        # masked tokens train no pooler: where it is missing it is as new as the head
+        inner = {key for key in new if key.startswith(base)}
+        lacking = {key for key in inner if not key.startswith(base + POOLER)}
     if lacking:
         raise UserError(
             f"`model`: '{name}' lacks weights of its own architecture, such as '{min(lacking)}';"
             " name a model that was trained for this task"
         )
     return module, new
+
+
+def _load_adapters(name: str, module: Any) -> None:
+    """Put the PEFT adapters in the folder `name` into `module`."""
+    with _loading(name):
+        found = module.load_adapter(name, adapter_kwargs={"local_files_only": True})
+    if found.missing_keys:
+        raise UserError(
+            f"`model`: the adapters in '{name}' lack weights, such as '{min(found.missing_keys)}';"
+            " name a folder that PEFT's save_pretrained wrote for this model"
+        )
 
 
 def _likelihood(task: Task, config: Any, name: str) -> Likelihood:
@@ -286,46 +282,6 @@ def _likelihood(task: Task, config: Any, name: str) -> Likelihood:
     return likelihood_of(task, float(std))
 
 
-def _load_adapters(name: str, module: Any) -> None:
-    """Put the PEFT adapters in the folder `name` into `module`."""
-    try:
-        with torch.random.fork_rng(devices=[]), quiet():
-            lacking = module.load_adapter(
-                name, adapter_kwargs={"local_files_only": True}
-            ).missing_keys
-    except Exception as error:  # of a damaged folder, nearly any
-        if "report" in str(error):  # it points to a report of the shapes, which `quiet` hides
-            raise UserError(
-                f"`model`: the adapters in '{name}' have other shapes than its {ADAPTERS} says;"
-                " copy both anew"
-            ) from error
-        raise _unloadable(name, error) from error
-    if lacking:
-        raise UserError(
-            f"`model`: the adapters in '{name}' lack weights, such as '{min(lacking)}'; name a"
-            " folder that PEFT's save_pretrained wrote for this model"
-        )
-
-
-def _call(task: Task, module: Any) -> Call:
-    masked = task.masking == "replace"
-    if masked:
-        serve_targets(module)
-
-    def call(apply: Callable[..., Any], batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        inputs = {k: v for k, v in batch.items() if k != "labels"}
-        if masked and "targets" in inputs:
-            return logits_at(apply, inputs.pop("targets"), inputs)
-        if task.auto_class == "AutoModelForSeq2SeqLM" and "decoder_input_ids" not in batch:
-            inputs["decoder_input_ids"] = module.prepare_decoder_input_ids_from_labels(
-                batch["labels"]
-            )
-        logits: torch.Tensor = apply(**task.inputs, **inputs).logits
-        return logits
-
-    return call
-
-
 def _block_size(config: Any, module: nn.Module) -> int | None:
     """The longest input in tokens; None where nothing limits it."""
     config = config.text_config if config.model_type == "bayesgen-sentence" else config
@@ -337,13 +293,3 @@ def _block_size(config: Any, module: nn.Module) -> int | None:
         if name.endswith("embeddings.position_embeddings") and padding is not None:
             return size - padding - 1  # RoBERTa and its kin begin behind the padding's position
     return size
-
-
-def _unloadable(name: str, error: Exception) -> UserError:
-    reason = textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" ...")
-    if Path(name).is_dir():
-        return UserError(f"`model`: '{name}' is no loadable Hugging Face model: {reason}")
-    return UserError(
-        f"`model`: there is no folder '{name}', and no such model could be loaded from the Hugging"
-        f" Face hub: {reason}"
-    )

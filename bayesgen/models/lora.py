@@ -10,7 +10,7 @@ import copy
 import textwrap
 import warnings
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -36,12 +36,8 @@ class Lora:
     alpha: float = 16.0
     targets: tuple[str, ...] | None = None
 
-    def or_targets(self, *names: str) -> Lora:
-        """The same; with targets `names` where it has none of its own."""
-        return self if self.targets else replace(self, targets=names)
-
-    def config(self, module: nn.Module) -> Any:
-        """PEFT's configuration of these adapters.
+    def config(self, module: nn.Module, *default: str) -> Any:
+        """PEFT's configuration of these adapters, by default on layers called `default`.
 
         Raises:
             UserError: PEFT is not installed, r < 1, or a target names no layer of `module`, or one
@@ -57,12 +53,10 @@ class Lora:
         if self.r < 1:
             raise UserError(f"`lora_r={self.r}`: must be at least 1")
         every = [id(p) for _, p in module.named_parameters(remove_duplicate=False)]
-        for target in self.targets or ():
-            layers = [
-                layer
-                for name, layer in module.named_modules()
-                if name and f".{name}".endswith(f".{target}")
-            ]
+        targets = list(self.targets or default)
+        for target in targets:
+            named = ((f".{name}", layer) for name, layer in module.named_modules() if name)
+            layers = [layer for name, layer in named if name.endswith(f".{target}")]
             if not layers:
                 raise UserError(
                     f"`lora_targets`: no layer of the model is called '{target}'; name ends of the"
@@ -75,25 +69,19 @@ class Lora:
                 )
         base = getattr(module, "base_model", module)  # around an encoder: that encoder
         kind = getattr(getattr(base, "config", None), "model_type", None)
-        chosen = self.targets or CHOICES.get(kind, "all-linear")
-        return LoraConfig(
-            r=self.r,
-            lora_alpha=self.alpha,  # type: ignore[arg-type, unused-ignore]
-            target_modules=chosen if isinstance(chosen, str) else list(chosen),
-        )
+        chosen: Any = targets or CHOICES.get(kind, "all-linear")
+        chosen = chosen if isinstance(chosen, str) else list(chosen)
+        alpha: Any = self.alpha
+        return LoraConfig(r=self.r, lora_alpha=alpha, target_modules=chosen)
 
 
 def add_adapters(
     module: nn.Module, config: Any, new: Collection[str] = (), folder: str | None = None
 ) -> set[str]:
-    """Put the adapters that `config` describes into `module`, on its device.
+    """Put the adapters that `config` (read in `folder`) describes into `module`, on its device.
 
-    Args:
-        new: names of parameters that no training has seen yet.
-        folder: where `config` was read.
-
-    Returns:
-        The same, by their names beside the adapters, and those of the adapters.
+    Returns names of parameters that no training has seen yet: those of the adapters, and `new`, by
+    the names that these have beside adapters.
 
     Raises:
         UserError: PEFT knows no layers for this architecture, or cannot adapt those that are named.
@@ -110,29 +98,24 @@ def add_adapters(
             inject_adapter_in_model(config, module)
         except Exception as error:  # of a damaged configuration, nearly any
             reason = textwrap.shorten(str(error), 160, placeholder=" ...")
-            if folder is not None:
-                raise UserError(
-                    f"`model`: the adapters in '{folder}' do not fit their model: {reason}"
-                ) from error
             raise UserError(
                 f"`lora_targets`: {reason}; name ends of the names of linear layers, such as"
                 f" {_linear_layers(module)}"
+                if folder is None
+                else f"`model`: the adapters in '{folder}' do not fit their model: {reason}"
             ) from error
     return {n for n, p in module.named_parameters() if ADAPTER in n or id(p) in untrained}
 
 
 def merged(model: FunctionalModel, theta: Tensor) -> nn.Module:
-    """A copy of the network with the adapters of `theta` [P] merged into the layers they adapt.
-
-    It has the architecture that it had before the adapters were added.
-    """
+    """A copy of the network as it was before the adapters were added, with those of `theta` [P]
+    merged into its weights."""
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils import ModulesToSaveWrapper
 
     module = copy.deepcopy(model.module)
-    parameters = dict(module.named_parameters())
     for name, value in model.layout.views(theta).items():
-        parameters[name].data.copy_(value)
+        module.get_parameter(name).data.copy_(value)
     for name, layer in list(module.named_modules()):
         if isinstance(layer, BaseTunerLayer):
             layer.merge()

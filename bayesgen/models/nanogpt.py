@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -21,8 +22,11 @@ from torch import Tensor, nn
 
 from bayesgen.data.tokenizers import TiktokenTokenizer, Tokenizer, read_meta, tokenizer_from_dict
 from bayesgen.errors import UserError
+from bayesgen.models.functional import Batch, Piece
 from bayesgen.parameters import Layout
 from bayesgen.runs import atomic_write, file_sha256
+
+SUFFIXES = {".pt", ".pth", ".ckpt"}  # of checkpoints
 
 
 @dataclass(frozen=True)
@@ -40,11 +44,10 @@ class GPTConfig:
 
 @dataclass(frozen=True)
 class KeyValues:
-    """Keys and values of all layers, for tokens that are read in pieces.
+    """Keys and values [L, B, H, slots, d] of all layers, for tokens that are read in pieces.
 
     Attributes:
-        keys, values: [L, B, H, slots, d], written in place; a piece goes into slots from start on.
-        start: slots that earlier pieces filled; 0 for the first.
+        start: slots that earlier pieces filled, where this one begins; 0 for the first.
         mask: [B, slots that are filled after this piece], whether a slot holds a token of the row.
             Beside it a piece after the first is one token long, so that nothing lies ahead of it.
     """
@@ -54,28 +57,23 @@ class KeyValues:
     start: int
     mask: Tensor
 
-    def write(self, layer: int, k: Tensor, v: Tensor) -> None:
-        """Keep `k` and `v` [B, H, T, d]."""
-        slots = slice(self.start, self.start + k.shape[2])
-        self.keys[layer][:, :, slots] = k
-        self.values[layer][:, :, slots] = v
-
-    def attend(self, layer: int, q: Tensor) -> Tensor:
-        """Attention of `q` [B, H, 1, d] over all slots that are filled."""
-        slots = self.mask.shape[1]
-        keys, values = self.keys[layer][:, :, :slots], self.values[layer][:, :, :slots]
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Keep `k` and `v` [B, H, T, d], and let `q` attend to them and what was read before."""
+        end = self.mask.shape[1]
+        self.keys[layer][:, :, self.start : end] = k
+        self.values[layer][:, :, self.start : end] = v
+        if self.start == 0:
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        keys, values = self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
         scores = q @ keys.transpose(-1, -2) / math.sqrt(q.shape[-1])
-        scores = scores.masked_fill(~self.mask[:, None, None, :], -torch.inf)
-        return scores.softmax(-1) @ values
+        return scores.masked_fill(~self.mask[:, None, None], -torch.inf).softmax(-1) @ values
 
 
 class CausalSelfAttention(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         if config.n_head < 1 or config.n_embd % config.n_head:
-            raise ValueError(
-                f"{config.n_embd} embedding channels cannot be split into {config.n_head} heads"
-            )
+            raise ValueError(f"{config.n_embd} channels cannot be split into {config.n_head} heads")
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
         self.resid_dropout = nn.Dropout(config.dropout)
@@ -88,28 +86,13 @@ class CausalSelfAttention(nn.Module):
             part.view(batch, length, self.n_head, width // self.n_head).transpose(1, 2)
             for part in self.c_attn(x).split(width, dim=2)
         )
-        if cache is not None:
-            cache.write(layer, k, v)
-        if cache is None or cache.start == 0:
+        if cache is None:
             dropout = self.dropout if self.training else 0.0
             y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
         else:
-            y = cache.attend(layer, q)
+            y = cache.attend(layer, q, k, v)
         y = y.transpose(1, 2).reshape(batch, length, width)
         out: Tensor = self.resid_dropout(self.c_proj(y))
-        return out
-
-
-class MLP(nn.Module):
-    def __init__(self, config: GPTConfig) -> None:
-        super().__init__()
-        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
-        self.gelu = nn.GELU()
-        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.dropout(self.c_proj(self.gelu(self.c_fc(x))))
         return out
 
 
@@ -119,7 +102,14 @@ class Block(nn.Module):
         self.ln_1 = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.attn = CausalSelfAttention(config)
         self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
-        self.mlp = MLP(config)
+        self.mlp = nn.Sequential(
+            OrderedDict(
+                c_fc=nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias),
+                gelu=nn.GELU(),
+                c_proj=nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias),
+                dropout=nn.Dropout(config.dropout),
+            )
+        )
 
     def forward(self, x: Tensor, cache: KeyValues | None = None, layer: int = 0) -> Tensor:
         x = x + self.attn(self.ln_1(x), cache, layer)
@@ -144,28 +134,21 @@ class GPT(nn.Module):
         )
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.transformer["wte"].weight = self.lm_head.weight
-        self._initialise()
-
-    def _initialise(self) -> None:
         for name, parameter in self.named_parameters():
             if parameter.dim() == 1:
                 gain = "ln_" in name and name.endswith("weight")
                 nn.init.constant_(parameter, float(gain))
             elif name.endswith("c_proj.weight"):
                 # GPT-2: the residual stream is a sum of 2·n_layer such projections
-                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * self.config.n_layer))
+                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * config.n_layer))
             else:
                 nn.init.normal_(parameter, std=0.02)
 
     def forward(
         self, input_ids: Tensor, positions: Tensor | None = None, cache: KeyValues | None = None
     ) -> Tensor:
-        """Logits [B, T, V] of the token after each of `input_ids` [B, T].
-
-        Args:
-            positions: [B, T]; 0, 1, ... by default.
-            cache: what was read before, and where this is kept.
-        """
+        """Logits [B, T, V] of the token after each of `input_ids` [B, T] at `positions` [B, T] (by
+        default 0, 1, ...), after what `cache` holds."""
         length = input_ids.shape[1]
         if length > self.config.block_size:
             raise ValueError(f"{length} tokens exceed the block size {self.config.block_size}")
@@ -177,6 +160,12 @@ class GPT(nn.Module):
             x = block(x, cache, layer)
         logits: Tensor = self.lm_head(net["ln_f"](x))
         return logits
+
+
+def call(apply: Callable[..., Any], batch: Batch) -> Tensor:
+    """See `models.functional.Call`."""
+    logits: Tensor = apply(batch["input_ids"])
+    return logits
 
 
 class GPTReader:
@@ -192,31 +181,17 @@ class GPTReader:
         shape = (c.n_layer, texts, c.n_head, slots, c.n_embd // c.n_head)
         return torch.zeros(shape, device=device), torch.zeros(shape, device=device)
 
-    def read(
-        self,
-        apply: Callable[..., Any],
-        input_ids: Tensor,
-        positions: Tensor,
-        mask: Tensor,
-        cache: tuple[Tensor, Tensor],
-    ) -> Tensor:
-        keys, values = cache
-        past = KeyValues(keys, values, mask.shape[1] - input_ids.shape[1], mask)
-        logits: Tensor = apply(input_ids, positions, past)
+    def read(self, apply: Callable[..., Any], piece: Piece, cache: tuple[Tensor, Tensor]) -> Tensor:
+        start = piece.mask.shape[1] - piece.input_ids.shape[1]
+        past = KeyValues(*cache, start, piece.mask)
+        logits: Tensor = apply(piece.input_ids, piece.positions, past)
         return logits
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A nanoGPT checkpoint in memory.
-
-    Attributes:
-        module: the network with its weights, float32.
-        tokenizer: from the checkpoint itself or the `meta.pkl` beside it; None if neither is there
-            and the vocabulary is not GPT-2's.
-        raw: what else the file holds (`optimizer`, `iter_num`, `best_val_loss`, `config`).
-        sha256: hash of the file; None for an outline.
-    """
+    """A nanoGPT checkpoint in memory; `raw` is what the file holds beside the weights (`optimizer`,
+    `iter_num`, ...), and `sha256` its hash, None for an outline."""
 
     module: GPT
     tokenizer: Tokenizer | None
@@ -224,18 +199,9 @@ class Checkpoint:
     sha256: str | None
 
 
-def is_checkpoint(path: Path) -> bool:
-    return path.suffix in {".pt", ".pth", ".ckpt"}
-
-
 def read_checkpoint(path: Path, meta_path: Path | None = None, outline: bool = False) -> Checkpoint:
-    """Read a nanoGPT `ckpt.pt` (or one of ours) without executing anything in it.
-
-    The tokenizer is, in this order: `meta_path`; the one stored in the file (ours); `meta.pkl`
-    beside the file; GPT-2's BPE where the vocabulary has its size (50257, padded to 50304).
-
-    Args:
-        outline: make the network on the device "meta", without its weights.
+    """Read a nanoGPT `ckpt.pt` (or one of ours) into float32, without executing anything in it; as
+    an `outline` on the device "meta", without its weights.
 
     Raises:
         UserError: the file is missing, truncated, not a nanoGPT checkpoint, or its weights do not
@@ -243,16 +209,14 @@ def read_checkpoint(path: Path, meta_path: Path | None = None, outline: bool = F
     """
     if not path.is_file():
         raise UserError(
-            f"`model`: no checkpoint at '{path}'; train one with 'bayesgen baseline'"
-            " or name a nanoGPT ckpt.pt"
+            f"`model`: no checkpoint at '{path}'; train one with 'bayesgen baseline', or name one"
         )
     try:
         # mapped, where the format allows it: weights are in memory once, and not for an outline
         mapped = zipfile.is_zipfile(path)
         raw = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    # A damaged pickle can raise nearly any exception.
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except Exception as error:  # of a damaged pickle, nearly any
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
             f"`model`: '{path}' cannot be read as a checkpoint, it is damaged, truncated or holds"
             f" more than tensors and plain data; copy or train it again ({reason})"
@@ -261,22 +225,22 @@ def read_checkpoint(path: Path, meta_path: Path | None = None, outline: bool = F
         raise UserError(
             f"`model`: '{path}' is not a nanoGPT checkpoint (keys 'model' and 'model_args' missing)"
         )
-    known = {f.name for f in fields(GPTConfig)}
     try:
-        config = GPTConfig(**{k: v for k, v in raw["model_args"].items() if k in known})
+        known = raw["model_args"].keys() & {field.name for field in fields(GPTConfig)}
+        config = GPTConfig(**{name: raw["model_args"][name] for name in known})
         with torch.device("meta" if outline else "cpu"):
             module = GPT(config)
-        state = {k.removeprefix("_orig_mod."): v for k, v in raw.pop("model").items()}
-        # older nanoGPT checkpoints carry the causal mask as a buffer
-        state = {k: v for k, v in state.items() if not k.endswith(".attn.bias")}
-        # assign nothing: load_state_dict copies, so that tied weights stay tied and are float32
-        if not outline:
+        state = {
+            name.removeprefix("_orig_mod."): weight
+            for name, weight in raw.pop("model").items()
+            if not name.endswith(".attn.bias")  # the causal mask of older nanoGPT checkpoints
+        }
+        if not outline:  # copied, not assigned: tied weights stay tied and are float32
             module.load_state_dict(state)
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"`model`: the weights in '{path}' do not fit a nanoGPT: {reason}"
-        ) from error
+        why = f"`model`: the weights in '{path}' do not fit a nanoGPT: {reason}"
+        raise UserError(why) from error
     tokenizer = _tokenizer(path, meta_path, raw, config)
     if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
         raise UserError(
@@ -289,6 +253,8 @@ def read_checkpoint(path: Path, meta_path: Path | None = None, outline: bool = F
 def _tokenizer(
     path: Path, meta_path: Path | None, raw: Mapping[str, Any], config: GPTConfig
 ) -> Tokenizer | None:
+    """The first of: `meta_path`, the one stored in the file (ours), `meta.pkl` beside the file, and
+    GPT-2's BPE where the vocabulary has its size (50257, padded to 50304)."""
     if meta_path is None and isinstance(raw.get("tokenizer"), dict):
         return tokenizer_from_dict(raw["tokenizer"])
     meta = meta_path or path.parent / "meta.pkl"
@@ -302,24 +268,22 @@ def write_checkpoint(
     module: GPT,
     tokenizer: Tokenizer,
     *,
-    optimizer: Mapping[str, Any],
-    iter_num: int,
-    best_val_loss: float,
-    config: Mapping[str, Any],
+    optimizer: Mapping[str, Any] | None = None,
+    iter_num: int = 0,
+    best_val_loss: float = 0.0,
+    config: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint that nanoGPT's `sample.py` and `train.py` read, atomically.
-
-    Beyond nanoGPT's keys it holds `tokenizer`, plain data that nanoGPT ignores.
-    """
+    """Write, atomically, a checkpoint that nanoGPT's `sample.py` and `train.py` read; what it holds
+    beyond nanoGPT's keys, `tokenizer`, they ignore."""
     buffer = io.BytesIO()
     torch.save(
         {
             "model": module.state_dict(),
-            "optimizer": dict(optimizer),
+            "optimizer": dict(optimizer or {}),
             "model_args": asdict(module.config),
             "iter_num": iter_num,
             "best_val_loss": best_val_loss,
-            "config": dict(config),
+            "config": dict(config or {}),
             "tokenizer": tokenizer.to_dict(),
         },
         buffer,
@@ -331,20 +295,17 @@ def write_checkpoint(
 def adam_second_moments(path: Path, layout: Layout) -> Tensor:
     """Adam's `exp_avg_sq` of a nanoGPT checkpoint, in the order of θ: [P].
 
-    nanoGPT's optimizer numbers parameters group by group: first those with two or more dimensions
-    (decayed), then the others, each in `named_parameters()` order.
-
     Raises:
         UserError: the checkpoint holds no optimizer state, or one of another kind.
     """
     checkpoint = read_checkpoint(path)
+    # numbered group by group: those with two or more dimensions are decayed, and come first
     order = sorted(checkpoint.module.named_parameters(), key=lambda named: named[1].dim() < 2)
     try:
         states = (checkpoint.raw.get("optimizer") or {}).get("state", {})
         moments = {name: states[i]["exp_avg_sq"] for i, (name, _) in enumerate(order)}
-        return torch.cat([moments[e.name].view(e.shape).reshape(-1) for e in layout.entries])
+        return torch.cat([moments[e.name].view(e.shape).flatten() for e in layout.entries])
     except (KeyError, RuntimeError, AttributeError, TypeError) as error:
         raise UserError(
-            f"`preconditioner=adam`: '{path}' holds no AdamW moments of its parameters; use"
-            " `preconditioner=gradients`"
+            f"`preconditioner=adam`: '{path}' holds no moments; use `preconditioner=gradients`"
         ) from error

@@ -10,11 +10,11 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from bayesgen.config import BaselineSettings
 from bayesgen.data.tokenizers import Tokenizer, fast_tokenizer
@@ -27,64 +27,37 @@ from bayesgen.runs import atomic_write
 WEIGHTS = "model.safetensors"
 
 
-class Network(Protocol):
-    """A network in training."""
+@dataclass(frozen=True)
+class Network:
+    """A network in training with its tokenizer: nanoGPT's; written as its checkpoint, one file."""
 
-    @property
-    def module(self) -> nn.Module:
-        """What is optimised."""
+    module: Any
+    tokenizer: Any
 
     def logits(self, input_ids: Tensor) -> Tensor:
         """Logits [B, T, V] of the token after each of `input_ids` [B, T]."""
-
-    def write(self, path: Path, optimizer: Mapping[str, Any], record: Mapping[str, Any]) -> None:
-        """Leave at `path` what `load_model` takes: the new state, or the old one if it is killed.
-
-        Args:
-            optimizer: state dict, where the format keeps one.
-            record: `iter_num`, `best_val_loss` and `config`, plain data.
-        """
-
-
-@dataclass(frozen=True)
-class NanoGPT:
-    """nanoGPT's network; written as its checkpoint, one file."""
-
-    module: GPT
-    tokenizer: Tokenizer
-
-    def logits(self, input_ids: Tensor) -> Tensor:
         logits: Tensor = self.module(input_ids)
         return logits
 
     def write(self, path: Path, optimizer: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+        """Leave at `path` what `load_model` takes: the new state, or the old one if it is killed;
+        with the optimizer's state dict, where the format keeps one, and `record`: `iter_num`,
+        `best_val_loss` and `config`, plain data."""
         write_checkpoint(path, self.module, self.tokenizer, optimizer=optimizer, **record)
 
 
-@dataclass(frozen=True)
-class HuggingFace:
-    """A causal language model of transformers; written as a folder, with its tokenizer.
-
-    Attributes:
-        tokenizer: a fast tokenizer.
-    """
-
-    module: Any
-    tokenizer: Any
+class HuggingFace(Network):
+    """A causal language model of transformers; written as a folder, with its fast tokenizer."""
 
     def logits(self, input_ids: Tensor) -> Tensor:
         logits: Tensor = self.module(input_ids=input_ids, use_cache=False).logits
         return logits
 
     def write(self, path: Path, optimizer: Mapping[str, Any], record: Mapping[str, Any]) -> None:
-        """See `Network`; `record` goes to training.json, and the optimizer's state nowhere.
-
-        Over a model of another shape the old weights go first, so that no file is ever beside
-        weights that it does not describe.
-        """
-        with tempfile.TemporaryDirectory() as staging, quiet():
-            self.module.save_pretrained(staging)
-            self.tokenizer.save_pretrained(staging)
+        """See `Network`; `record` goes to training.json. Over a model of another shape the old
+        weights go first, so that no file is ever beside weights that it does not describe."""
+        with tempfile.TemporaryDirectory() as staging:
+            _save(self.module, self.tokenizer, staging)
             files = {file.name: file.read_bytes() for file in Path(staging).iterdir()}
         weights = files.pop(WEIGHTS)
         path.mkdir(parents=True, exist_ok=True)
@@ -108,18 +81,11 @@ def new_network(settings: BaselineSettings, tokenizer: Tokenizer) -> Network:
             " takes an equal share of the width"
         )
     if settings.architecture == "nanogpt":
-        config = GPTConfig(
-            block_size=settings.block_size,
-            vocab_size=tokenizer.vocab_size,
-            n_layer=settings.n_layer,
-            n_head=settings.n_head,
-            n_embd=settings.n_embd,
-            dropout=settings.dropout,
-            bias=settings.bias,
-        )
-        return NanoGPT(GPT(config), tokenizer)
+        names = {f.name for f in fields(GPTConfig)} - {"vocab_size"}
+        shape = {name: getattr(settings, name) for name in names}
+        return Network(GPT(GPTConfig(vocab_size=tokenizer.vocab_size, **shape)), tokenizer)
     try:
-        import transformers
+        from transformers import AutoModelForCausalLM
     except ImportError as error:
         raise UserError(
             f"`architecture={settings.architecture}` needs transformers; pip install"
@@ -127,36 +93,36 @@ def new_network(settings: BaselineSettings, tokenizer: Tokenizer) -> Network:
         ) from error
     fast = fast_tokenizer(tokenizer)
     ends = {"bos_token_id": fast.bos_token_id, "eos_token_id": fast.eos_token_id}
-    make = {"gpt2": _gpt2, "llama": _llama}[settings.architecture]
-    module = transformers.AutoModelForCausalLM.from_config(
-        make(settings, vocab_size=len(fast), **ends)
-    )
-    return HuggingFace(module, fast)
+    make: Any = gpt2_config if settings.architecture == "gpt2" else _llama_config
+    config = make(settings, vocab_size=len(fast), **ends)
+    return HuggingFace(AutoModelForCausalLM.from_config(config), fast)
 
 
-def _gpt2(settings: BaselineSettings, **shared: Any) -> Any:
+def gpt2_config(shape: BaselineSettings | GPTConfig, **others: Any) -> Any:
+    """GPT-2's configuration for a network of this shape."""
     from transformers import GPT2Config
 
     return GPT2Config(
-        n_layer=settings.n_layer,
-        n_head=settings.n_head,
-        n_embd=settings.n_embd,
-        n_positions=settings.block_size,
-        resid_pdrop=settings.dropout,
-        embd_pdrop=settings.dropout,
-        attn_pdrop=settings.dropout,
-        **shared,
+        n_layer=shape.n_layer,
+        n_head=shape.n_head,
+        n_embd=shape.n_embd,
+        n_positions=shape.block_size,
+        resid_pdrop=shape.dropout,
+        embd_pdrop=shape.dropout,
+        attn_pdrop=shape.dropout,
+        **others,
     )
 
 
-def _llama(settings: BaselineSettings, **shared: Any) -> Any:
+def _llama_config(settings: BaselineSettings, **others: Any) -> Any:
     """Llama's shape; the head shares the embedding's weight, so that a small model is small."""
     from transformers import LlamaConfig
 
-    if settings.n_embd // settings.n_head % 2:
+    each = settings.n_embd // settings.n_head
+    if each % 2:
         raise UserError(
-            f"`n_head={settings.n_head}` leaves each head {settings.n_embd // settings.n_head} of"
-            f" the width {settings.n_embd}: a llama turns them in pairs and needs an even number"
+            f"`n_head={settings.n_head}` leaves each head {each} of the width {settings.n_embd}: a"
+            " llama turns them in pairs and needs an even number"
         )
     return LlamaConfig(
         num_hidden_layers=settings.n_layer,
@@ -169,36 +135,32 @@ def _llama(settings: BaselineSettings, **shared: Any) -> Any:
         mlp_bias=settings.bias,
         attention_dropout=settings.dropout,
         tie_word_embeddings=True,
-        **shared,
+        **others,
     )
 
 
 def save_model(model: FunctionalModel, theta: Tensor, path: Path) -> Path:
-    """Write `model` with the weights `theta` [P]; what `load_model` takes.
-
-    Args:
-        path: a folder, which is replaced; of a nanoGPT checkpoint the file `path`.pt.
-
-    Returns:
-        The folder or file.
-    """
+    """Write `model` with the weights `theta` [P] in the place of the folder `path`; a nanoGPT to
+    the file `path`.pt. Returns which it is, for `load_model`."""
     flat = model.bind()
     flat.theta.copy_(theta)
     if isinstance(flat.module, GPT):
         assert model.tokenizer is not None
         file = path.with_suffix(".pt")
-        write_checkpoint(
-            file, flat.module.cpu(), model.tokenizer,
-            optimizer={}, iter_num=0, best_val_loss=0.0, config={},
-        )  # fmt: skip
+        write_checkpoint(file, flat.module.cpu(), model.tokenizer)
         return file
+    own = model.tokenizer.tokenizer if isinstance(model.tokenizer, HuggingFaceTokenizer) else None
     staging = path.with_name(f"{path.name}.unfinished")
     shutil.rmtree(staging, ignore_errors=True)
-    with quiet():
-        network: Any = flat.module
-        network.save_pretrained(staging)
-        if isinstance(model.tokenizer, HuggingFaceTokenizer):
-            model.tokenizer.tokenizer.save_pretrained(staging)
+    _save(flat.module, own, staging)
     shutil.rmtree(path, ignore_errors=True)
     staging.replace(path)
     return path
+
+
+def _save(module: Any, tokenizer: Any, folder: str | Path) -> None:
+    """Write a model of transformers, with its tokenizer if it has one."""
+    with quiet():
+        module.save_pretrained(folder)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)

@@ -46,9 +46,7 @@ class SentenceConfig(PreTrainedConfig):  # type: ignore[misc]
     Attributes:
         text_config: of the encoder, or the dictionary of it.
         task: `sentence-classification` or `sentence-similarity`.
-        head_hidden_size: width of a layer between embedding and classes; 0 for none.
-        head_activation: of that layer, one of `ACTIVATIONS`.
-        head_dropout: on the embedding and on that layer, while training.
+        head_hidden_size, head_activation, head_dropout: see `bayesgen.models.Head`.
         score_range: scores of texts at cosine 0 and 1; None where no training has set them: the
             score is then the cosine.
     """
@@ -80,10 +78,8 @@ class SentenceConfig(PreTrainedConfig):  # type: ignore[misc]
 class SentenceModel(PreTrainedModel):  # type: ignore[misc]
     """An encoder whose mean token vector is classified, or compared with that of another text.
 
-    Attributes:
-        encoder: without a pooler, where the architecture can do without.
-        hidden: the head's own layer, or None.
-        classifier: from there to the classes; None where texts are compared.
+    `encoder` has no pooler where it can do without, `hidden` is the head's own layer or None, and
+    `classifier` leads from there to the classes; it is None where texts are compared.
     """
 
     config_class = SentenceConfig
@@ -103,12 +99,11 @@ class SentenceModel(PreTrainedModel):  # type: ignore[misc]
         self.hidden: nn.Linear | None = None
         self.classifier: nn.Linear | None = None
         if TASKS[config.task].labels == "class":
-            width = inner.hidden_size
-            if config.head_hidden_size:
-                self.hidden = nn.Linear(width, config.head_hidden_size)
+            width = config.head_hidden_size
+            if width:
+                self.hidden = nn.Linear(inner.hidden_size, width)
                 self.activation = ACTIVATIONS[config.head_activation]()
-                width = config.head_hidden_size
-            self.classifier = nn.Linear(width, config.num_labels)
+            self.classifier = nn.Linear(width or inner.hidden_size, config.num_labels)
         self.post_init()
 
     @classmethod
@@ -118,10 +113,9 @@ class SentenceModel(PreTrainedModel):  # type: ignore[misc]
             made = cls(config)
         made.encoder = encoder
         made.config.text_config = encoder.config
-        for layer in (made.hidden, made.classifier):
-            if layer is not None:
-                layer.to_empty(device=encoder.device)
-                made._init_weights(layer)
+        for layer in filter(None, (made.hidden, made.classifier)):
+            layer.to_empty(device=encoder.device)
+            made._init_weights(layer)
         return made
 
     def train(self, mode: bool = True) -> Self:
@@ -132,16 +126,21 @@ class SentenceModel(PreTrainedModel):  # type: ignore[misc]
         return self
 
     def embed(
-        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
     ) -> Tensor:
-        """The embedding [B, H] of each text of `input_ids` [B, T]."""
-        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        hidden = self.encoder(
-            input_ids=input_ids, attention_mask=attention_mask, **types
-        ).last_hidden_state
-        there = attention_mask.bool().unsqueeze(-1)
+        """The embedding [..., H] of each text of `input_ids` [..., T]."""
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        texts = {"input_ids": input_ids, "attention_mask": mask, "token_type_ids": token_type_ids}
+        rows = {name: ids.flatten(0, -2) for name, ids in texts.items() if ids is not None}
+        hidden = self.encoder(**rows).last_hidden_state
+        there = rows["attention_mask"].bool().unsqueeze(-1)
         total: Tensor = hidden.masked_fill(~there, 0).sum(1)
-        return total / there.sum(1).clamp(min=1).to(total.dtype)
+        mean = total / there.sum(1).clamp(min=1).to(total.dtype)
+        each: Tensor = mean.unflatten(0, input_ids.shape[:-1])
+        return each
 
     @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
@@ -161,18 +160,13 @@ class SentenceModel(PreTrainedModel):  # type: ignore[misc]
         """
         if sentence_embedding is None:
             assert input_ids is not None
-            if attention_mask is None:
-                attention_mask = torch.ones_like(input_ids)
-            if token_type_ids is not None:
-                token_type_ids = token_type_ids.flatten(0, -2)
-            each = self.embed(
-                input_ids.flatten(0, -2), attention_mask.flatten(0, -2), token_type_ids
-            )
-            embedding = each.unflatten(0, input_ids.shape[:-1])
+            embedding = self.embed(input_ids, attention_mask, token_type_ids)
         else:
             embedding = sentence_embedding.to(self.dtype)
         if self.classifier is None:
-            logits = self._similarity(embedding)
+            low, high = self.config.score_range or (0.0, 1.0)
+            first, second = embedding.float().unbind(1)
+            logits = low + (high - low) * F.cosine_similarity(first, second).unsqueeze(-1)
         else:
             x = self.dropout(embedding)
             if self.hidden is not None:
@@ -185,12 +179,6 @@ class SentenceModel(PreTrainedModel):  # type: ignore[misc]
             loss = F.cross_entropy(logits.float(), labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
-    def _similarity(self, embedding: Tensor) -> Tensor:
-        """Scores [B, 1] of pairs of embeddings [B, 2, H], float32."""
-        low, high = self.config.score_range or (0.0, 1.0)
-        first, second = embedding.float().unbind(1)
-        return low + (high - low) * F.cosine_similarity(first, second).unsqueeze(-1)
-
 
 def without_pooler(config: Any) -> dict[str, bool]:
     """What makes the encoder of this configuration leave out its pooler, where it can."""
@@ -201,20 +189,23 @@ def without_pooler(config: Any) -> dict[str, bool]:
 def configured(
     config: Any, name: str, task: str, wanted: Mapping[str, Any], num_labels: int | None
 ) -> SentenceConfig:
-    """The configuration of a sentence model.
-
-    Args:
-        config: of the model `name`: an encoder, or a sentence model with a head of its own.
-        wanted: settings of its head that were asked for, such as `head_hidden_size`.
-
-    Raises:
-        UserError: the model has another head than the one wanted, or a setting that none can have.
-    """
+    """The configuration of a sentence model for `task`, from that of the model `name`: an encoder,
+    or a sentence model, whose head must be the one `wanted` (`head_hidden_size`, ...)."""
     if not isinstance(config, SentenceConfig):
         return SentenceConfig(
             text_config=config, task=task, num_labels=num_labels or config.num_labels, **wanted
         )
-    _check(config, name)
+    if config.head_activation not in ACTIVATIONS:
+        raise UserError(
+            f"`model`: the head of '{name}' has the activation '{config.head_activation}'; it must"
+            f" be one of {', '.join(ACTIVATIONS)}"
+        )
+    ends = config.score_range
+    if ends is not None and not (len(ends) == 2 and ends[0] < ends[1]):
+        raise UserError(
+            f"`model`: score_range in the config.json of '{name}' is {ends}; it must be two"
+            " numbers, the smaller first"
+        )
     for key in ("head_hidden_size", "head_activation"):
         own = getattr(config, key)
         if wanted.get(key, own) != own:
@@ -226,42 +217,20 @@ def configured(
     return config
 
 
-def _check(config: SentenceConfig, name: str) -> None:
-    """Refuse settings that no model can have."""
-    if config.head_activation not in ACTIVATIONS:
-        raise UserError(
-            f"`model`: the head of '{name}' has the activation '{config.head_activation}'; it must"
-            f" be one of {', '.join(ACTIVATIONS)}"
-        )
-    found = config.score_range
-    if found is not None and not (len(found) == 2 and found[0] < found[1]):
-        raise UserError(
-            f"`model`: score_range in the config.json of '{name}' is {found}; it must be two"
-            " numbers, the smaller first"
-        )
-
-
 def frozen_encoder(module: nn.Module, moving: Layout | None = None) -> SentenceModel | None:
-    """`module`, if it is a sentence model whose encoder stays as it is; else None.
-
-    Args:
-        moving: the parameters that move; by default those that require a gradient.
-    """
+    """`module`, if it is a sentence model whose encoder holds none of the parameters that are
+    `moving` (by default those that require a gradient); else None."""
     if not isinstance(module, SentenceModel):
         return None
-    if moving is None:
-        moves = any(p.requires_grad for p in module.encoder.parameters())
-    else:
-        moves = any(name.startswith(f"{module.base_model_prefix}.") for name in moving.names)
+    encoder = f"{module.base_model_prefix}."
+    names = [name for name, p in module.named_parameters() if p.requires_grad]
+    moves = any(name.startswith(encoder) for name in (moving.names if moving else names))
     return None if moves else module
 
 
 def embedded(examples: Examples, module: SentenceModel, data_dir: Path | None) -> Embedded:
-    """`examples` as embeddings of the encoder of `module`, float32, without dropout.
-
-    Args:
-        data_dir: where they are kept, if it can be written (see `cache_folder`).
-    """
+    """`examples` as embeddings of the encoder of `module`, float32, without dropout; they are kept
+    in `data_dir`, if it can be written (see `cache_folder`)."""
 
     def embed(batch: Mapping[str, Tensor]) -> Tensor:
         inputs = {k: v.to(module.device) for k, v in batch.items() if k != "labels"}

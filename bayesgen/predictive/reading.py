@@ -22,14 +22,11 @@ from torch.utils import _pytree as pytree
 
 from bayesgen.draws import Draws
 from bayesgen.models import FunctionalModel
+from bayesgen.models.functional import Piece
 
 Strategy = Literal["auto", "stacked", "cached", "plain"]
 MEMORY = 4 * 2**30
 """Bytes that draws and caches may take under `auto`."""
-
-
-Piece = tuple[Tensor, Tensor, Tensor]
-"""What is read in one step: token ids [B, T], their positions [B, T], and the mask of all slots."""
 
 
 class Reading:
@@ -105,7 +102,7 @@ class Reading:
             last = torch.zeros(len(self.texts), dtype=torch.long)
         self._mask = torch.cat([self._mask, new], dim=1)
         device = self.model.device
-        piece = (input_ids.to(device), positions.to(device), self._mask.to(device))
+        piece = Piece(input_ids.to(device), positions.to(device), self._mask.to(device))
         if self.strategy == "stacked":
             return self._stacked(piece, last)
         return self._each(piece, last, self.posterior, self._own_caches())
@@ -141,7 +138,7 @@ class Reading:
 
     def _one(self, piece: Piece, theta: Tensor, cache: Any) -> Tensor:
         assert self.model.reader is not None
-        return self.model.reader.read(self.model.applied(theta), *piece, cache)
+        return self.model.reader.read(self.model.applied(theta), piece, cache)
 
     def _own_caches(self) -> list[Any]:
         if self._cache is None:

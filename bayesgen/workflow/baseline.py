@@ -25,7 +25,7 @@ from bayesgen.data.windows import RandomWindows
 from bayesgen.errors import UserError
 from bayesgen.likelihoods import Categorical
 from bayesgen.models import resolve_device
-from bayesgen.models.nanogpt import is_checkpoint
+from bayesgen.models.nanogpt import SUFFIXES
 from bayesgen.models.networks import Network, new_network
 
 
@@ -83,7 +83,7 @@ def checkpoint_path(settings: BaselineSettings, base: Path) -> Path:
     file = settings.architecture == "nanogpt"
     if settings.out is not None:
         path = Path(settings.out)
-        if path.is_dir() if file else path.is_file() or is_checkpoint(path):
+        if path.is_dir() if file else path.is_file() or path.suffix in SUFFIXES:
             kind = "file, such as model.pt" if file else "folder, without the ending of a file"
             raise UserError(
                 f"`out`: a {settings.architecture} is written to a {kind}, not '{path}'"

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from bayesgen.inference.log_posterior import LogPosterior
 from bayesgen.inference.registry import SAMPLERS
 from bayesgen.models import FunctionalModel, Lora
+from bayesgen.models.functional import Piece
 from bayesgen.models.lora import merged
 from bayesgen.parameters import chunks
 from bayesgen.predictive import Forward
@@ -227,7 +228,9 @@ def cached(specimen: Specimen) -> str:
             mask = torch.ones(rows, int(columns[-1]) + 1, dtype=torch.bool)
             positions = columns.expand(rows, -1)
             apply = model.applied(model.theta)
-            pieces.append(model.reader.read(apply, tokens[:, columns], positions, mask, kept))
+            pieces.append(
+                model.reader.read(apply, Piece(tokens[:, columns], positions, mask), kept)
+            )
         whole = model(model.theta, {"input_ids": tokens})
     torch.testing.assert_close(torch.cat(pieces, 1), whole, rtol=1e-4, atol=1e-5)
     return YES if model.reader.stackable else noted(YES, "one-by-one")
