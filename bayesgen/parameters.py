@@ -19,10 +19,6 @@ from torch import Tensor, nn
 
 from bayesgen.errors import UserError
 
-CHUNK = 524_288
-"""Elements of θ that `posteriors` sees at a time: few Python calls, and each update stays in the
-cache (2 MiB of float32)."""
-
 KEYWORDS = ("all", "last-layer", "head", "layers=-2:", "lora")
 ADAPTER = "lora_"
 """What the names of adapters' parameters hold: PEFT's own mark."""
@@ -208,11 +204,6 @@ def _blocks(known: Mapping[str, nn.ModuleList], index: str) -> tuple[str, ...]:
 def widest(device: torch.device) -> torch.dtype:
     """For sums over many numbers on `device`: float64, but float32 on MPS, which has no other."""
     return torch.float32 if device.type == "mps" else torch.float64
-
-
-def chunks(theta: Tensor, size: int = CHUNK) -> tuple[Tensor, ...]:
-    """`theta` [P] cut into views of at most `size` elements: the tree that `posteriors` moves."""
-    return tuple(theta.split(size))
 
 
 class FlatModule:

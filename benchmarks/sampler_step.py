@@ -23,11 +23,10 @@ import torch.nn.functional as F
 from torch.func import functional_call
 
 from bayesgen.inference.libraries import posteriors
-from bayesgen.inference.log_posterior import Affine, LogPosterior
+from bayesgen.inference.log_posterior import Affine, LogPosterior, chunks
 from bayesgen.inference.registry import SAMPLERS
 from bayesgen.models import FunctionalModel
 from bayesgen.models.nanogpt import GPT, GPTConfig
-from bayesgen.parameters import chunks
 from bayesgen.priors import normal
 
 SIZES = {

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bayesgen.errors import UserError
 from bayesgen.models.functional import FunctionalModel
-from bayesgen.parameters import CHUNK, FlatModule, Layout, chunks, names_adapters, select, widest
+from bayesgen.parameters import FlatModule, Layout, names_adapters, select, widest
 
 shapes = st.lists(
     st.lists(st.integers(1, 4), max_size=3).map(tuple), min_size=1, max_size=5
@@ -109,22 +109,6 @@ def test_ravel_is_a_float32_copy(dtype: torch.dtype) -> None:
     tensor.zero_()
     assert theta.dtype == torch.float32
     assert theta.tolist() == [1.5, 2.5]
-
-
-# -- chunks --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("size", "lengths"),
-    [(5, [5]), (CHUNK, [CHUNK]), (CHUNK + 3, [CHUNK, 3]), (2 * CHUNK, [CHUNK, CHUNK])],
-)
-def test_chunks_are_views_that_cover_the_vector(size: int, lengths: list[int]) -> None:
-    theta = torch.arange(size, dtype=torch.float32)
-    pieces = chunks(theta)
-    assert [len(piece) for piece in pieces] == lengths
-    assert torch.equal(torch.cat(pieces), theta)
-    pieces[-1].fill_(-1)
-    assert theta[-1] == -1
 
 
 # -- select --------------------------------------------------------------------------------------

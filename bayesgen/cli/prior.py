@@ -59,7 +59,7 @@ bayesgen prior show checkpoints/priors/news
 
 def _show(given: Given[PriorShowSettings]) -> str | None:
     from bayesgen.priors import read_prior
-    from bayesgen.priors.explained import explain
+    from bayesgen.priors.learned import explain
     from bayesgen.reports.prior import prior_document, prior_header, prior_table
     from bayesgen.reports.tables import show
 

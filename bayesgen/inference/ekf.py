@@ -23,12 +23,9 @@ from bayesgen.errors import UserError
 from bayesgen.inference.registry import SamplerSpec
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from bayesgen.inference.log_posterior import LogPosterior
     from bayesgen.inference.sampler import Sampler
     from bayesgen.inference.schedules import Plan
-    from bayesgen.models.functional import Batch
 
 
 @dataclass(frozen=True)
@@ -48,12 +45,10 @@ def build(log_posterior: LogPosterior, settings: EKFSettings, plan: Plan) -> Sam
     prior = diagonal_prior(log_posterior, "ekf")
     if settings.temperature == 0:
         raise UserError("`sampler=ekf` divides by `temperature`: it must be above 0")
-    passes = max(1.0, plan.passes)
-    inverse_temperature = settings.learning_rate / (settings.temperature * passes)
-
+    inverse_temperature = settings.learning_rate / (settings.temperature * max(1.0, plan.passes))
     cut = rows_within(settings, log_posterior.model.layout.size)
 
-    def update(state: Any, batch: Batch, inplace: bool = False) -> tuple[Any, Tensor]:
+    def update(state: Any, batch: Any, inplace: bool = False) -> tuple[Any, Any]:
         total = torch.zeros((), device=prior.mean.device)
         for index, piece in enumerate(cut(batch)):
             rows = len(piece["labels"])

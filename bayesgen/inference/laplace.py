@@ -18,12 +18,9 @@ from bayesgen.config.fields import NonNegative
 from bayesgen.inference.registry import SamplerSpec
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from bayesgen.inference.log_posterior import LogPosterior
     from bayesgen.inference.sampler import Learned, Sampler
     from bayesgen.inference.schedules import Plan
-    from bayesgen.models.functional import Batch
     from bayesgen.priors import DiagonalGaussian
 
 
@@ -42,16 +39,15 @@ def build(log_posterior: LogPosterior, settings: LaplaceSettings, plan: Plan) ->
     prior = diagonal_prior(log_posterior, "laplace")
     count = log_posterior.likelihood.count
 
-    def report(phi: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-        # the terms travel as the transform's auxiliary output; a piece of a batch may hold no
-        # target
+    def report(phi: Any, batch: Any) -> tuple[Any, Any]:
+        # the terms travel as the transform's auxiliary output; a piece may hold no target
         values, _ = log_posterior.per_sequence(phi, batch)
         return values, terms_of(-values.detach().sum() / count(batch["labels"]).clamp(min=1))
 
     transform = posteriors.laplace.diag_fisher.build(report, per_sample=True)
     cut = rows_within(settings, log_posterior.model.layout.size)
 
-    def update(state: Any, batch: Batch, inplace: bool = False) -> tuple[Any, Tensor]:
+    def update(state: Any, batch: Any, inplace: bool = False) -> tuple[Any, Any]:
         shares = []
         for piece in cut(batch):
             state, terms = transform.update(state, piece, inplace=inplace)

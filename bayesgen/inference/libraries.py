@@ -1,9 +1,5 @@
-"""`posteriors` and `torchopt`, imported without their warnings.
-
-On a fresh install importing `posteriors` prints dozens of tensordict FutureWarnings that a user can
-do nothing about. (What they warn of, default tensors shared by all states of a class, is undone in
-`bayesgen.inference.sampler.own`.)
-"""
+"""`posteriors` and `torchopt`, imported without dozens of tensordict's FutureWarnings (what they
+warn of, default tensors shared by all states of a class, is undone in `sampler.own`)."""
 
 import warnings
 

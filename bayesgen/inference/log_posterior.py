@@ -1,16 +1,14 @@
-"""The per-datum log posterior, and the two ways to its gradient.
+"""The per-datum log posterior and its gradient, in the coordinates φ that samplers move.
 
-    ℓ(θ; batch) = mean_i log p(y_i | x_i, θ) + (1/N) log p(θ)
+    ℓ(θ; batch) = mean_i log p(y_i | x_i, θ) + (1/N) log p(θ),   θ = θ₀ + D ⊙ φ
 
 with N observations in the data set and a sampler at temperature T/N: the scale that `posteriors`
 recommends (https://normal-computing.github.io/posteriors/log_posteriors).
 
-`LogPosterior` is the *ordinary* way and drives the loop: one `torch.autograd.Function` whose
-forward runs plain forward and backward passes. Inside it everything that functorch forbids is
-allowed (autocast, gradient accumulation, gradient checkpointing, collectives), and `posteriors`
-calls it under `torch.func.grad_and_value` unchanged. `LogPosterior.functional` is the same number
-as a pure function, for vmap. (Neither way has second derivatives: the ordinary one computes one
-gradient, and fused attention on the CPU has no double backward.)
+The *ordinary* way to it drives the loop: one `torch.autograd.Function` whose forward runs plain
+forward and backward passes, so that what functorch forbids is allowed (autocast, gradient
+accumulation and checkpointing), called by `posteriors` under `torch.func.grad_and_value`. The
+*functional* way is the same number as a pure function, for vmap. Neither has second derivatives.
 """
 
 from __future__ import annotations
@@ -26,8 +24,11 @@ from torch import Tensor
 
 from bayesgen.likelihoods import Likelihood
 from bayesgen.models.functional import Batch, FunctionalModel
-from bayesgen.parameters import chunks
 from bayesgen.priors.base import Prior
+
+CHUNK = 524_288
+"""Elements of θ that `posteriors` sees at a time: few Python calls, and each update stays in the
+cache (2 MiB of float32)."""
 
 Precision = Literal["fp32", "bf16"]
 Chunks = tuple[Tensor, ...]
@@ -36,24 +37,26 @@ Step = tuple[Sequence[Tensor], float]
 """A velocity in the pieces of φ, and how long it is followed."""
 
 
+def chunks(theta: Tensor, size: int = CHUNK) -> Chunks:
+    """`theta` [P] cut into views of at most `size` elements."""
+    return tuple(theta.split(size))
+
+
 @dataclass(frozen=True)
 class Affine:
-    """θ = origin + scale ⊙ φ, or the identity where `scale` is None: preconditioning.
+    """θ = θ₀ + D ⊙ φ with D = `scale` [P], positive; or θ = φ where it is None. φ starts at
+    θ₀ = `origin` [P].
 
-    Every `posteriors` transform moves φ and needs no change, and the target on θ is unchanged: a
-    constant Jacobian drops out of the density.
-
-    Args:
-        origin: θ₀ [P].
-        scale: D [P], positive; None for the identity (then `origin` is only where φ starts).
+    This is preconditioning without a change to the transforms of `posteriors`, or to the target on
+    θ: a constant Jacobian drops out of the density.
     """
 
     origin: Tensor
     scale: Tensor | None = None
 
     def start(self) -> Chunks:
-        """φ at θ₀, in chunks that own their memory: zeros, or θ₀ itself under the identity."""
-        phi = self.origin.clone() if self.scale is None else torch.zeros_like(self.origin)
+        """φ at θ₀, in chunks that own their memory."""
+        phi = self.origin if self.scale is None else torch.zeros_like(self.origin)
         return tuple(chunk.clone() for chunk in chunks(phi))
 
     def theta(self, phi: Sequence[Tensor]) -> Tensor:
@@ -69,14 +72,13 @@ class Affine:
             for piece, v, target in zip(phi, velocity, targets, strict=True):
                 torch.add(piece, v, alpha=length, out=target)
             phi = targets
-        if self.scale is None:
-            if step is None:
-                for piece, target in zip(phi, targets, strict=True):
-                    target.copy_(piece)
-            return
-        pieces = zip(chunks(self.origin), chunks(self.scale), phi, targets, strict=True)
-        for origin, scale, piece, target in pieces:
-            torch.addcmul(origin, scale, piece, out=target)
+        if self.scale is not None:
+            pieces = zip(chunks(self.origin), chunks(self.scale), phi, targets, strict=True)
+            for origin, scale, piece, target in pieces:
+                torch.addcmul(origin, scale, piece, out=target)
+        elif step is None:
+            for piece, target in zip(phi, targets, strict=True):
+                target.copy_(piece)
 
     def pull_back_(self, grad: Tensor) -> Chunks:
         """∇_φ from ∇_θ = `grad` [P], in place: the chunks are views of `grad`."""
@@ -87,26 +89,22 @@ class Affine:
 
 
 class LogPosterior:
-    """ℓ of φ and a batch, for `posteriors`.
+    """ℓ of φ and a batch, for `posteriors`: `(ℓ, [NLL, log p(θ)/N, clipped])`.
 
-    Calling it returns `(ℓ, terms)` with `terms` = [NLL, log p(θ)/N, clipped]. The first two are per
-    observation, in nats: they are logged apart, because the normaliser of a prior over millions of
-    weights drowns a loss. The third is 1 where the gradient was too long and was cut, else 0.
+    NLL and prior are per observation, in nats, and logged apart, because the normaliser of a prior
+    over millions of weights drowns a loss; `clipped` is 1 where the gradient was cut, else 0.
 
     Args:
-        model: gives the network and the layout of θ; a private copy of the network is taken.
-        prior: log p(θ).
+        model: gives the network, of which a private copy is taken, and the layout of θ.
         num_observations: N, counted from the data set (not the batch).
-        likelihood: log p(labels | outputs); the model's own by default.
-        affine: θ of φ; the identity from the loaded weights by default.
-        max_norm: length of ∇_φ ℓ beyond which the ordinary way scales it down to that length. One
-            step off a cliff of the loss can throw a chain out of its mode for good (Pascanu et al.
-            2013, https://arxiv.org/abs/1211.5063); ℓ itself is never changed.
+        likelihood, affine: the model's own, and the identity from its weights, by default.
+        max_norm: length of ∇_φ ℓ to which the ordinary way cuts a longer one: one step off a cliff
+            of the loss can throw a chain out of its mode for good (Pascanu et al. 2013,
+            https://arxiv.org/abs/1211.5063).
         precision: `bf16` runs the network under autocast; θ, the likelihood and the prior stay
             float32.
         accumulation: micro-batches that a batch is split into; the result is the same mean.
-        checkpointing: whether the ordinary way computes activations again in its backward pass
-            (see `bayesgen.models.checkpointing`).
+        checkpointing: whether the ordinary way computes activations again in its backward pass.
     """
 
     def __init__(
@@ -148,19 +146,15 @@ class LogPosterior:
 
     def functional(self, phi: Chunks, batch: Batch) -> tuple[Tensor, Tensor]:
         """The same number in float32 as a pure function of φ, for vmap over draws."""
-        theta = self.affine.theta(phi)
-        labels = batch["labels"]
-        log_likelihood = self.likelihood.total(self.model(theta, batch), labels)
-        mean = log_likelihood / self.likelihood.count(labels)
+        theta, labels = self.affine.theta(phi), batch["labels"]
+        mean = self.likelihood.total(self.model(theta, batch), labels)
+        mean = mean / self.likelihood.count(labels)
         log_prior = self.prior.log_prob(theta) / self.num_observations
         return mean + log_prior, torch.stack([-mean, log_prior, torch.zeros_like(mean)])
 
     def per_sequence(self, phi: Chunks, batch: Batch) -> tuple[Tensor, Tensor]:
-        """log p(batch row | θ) for each row: `([B], [])`, in nats; no prior.
-
-        Under `torch.func.jacrev` the Jacobian [B, P] costs one forward and backward pass per row
-        and the memory of the Jacobian itself; without a transform it is one forward pass.
-        """
+        """log p(batch row | θ) of each row: `([B], [])`, in nats; no prior. Under `jacrev` it costs
+        one forward and backward pass a row, and the memory of the Jacobian [B, P]."""
         if phi[0].requires_grad:  # inside a functorch transform
             values, *_ = _Ordinary.apply(self._rows_and_jacobian, batch, *phi)  # type: ignore[no-untyped-call]
         else:
@@ -186,17 +180,17 @@ class LogPosterior:
 
     def _accumulate(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The mean log-likelihood and its gradient [P], from micro-batches."""
-        observations = self.likelihood.count(batch["labels"])
         mean = torch.zeros((), device=self.flat.theta.device)
         with torch.enable_grad():
             for micro in split(batch, self.accumulation):
-                share = self.likelihood.total(self._logits(micro), micro["labels"]) / observations
+                total = self.likelihood.total(self._logits(micro), micro["labels"])
+                share = total / self.likelihood.count(batch["labels"])
                 share.backward()
                 mean += share.detach()
         return mean, self.flat.gradient()
 
     def _value_and_grad(
-        self, phi: Sequence[Tensor], batch: Batch, step: Step | None = None
+        self, phi: Chunks, batch: Batch, step: Step | None = None
     ) -> tuple[Tensor, ...]:
         self.affine.load(phi, self.flat.theta, step)
         mean, gradient = self._accumulate(batch)
@@ -206,7 +200,7 @@ class LogPosterior:
         clipped = clip_(pieces, self.max_norm)
         return (mean + log_prior, torch.stack([-mean, log_prior, clipped]), *pieces)
 
-    def _rows_and_jacobian(self, phi: Sequence[Tensor], batch: Batch) -> tuple[Tensor, ...]:
+    def _rows_and_jacobian(self, phi: Chunks, batch: Batch) -> tuple[Tensor, ...]:
         self.affine.load(phi, self.flat.theta)
         values, rows = [], []
         for row in split(batch, len(batch["labels"])):
@@ -214,9 +208,8 @@ class LogPosterior:
                 value = self.likelihood.total(self._logits(row), row["labels"])
                 value.backward()
             values.append(value.detach())
-            gradient = self.flat.gradient()
-            self.affine.pull_back_(gradient)
-            rows.append(gradient)
+            rows.append(self.flat.gradient())
+            self.affine.pull_back_(rows[-1])
         stacked, jacobian = torch.stack(values), torch.stack(rows)
         return (stacked, stacked.new_empty(0), *jacobian.split([len(p) for p in phi], dim=1))
 
@@ -225,7 +218,7 @@ class _Ordinary(torch.autograd.Function):
     """A function of φ that computes its own derivative in the forward pass.
 
     `evaluate(phi, batch)` returns `(value, terms, *derivatives)`: `value` is a scalar or [B], each
-    derivative has the shape of `value` followed by that of its chunk.
+    derivative has its shape followed by that of its chunk.
     """
 
     @staticmethod
@@ -240,19 +233,16 @@ class _Ordinary(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        if cotangent.dim() == 0:
-            # ℓ itself is differentiated: no pass over memory (where looking makes no one wait)
-            if cotangent.device.type == "cpu" and bool(cotangent == 1):
-                return (None, None, *ctx.saved_tensors)
-            return (None, None, *(cotangent * d for d in ctx.saved_tensors))
-        return (None, None, *(cotangent @ d for d in ctx.saved_tensors))
+        if cotangent.dim():
+            return (None, None, *(cotangent @ d for d in ctx.saved_tensors))
+        # ℓ itself is differentiated: no pass over memory (where looking makes no one wait)
+        if cotangent.device.type == "cpu" and bool(cotangent == 1):
+            return (None, None, *ctx.saved_tensors)
+        return (None, None, *(cotangent * d for d in ctx.saved_tensors))
 
 
 def clip_(pieces: Chunks, max_norm: float) -> Tensor:
-    """Scale a vector, given in pieces, in place to length `max_norm` where it is longer.
-
-    Returns 1 where it was, else 0.
-    """
+    """Cut a vector, in pieces, in place to length `max_norm`: 1 where it was longer, else 0."""
     if max_norm == math.inf:
         return pieces[0].new_zeros(())
     norm = sum((torch.dot(p, p) for p in pieces), start=pieces[0].new_zeros(())).sqrt()

@@ -31,8 +31,7 @@ class MAPSettings(PassSettings):
 
 def build(log_posterior: LogPosterior, settings: MAPSettings, plan: Plan) -> Sampler:
     from bayesgen.inference.libraries import posteriors, torchopt
-    from bayesgen.inference.sampler import Sampler
-    from bayesgen.inference.schedules import lookup
+    from bayesgen.inference.sampler import Sampler, lookup
 
     optimizer = torchopt.adamw(lr=lookup(plan.learning_rate), weight_decay=settings.weight_decay)
     transform = posteriors.torchopt.build(log_posterior.loss, optimizer)

@@ -1,8 +1,7 @@
 """The weights that an optimizer's path goes through: mean, variance and last deviations.
 
-Mean and sum of squares are Welford's (1962), in float64 where the device has it: the difference of
-two moments in float32 would lose a variance that is a millionth of the square of its weight, which
-Welford's own sums keep there, too. In SWAG's paper (Maddox et al. 2019,
+Mean and sum of squares are Welford's (1962), which keep a variance that is a millionth of the
+square of its weight, in float64 where the device has it. In SWAG's paper (Maddox et al. 2019,
 https://arxiv.org/abs/1902.02476, algorithm 1) a deviation is from the mean at the time, so that its
 first row is zero; here all are from the last mean.
 """
@@ -18,20 +17,15 @@ from torch import Tensor
 
 from bayesgen.inference.libraries import posteriors
 from bayesgen.inference.log_posterior import Chunks
+from bayesgen.inference.sampler import leaves, restore
 from bayesgen.models.functional import Batch
 from bayesgen.parameters import widest
 
 
 @dataclass(frozen=True)
 class Moments:
-    """What is kept of a path, in chunks.
-
-    Attributes:
-        count: how many weights were collected, a scalar int64 tensor.
-        mean: of them, in the widest dtype of their device.
-        squares: sum of their squared distances from the mean, the same.
-        last: the last K of them [K, ...] in a ring: number n, from 0, stands in row n mod K.
-    """
+    """What is kept of a path, in chunks: how many weights were collected, an int64; their mean, the
+    sum of their squared distances from it, and the last K [K, ...]: number n in row n mod K."""
 
     count: Tensor
     mean: Chunks
@@ -61,14 +55,6 @@ class Moments:
             squares.addcmul_(before, exact - mean)
             if len(last):
                 last[(n - 1) % len(last)].copy_(p)
-
-    def owned(self) -> Self:
-        """The same with copies of what `collect_` changes."""
-        copies = {
-            name: tuple(t.clone() for t in getattr(self, name))
-            for name in ("mean", "squares", "last")
-        }
-        return replace(self, count=self.count.clone(), **copies)
 
     def centre(self) -> Tensor:
         """Mean [P] in float32."""
@@ -102,37 +88,26 @@ class Path(Moments):
 def follow(
     loss: Callable[..., Any], optimizer: Any, rank: int, collect: Callable[[int], bool]
 ) -> posteriors.types.Transform:
-    """The optimizer with the moments of its path, as a transform of `posteriors`.
-
-    Args:
-        loss: (params, batch) -> (loss, auxiliary), to be minimised.
-        collect: whether the weights after step t, from 0, are taken in.
-    """
+    """The optimizer of `loss(params, batch)` with the moments of its path, as a transform of
+    `posteriors`; `collect` says whether the weights after step t, from 0, are taken in."""
 
     def init(params: Chunks) -> Path:
         inner = posteriors.torchopt.init(params, optimizer)
-        return Path.none(
-            params,
-            rank,
-            params=inner.params,
-            opt_state=inner.opt_state,
-            loss=inner.loss,
-            step=torch.zeros((), dtype=torch.int64),
-        )
+        step = torch.zeros((), dtype=torch.int64)
+        return Path.none(params, rank, step=step, **_optimizer(inner))
 
     def update(path: Path, batch: Batch, inplace: bool = False) -> tuple[Path, Tensor]:
         inner = posteriors.torchopt.TorchOptState(path.params, path.opt_state, path.loss)
         inner, terms = posteriors.torchopt.update(inner, batch, loss, optimizer)
-        moved = replace(
-            path,
-            params=inner.params,
-            opt_state=inner.opt_state,
-            loss=inner.loss,
-            step=path.step + 1,
-        )
+        moved = replace(path, step=path.step + 1, **_optimizer(inner))
         if collect(int(path.step)):
-            moved = moved if inplace else moved.owned()
+            moved = moved if inplace else restore(moved, leaves(moved))
             moved.collect_(moved.params)
         return moved, terms
 
     return posteriors.types.Transform(init, update)
+
+
+def _optimizer(state: Any) -> dict[str, Any]:
+    """Parameters, optimizer state and loss of a state of `posteriors.torchopt`."""
+    return {name: getattr(state, name) for name in ("params", "opt_state", "loss")}

@@ -5,12 +5,11 @@
 with v̂ the second moment of the minibatch gradient at θ₀: the diagonal of the empirical Fisher
 information, so that all coordinates of φ have about the same posterior width and mix at the same
 rate (the natural-gradient metric of Girolami and Calderhead 2011,
-https://doi.org/10.1111/j.1467-9868.2010.00765.x, diagonal and fixed at θ₀). With mean D² = 1 a step
-size means the same for every source of D, and for none.
+https://doi.org/10.1111/j.1467-9868.2010.00765.x, diagonal and fixed at θ₀), and a step size means
+the same for every source of D, and for none.
 
 A prior with a width σᵢ for each weight takes part. B v̂, for B observations a batch, is about the
-information of one of them, and with that of the prior, undamped, about the posterior's curvature
-(as near as the moments of AdamW, whose batches were the pretraining's, can be):
+information of one of them, and with that of the prior, undamped, about the posterior's curvature:
 
     D = c hᵢ^(−½),   hᵢ = B (v̂ᵢ + ε·mean v̂) + 1/(N σᵢ²)
 
@@ -48,6 +47,7 @@ from bayesgen.parameters import widest
 
 TURN = 0.2
 """Radians in a step of size 1 that D is raised to, as far as mean D² ≤ 1 lets it."""
+_NO_GRADIENT = "`{0}`: the gradients at the start are all zero or not finite; use `{0}={1}`"
 
 
 @dataclass(frozen=True)
@@ -66,12 +66,10 @@ class Scales:
 
     def tensors(self) -> dict[str, Tensor]:
         """For a file."""
-        norm = self.gradient_norm
-        found = {
-            "scale": self.d,
-            "gradient_norm": None if norm is None else torch.tensor(norm, dtype=torch.float64),
-        }
-        return {name: tensor for name, tensor in found.items() if tensor is not None}
+        found = {} if self.d is None else {"scale": self.d}
+        if self.gradient_norm is not None:
+            found["gradient_norm"] = torch.tensor(self.gradient_norm, dtype=torch.float64)
+        return found
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], device: torch.device) -> Self:
@@ -81,30 +79,24 @@ class Scales:
 
 
 def measure(
-    settings: ChainSettings,
-    model: FunctionalModel,
-    plain: LogPosterior,
-    batches: Batches,
-    moments: Tensor | None,
+    settings: ChainSettings, plain: LogPosterior, batches: Batches, moments: Tensor | None
 ) -> Scales:
-    """D and the size of the gradient.
-
-    Args:
-        plain: a log posterior with the identity map.
-        batches: the run's own.
-        moments: v̂ [P]; None where the settings need no pass.
-
-    Raises:
-        UserError: the checkpoint holds no moments, or the variance file does not fit θ.
-    """
-    n = plain.num_observations
+    """D and the size of the gradient, of a log posterior with the identity map and of v̂ [P] over
+    `settings.measured_batches` of the run's batches, where there are any."""
+    n, model = plain.num_observations, plain.model
     stiff = plain.prior.precision()
     stiff = None if stiff is None else stiff.to(model.device)
-    batch = n / batches.steps_per_epoch
-    # beside v̂, which is the information of an observation over B
-    curvature = None if stiff is None or plain.prior.isotropic else stiff / (n * batch)
-    turn = 0.0 if model.elsewhere else TURN
-    d = _scale(settings, model, moments, curvature, batch, turn)
+    source, d = settings.preconditioner, None
+    if source in {"gradients", "adam"}:
+        second = _adam_moments(model) if source == "adam" else moments
+        assert second is not None
+        batch = n / batches.steps_per_epoch
+        # beside v̂, which is the information of an observation over B
+        curvature = None if stiff is None or plain.prior.isotropic else stiff / (n * batch)
+        turn = 0.0 if model.elsewhere else TURN
+        d = from_second_moments(second, settings.preconditioner_damping, curvature, batch, turn)
+    elif source != "none":
+        d = from_variances(Path(source), model)
     if moments is None or not settings.gradient_clip:
         return Scales(d, None)
     prior = torch.zeros_like(model.theta)
@@ -115,53 +107,13 @@ def measure(
     pulled = squares if d is None else d * d * squares
     norm = float(pulled.sum(dtype=widest(pulled.device)).sqrt())
     if not 0 < norm < math.inf:
-        raise UserError(
-            "`gradient_clip`: the gradients at the start are all zero or not finite; use"
-            " `gradient_clip=0`"
-        )
+        raise UserError(_NO_GRADIENT.format("gradient_clip", 0))
     return Scales(d, norm)
 
 
-def measured_moments(
-    settings: ChainSettings, model: FunctionalModel, plain: LogPosterior, batches: Batches
-) -> Tensor | None:
-    """v̂ [P] of the first `preconditioner_batches`, or None where the settings need no pass.
-
-    It is of the likelihood alone: the same under every prior.
-    """
-    if not settings.measured_batches:
-        return None
-    return squared_gradients(plain, model.theta, batches, settings.measured_batches)
-
-
-def _scale(
-    settings: ChainSettings,
-    model: FunctionalModel,
-    moments: Tensor | None,
-    prior: Tensor | None,
-    batch: float,
-    turn: float,
-) -> Tensor | None:
-    """D of the settings; see `from_second_moments`."""
-    source = settings.preconditioner
-    if source == "none":
-        return None
-    if source == "gradients":
-        assert moments is not None
-    elif source == "adam":
-        if model.info.family != "nanogpt":
-            raise UserError(
-                "`preconditioner=adam`: only a nanoGPT checkpoint holds AdamW's moments; use"
-                " `preconditioner=gradients`"
-            )
-        moments = adam_second_moments(Path(model.info.name), model.layout).to(model.device)
-    else:
-        return from_variances(Path(source), model)
-    return from_second_moments(moments, settings.preconditioner_damping, prior, batch, turn)
-
-
 def squared_gradients(plain: LogPosterior, theta: Tensor, batches: Batches, count: int) -> Tensor:
-    """v̂ [P]: mean over `count` batches of the squared gradient of the mean log-likelihood."""
+    """v̂ [P]: mean over `count` batches of the squared gradient of the mean log-likelihood; the same
+    under every prior."""
     total = torch.zeros_like(theta)
     for step in range(count):
         batch = {k: v.to(theta.device) for k, v in batches.batch(step).items()}
@@ -177,19 +129,11 @@ def from_second_moments(
     batch: float = 1.0,
     turn: float = TURN,
 ) -> Tensor:
-    """D [P] of v̂ = `moments` [P] and ε = `damping`.
-
-    Args:
-        prior: its curvature [P] beside v̂: over N and `batch`. None where it takes no part.
-        batch: B, observations of a batch.
-        turn: radians in a step of size 1 that D is raised to.
-    """
+    """D [P] of v̂ = `moments` [P] and ε = `damping`, with the curvature [P] of a `prior` over N B,
+    B = `batch`, and raised to `turn` radians in a step of size 1."""
     mean = moments.mean()
-    if not 0 < mean < float("inf"):
-        raise UserError(
-            "`preconditioner`: the gradients at the start are all zero or not finite; use"
-            " `preconditioner=none`"
-        )
+    if not 0 < mean < math.inf:
+        raise UserError(_NO_GRADIENT.format("preconditioner", "none"))
     # a parameter that never gets a gradient must not get an infinite step
     relative = (moments / mean).clamp(min=1e-12) + damping
     if prior is None:
@@ -204,8 +148,7 @@ def from_second_moments(
 def from_variances(path: Path, model: FunctionalModel) -> Tensor:
     """D [P] of posterior variances: the tensor "variance" [P] of a safetensors file."""
     try:
-        tensors = load_file(path)
-        variance = tensors["variance"].float()
+        variance = load_file(path)["variance"].float()
     except (OSError, SafetensorError, KeyError) as error:
         raise UserError(
             f"`preconditioner`: '{path}' is neither gradients, adam, none nor a safetensors file"
@@ -218,13 +161,21 @@ def from_variances(path: Path, model: FunctionalModel) -> Tensor:
     return normalised(variance).to(model.device)
 
 
+def _adam_moments(model: FunctionalModel) -> Tensor:
+    """AdamW's v̂ [P], which a nanoGPT checkpoint holds."""
+    if model.info.family != "nanogpt":
+        raise UserError(
+            "`preconditioner=adam`: only a nanoGPT checkpoint holds AdamW's moments; use"
+            " `preconditioner=gradients`"
+        )
+    return adam_second_moments(Path(model.info.name), model.layout).to(model.device)
+
+
 def stable_rate(
     settings: ChainSettings, scale: Tensor | None, precision: Tensor, num_observations: int
 ) -> float:
-    """The largest step size that follows the prior alone without overshooting.
-
-    Along φ_i the prior's curvature is D_i² / (σ_i² N).
-    """
+    """The largest step size that follows the prior alone, whose curvature along φ_i is
+    D_i² / (σ_i² N), without overshooting."""
     stiffness = precision if scale is None else scale.square() * precision.to(scale.device)
     return settings.longest_step(float(stiffness.max()) / num_observations)
 

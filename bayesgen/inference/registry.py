@@ -1,9 +1,7 @@
 """What a sampler is, and all of them by name.
 
-A sampler is one file that ends in `SAMPLER = SamplerSpec(...)`. The built-in ones are listed below;
-`SAMPLERS.register(SAMPLER)`, or an entry point of the group `bayesgen.samplers`, adds one from
-outside the package. `--help` reads the settings, so these files import torch and `posteriors` in
-functions only.
+A sampler is one file that ends in `SAMPLER = SamplerSpec(...)`: docs/how-to/add-sampler.md. Their
+settings make `--help`, so these files import torch and `posteriors` in functions only.
 """
 
 from __future__ import annotations
@@ -12,14 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from bayesgen.config import (
-    PRIORS,
-    ChainSettings,
-    MomentumSettings,
-    PassSettings,
-    PerExampleSettings,
-    TrainSettings,
-)
+from bayesgen.config import PRIORS, ChainSettings, PassSettings, PerExampleSettings, TrainSettings
 from bayesgen.errors import UserError
 from bayesgen.registry import Registry
 from bayesgen.tasks import TASKS
@@ -36,23 +27,21 @@ LABELLED_CHAIN: Mapping[str, Any] = {
     "warmup_steps": 100, "sampling_steps": 480, "thinning": 40, "gradient_clip": 10.0,
     "preconditioner_damping": 1.0,
 }  # fmt: skip
-"""Defaults of all chains on labelled data: for a fine-tuned encoder, whose N is thousands of
-examples and not millions of tokens, and which fits most of them so well that a few make all of the
-gradient. A prior around its weights keeps the chain from fitting these examples further and
-further."""
+"""Defaults of all chains on labelled data: for a fine-tuned encoder, whose N is thousands and not
+millions, and which fits most examples so well that a few make all of the gradient: a prior around
+its weights keeps the chain from fitting these further and further."""
 LABELLED_OPTIMIZER: Mapping[str, Any] = {
     "prior": "pretrained", "prior_std": 0.05, "learning_rate": 2e-4, "batch_size": 8,
 }  # fmt: skip
-"""The same, of methods that follow an optimizer: the middle one of the step sizes that
-results/transfer.md chooses among."""
+"""The same, of methods that follow an optimizer, with the middle step size of
+results/transfer.md."""
 NUMBER_STEP, NUMBER_TEMPERATURE = 0.2, 0.01
 """Of chains where labels are real numbers: step sizes as a fraction of those for classes (a
 Gaussian with little noise is far sharper than a softmax), and T."""
 LEARNED_STEP, LEARNED_TEMPERATURE = 2.0, 0.01
 """Of chains under a prior that another task taught, where the head is new: T = 0.5 would keep a
 chain near chance (results/transfer.md: 0.01 is best or near it with 10 and 100 labels). Step sizes
-are a multiple of those for a fine-tune, SGHMC's in results/transfer.md, the others in proportion:
-for tens to hundreds of labels, and too long with 1,000."""
+are a multiple of those for a fine-tune: for tens to hundreds of labels, too long with 1,000."""
 
 
 def plan_of(settings: TrainSettings, steps_per_epoch: int) -> Plan:
@@ -77,45 +66,34 @@ def chain(
     init_with: Callable[[Any], tuple[float, ...]] = lambda settings: (),
     look_ahead: bool = False,
 ) -> Callable[[LogPosterior, Any, Plan], Sampler]:
-    """The builder of a chain of `posteriors.sgmcmc`, with momenta where its settings have them.
-
-    Args:
-        algorithm: its module there.
-        init_with: what its `init` takes after parameters and momenta, by settings.
-        look_ahead: take the gradient where the step moves to, for an algorithm that takes it where
-            the step begins.
-    """
+    """The builder of a chain of `posteriors.sgmcmc`: see `sampler.chain_sampler`; `init_with`: what
+    the algorithm's `init` takes after parameters and momenta, by settings."""
 
     def build(log_posterior: LogPosterior, settings: ChainSettings, plan: Plan) -> Sampler:
-        from bayesgen.inference.libraries import posteriors
-        from bayesgen.inference.sampler import momentum_sampler, position_sampler
+        from bayesgen.inference.sampler import chain_sampler
 
-        module = getattr(posteriors.sgmcmc, algorithm)
-        if not isinstance(settings, MomentumSettings):
-            return position_sampler(module, log_posterior, plan)
         more = init_with(settings)
-        return momentum_sampler(module, log_posterior, settings, plan, *more, look_ahead=look_ahead)
+        return chain_sampler(algorithm, log_posterior, settings, plan, *more, look_ahead=look_ahead)
 
     return build
 
 
 @dataclass(frozen=True)
 class SamplerSpec(Generic[S]):
-    """Everything about a sampler. What its draws are follows from its settings' base class.
+    """Everything about a sampler.
 
     Attributes:
         name: that `sampler` takes.
         summary: what it is, in a line.
         paper: where it is from.
-        settings: their class, a subclass of `ChainSettings`, `GaussianSettings` or `TrainSettings`;
-            fields carry their help, and their defaults are those for text.
+        settings: their class, a subclass of `ChainSettings`, `GaussianSettings` or `TrainSettings`,
+            which says what a draw is; fields carry their help, and defaults are those for text.
         build: (log posterior, settings, plan) -> a `Sampler` that is ready to run.
         floats: float32 numbers for each Bayesian parameter at its peak, those of the network and of
             a saved state among them, without per-example gradients (benchmarks/memory.py
             --samplers); a number, or a function of the settings.
         plan: (settings, steps per epoch) -> step size, temperature and draws of every step.
-        labelled: defaults where the data are labelled, beside those of all chains; None where they
-            are the same as for text.
+        labelled: defaults for labelled data, beside those of all chains; None: those for text.
         ignores: settings that have no effect on it.
         starts_at_prior: it starts at the prior's mean, and not at the loaded weights.
     """
@@ -134,11 +112,7 @@ class SamplerSpec(Generic[S]):
     def defaults(
         self, task: str, prior: str | None = None, init_from: str | None = None
     ) -> dict[str, Any]:
-        """Defaults for a task that stand in the place of the settings' own; none for text.
-
-        Args:
-            prior, init_from: the settings of these names, where they are chosen.
-        """
+        """Defaults for a task that stand in the place of the settings' own; none for text."""
         kind = TASKS[task]
         if not kind.is_labelled or self.labelled is None:
             return {}
@@ -150,10 +124,7 @@ class SamplerSpec(Generic[S]):
         chosen = {**LABELLED_CHAIN, **chosen}
         rate = chosen.get("learning_rate", self.settings.learning_rate)
         if kind.labels == "number":
-            return chosen | {
-                "learning_rate": NUMBER_STEP * rate,
-                "temperature": NUMBER_TEMPERATURE,
-            }
+            return chosen | {"learning_rate": NUMBER_STEP * rate, "temperature": NUMBER_TEMPERATURE}
         if prior is not None and PRIORS[prior].learned and init_from is None:
             return chosen | {
                 "learning_rate": LEARNED_STEP * rate,
@@ -171,11 +142,7 @@ class SamplerSpec(Generic[S]):
         return needed
 
     def validate(self, settings: S) -> None:
-        """Refuse settings that cannot work, naming them.
-
-        Raises:
-            UserError: see the messages.
-        """
+        """Refuse settings that cannot work, by a `UserError` that names them."""
         settings.validate()
         if self.starts_at_prior and settings.init_from is not None:
             raise UserError(f"`init_from`: {self.name} starts at the prior's mean; leave it out")

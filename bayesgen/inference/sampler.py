@@ -1,25 +1,23 @@
-"""What samplers are built of.
-
-The algorithm itself is a transform of `posteriors`; what stands here adapts scales (T/N, stationary
-momenta, priors) and says how to read its state.
-"""
+"""What samplers are built of: the algorithm is a transform of `posteriors`; what stands here adapts
+scales (T/N, stationary momenta, priors) and says how to read its state."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import optree
 import torch
 from torch import Tensor
 
-from bayesgen.config import MomentumSettings, PerExampleSettings
+from bayesgen.config import ChainSettings, MomentumSettings, PerExampleSettings
 from bayesgen.errors import UserError
 from bayesgen.inference.libraries import posteriors
 from bayesgen.inference.log_posterior import Chunks, LogPosterior, split
-from bayesgen.inference.schedules import Plan, lookup
+from bayesgen.inference.schedules import Plan
 from bayesgen.models.functional import Batch
 from bayesgen.priors.base import DiagonalGaussian, Fitted
 
@@ -50,8 +48,7 @@ class Learned:
 
     Attributes:
         method: by the name that --prior knows.
-        mean, variance: μ and v [P].
-        deviations: Q [K, P].
+        mean, variance: μ and v [P], with deviations Q [K, P].
         collected: how many weights they are of; None where they are not of a path.
     """
 
@@ -89,11 +86,8 @@ class Sampler:
     def of(
         cls, transform: posteriors.types.Transform, log_posterior: LogPosterior, **reading: Any
     ) -> Self:
-        """The sampler that starts at the loaded weights and whose state's `params` is where it is.
-
-        Args:
-            reading: the other attributes.
-        """
+        """The sampler that starts at the loaded weights and whose state's `params` is where it is;
+        `reading`: the other attributes."""
         affine = log_posterior.affine
         return cls(
             transform,
@@ -110,150 +104,90 @@ class Sampler:
 
 
 def own(state: State) -> State:
-    """`state` with its own copies of the scalars that `posteriors` shares between all states.
-
-    Step counters are class-level default tensors there and are changed in place: without this the
-    second chain of a process would start at the last step of the first.
-    """
-    return type(state)(
-        **{
-            name: value.clone() if isinstance(value, Tensor) else value
-            for name, value in _fields(state).items()
-        }
-    )
+    """`state` with its own copies of what `posteriors` shares between all states: step counters are
+    class-level default tensors there and are changed in place, so that the second chain of a
+    process would start at the last step of the first."""
+    fields = _fields(state).items()
+    return type(state)(**{n: v.clone() if isinstance(v, Tensor) else v for n, v in fields})
 
 
 def leaves(state: State) -> list[Tensor]:
     """The tensors of a state, in a fixed order: what a checkpoint stores."""
-    tree: Any = _fields(state)
-    return [torch.as_tensor(leaf) for leaf in optree.tree_leaves(tree)]
+    return [torch.as_tensor(leaf) for leaf in optree.tree_leaves(_fields(state))]
 
 
 def restore(state: State, values: Iterable[Tensor]) -> State:
     """A state of the same structure as `state` that holds `values` (copied, same devices)."""
-    tree: Any = _fields(state)
-    old: list[Tensor]
-    old, spec = optree.tree_flatten(tree)
+    old, spec = optree.tree_flatten(_fields(state))
     new = [v.to(o.device, copy=True) for o, v in zip(old, values, strict=True)]
     return type(state)(**optree.tree_unflatten(spec, new))
 
 
-def _fields(state: State) -> dict[str, Any]:
+def _fields(state: State) -> Any:
     return {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
 
 
-def terms_of(nll: Tensor) -> Tensor:
-    """The terms of a step whose target is the likelihood alone: [NLL, 0, 0]."""
-    return torch.stack([nll, torch.zeros_like(nll), torch.zeros_like(nll)])
+def lookup(values: Tensor) -> Callable[[Any], Tensor]:
+    """A schedule as `posteriors` calls it: step -> scalar; beyond its end the last value."""
+    return lambda step: values[min(int(step), len(values) - 1)]
 
 
-def stationary_momenta(log_posterior: LogPosterior, sd: float, plan: Plan) -> Any:
-    """Momenta ~ N(0, sd²·T/N), their law under the target; `posteriors` would start at N(0, 1).
-
-    T is that of the plan's first step. At T/N = 1e-6 unit momenta are a thousand times too hot and
-    throw θ off its mode in the first step.
-    """
-    temperature = float(plan.temperature[0])
-    scale = sd * (temperature / log_posterior.num_observations) ** 0.5
-    return tuple(scale * torch.randn_like(piece) for piece in log_posterior.affine.start())
-
-
-def diagonal_prior(log_posterior: LogPosterior, sampler: str) -> DiagonalGaussian:
-    """The prior as a diagonal Gaussian, on the model's device.
-
-    Raises:
-        UserError: it is not one.
-    """
-    gaussian = log_posterior.prior.diagonal()
-    if gaussian is None:
-        raise UserError(
-            f"`sampler={sampler}` needs a prior with independent Gaussian weights;"
-            " use `prior=normal`, pretrained or laplace"
-        )
-    device = log_posterior.model.device
-    return DiagonalGaussian(gaussian.mean.to(device), gaussian.variance.to(device))
-
-
-def rows_within(settings: PerExampleSettings, size: int) -> Callable[[Batch], list[Batch]]:
-    """Cut batches so that per-example gradients of `size` parameters fit `jacobian_memory`."""
-    each = settings.row_bytes(size)
-    rows = int(settings.jacobian_memory * 2**20 / each)
-    if rows < 1:
-        raise UserError(
-            f"`jacobian_memory={settings.jacobian_memory}` MiB cannot hold one example's gradient;"
-            f" raise it to at least {-(-each // 2**20)} or choose fewer `parameters`"
-        )
-
-    def cut(batch: Batch) -> list[Batch]:
-        return list(split(batch, -(-len(batch["labels"]) // rows)))
-
-    return cut
-
-
-def position_sampler(algorithm: Any, target: LogPosterior, plan: Plan) -> Sampler:
-    """A chain whose state is a position.
-
-    Args:
-        algorithm: a module of `posteriors.sgmcmc` whose `build` takes step size and temperature.
-    """
-    transform = algorithm.build(
-        target,
-        lr=lookup(plan.learning_rate),
-        temperature=lookup(plan.temperature / target.num_observations),
-    )
-    return Sampler.of(transform, target, langevin=overdamped)
-
-
-def momentum_sampler(
-    algorithm: Any,
+def chain_sampler(
+    algorithm: str,
     target: LogPosterior,
-    settings: MomentumSettings,
+    settings: ChainSettings,
     plan: Plan,
     *init_with: float,
     look_ahead: bool = False,
 ) -> Sampler:
-    """A chain with momenta, which start at their stationary law.
+    """A chain of `posteriors.sgmcmc`, with momenta where its settings have them.
 
     Args:
-        algorithm: a module of `posteriors.sgmcmc`.
+        algorithm: its module there.
         init_with: what its `init` takes after parameters and momenta.
-        look_ahead: take the gradient where the step moves to, θ + lr σ⁻² m, for an algorithm of
-            `posteriors` that takes it where the step begins.
+        look_ahead: take the gradient where the step moves to, θ + lr σ⁻² m, for an algorithm that
+            takes it where the step begins.
     """
-    largest = float(plan.learning_rate.max()) * settings.friction / settings.momentum_std**2
+    module = getattr(posteriors.sgmcmc, algorithm)
+    learning_rate = lookup(plan.learning_rate)
+    temperature = lookup(plan.temperature / target.num_observations)
+    if not isinstance(settings, MomentumSettings):
+        transform = module.build(target, lr=learning_rate, temperature=temperature)
+        return Sampler.of(transform, target, langevin=overdamped)
+    alpha, sigma = settings.friction, settings.momentum_std
+    largest = float(plan.learning_rate.max()) * alpha / sigma**2
     if look_ahead and largest >= 2:
         raise UserError(
             f"`friction`: at lr·α/σ² = {largest:.3g} the momenta turn around and grow in every"
             " step; keep it below 2 by a lower `friction` or `learning_rate`"
         )
-    learning_rate = lookup(plan.learning_rate)
-    temperature = lookup(plan.temperature / target.num_observations)
 
     def init(params: Chunks) -> State:
-        momenta = stationary_momenta(target, settings.momentum_std, plan)
-        return algorithm.init(params, momenta, *init_with)
+        # N(0, σ² T/N), their law under the target at the first step's T: the unit momenta that
+        # `posteriors` would draw are a thousand times too hot at T/N = 1e-6, and throw θ off its
+        # mode in one step
+        sd = sigma * (float(plan.temperature[0]) / target.num_observations) ** 0.5
+        return module.init(params, tuple(sd * torch.randn_like(p) for p in params), *init_with)
 
     def update(state: State, batch: Batch, inplace: bool = False) -> tuple[State, Tensor]:
-        def ahead(phi: Chunks, batch: Batch) -> tuple[Tensor, Tensor]:
-            length = float(learning_rate(state.step)) / settings.momentum_std**2
-            return target(phi, batch, (state.momenta, length))
-
-        return algorithm.update(  # type: ignore[no-any-return]
+        log_density: Callable[..., Any] = target
+        if look_ahead:
+            length = float(learning_rate(state.step)) / sigma**2
+            log_density = partial(target, step=(state.momenta, length))
+        moved: tuple[State, Tensor] = module.update(
             state,
             batch,
-            ahead if look_ahead else target,
+            log_density,
             lr=learning_rate,
-            alpha=settings.friction,
-            sigma=settings.momentum_std,
+            alpha=alpha,
+            sigma=sigma,
             temperature=temperature,
             inplace=inplace,
         )
+        return moved
 
-    return Sampler.of(
-        posteriors.types.Transform(init, update),
-        target,
-        langevin=underdamped(settings.friction, settings.momentum_std),
-    )
+    transform = posteriors.types.Transform(init, update)
+    return Sampler.of(transform, target, langevin=underdamped(alpha, sigma))
 
 
 def overdamped(learning_rate: float, temperature: float) -> Langevin:
@@ -274,3 +208,32 @@ def underdamped(friction: float, sd: float) -> Callable[[float, float], Langevin
         return Langevin(drift, noise * learning_rate / sd**2, steps, diffusion)
 
     return at
+
+
+def diagonal_prior(log_posterior: LogPosterior, sampler: str) -> DiagonalGaussian:
+    """The prior as a diagonal Gaussian, on the model's device; refused where it is none."""
+    gaussian = log_posterior.prior.diagonal()
+    if gaussian is None:
+        raise UserError(
+            f"`sampler={sampler}` needs a prior with independent Gaussian weights;"
+            " use `prior=normal`, pretrained or laplace"
+        )
+    device = log_posterior.model.device
+    return DiagonalGaussian(gaussian.mean.to(device), gaussian.variance.to(device))
+
+
+def rows_within(settings: PerExampleSettings, size: int) -> Callable[[Batch], list[Batch]]:
+    """Cut batches so that per-example gradients of `size` parameters fit `jacobian_memory`."""
+    each = settings.row_bytes(size)
+    rows = int(settings.jacobian_memory * 2**20 / each)
+    if rows < 1:
+        raise UserError(
+            f"`jacobian_memory={settings.jacobian_memory}` MiB cannot hold one example's gradient;"
+            f" raise it to at least {-(-each // 2**20)} or choose fewer `parameters`"
+        )
+    return lambda batch: list(split(batch, -(-len(batch["labels"]) // rows)))
+
+
+def terms_of(nll: Tensor) -> Tensor:
+    """The terms of a step whose target is the likelihood alone: [NLL, 0, 0]."""
+    return torch.stack([nll, torch.zeros_like(nll), torch.zeros_like(nll)])

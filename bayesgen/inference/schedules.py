@@ -1,16 +1,11 @@
-"""What happens at each step of a run, laid out before it starts.
-
-A plan holds, for every step, the step size, the temperature and whether the state after that step
-is collected as a draw. Everything that can go wrong with a schedule can be seen in it, so it is
-refused at the start and not found out at the end.
-"""
+"""What happens at each step of a run, laid out before it starts: what can go wrong with a schedule
+can be seen in its plan, and is refused at the start."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -27,7 +22,7 @@ class Plan:
 
     Attributes:
         learning_rate: [steps], float64.
-        temperature: [steps], float64, in the user's units (T, not T/N).
+        temperature: T of [steps], float64, not T/N.
         collect: [steps], bool: the state *after* the step is a draw.
         passes: over the data set that the steps amount to; 1 for a chain, which counts none.
     """
@@ -37,7 +32,7 @@ class Plan:
     collect: Tensor
     passes: float = 1.0
 
-    @property
+    @cached_property
     def steps(self) -> int:
         return len(self.collect)
 
@@ -51,8 +46,7 @@ class Plan:
         return replace(self, learning_rate=self.learning_rate * min(1.0, limit / max(peak, 1e-300)))
 
     def shortened(self, steps: int, draws: int = 5) -> Plan:
-        """The same plan in `steps` steps, or fewer where it has fewer, with at most `draws` draws
-        that are spread over those that it had."""
+        """The same plan in at most `steps` steps and with at most `draws` draws, evenly taken."""
         steps = min(steps, self.steps)
         places = torch.linspace(0, self.steps - 1, steps, dtype=torch.float64).round().long()
         # the last place before each collected step moves to it: to its temperature, too
@@ -63,28 +57,12 @@ class Plan:
         chosen = torch.linspace(0, len(kept) - 1, min(draws, len(kept))).round().long()
         collect = torch.zeros(steps, dtype=torch.bool)
         collect[kept[chosen]] = True
-        return Plan(
-            self.learning_rate[places],
-            self.temperature[places],
-            collect,
-            self.passes * steps / self.steps,
-        )
-
-
-def lookup(values: Tensor) -> Callable[[Any], Tensor]:
-    """A schedule in the form that `posteriors` calls: step -> scalar tensor.
-
-    Beyond the last step it stays at the last value.
-    """
-
-    def at(step: Any) -> Tensor:
-        return values[min(int(step), len(values) - 1)]
-
-    return at
+        passes = self.passes * steps / self.steps
+        return Plan(self.learning_rate[places], self.temperature[places], collect, passes)
 
 
 def chain_plan(settings: ChainSettings) -> Plan:
-    """The plan of a chain: warm-up, then sampling with a draw every `thinning` steps.
+    """Warm-up, then sampling with a draw every `thinning` steps.
 
     The step size rises along a line to lr over `ramp_fraction` of the warm-up. A finished
     checkpoint lies where the loss is sharper than a full step could bear; a slow rise lets the
@@ -92,25 +70,21 @@ def chain_plan(settings: ChainSettings) -> Plan:
     https://arxiv.org/abs/2103.00065). From there it follows `schedule` to the end of the run:
 
     - `constant`: lr.
-    - `cosine`, `linear`: lr to the end of the warm-up, then down to lr·final_fraction while
-      sampling. Warm-up travels as far as it can; the shrinking steps take the heat of the
-      minibatches' noise out of the draws.
+    - `cosine`, `linear`: lr to the end of the warm-up, then down to lr·final_fraction: the
+      shrinking steps take the heat of the minibatches' noise out of the draws.
     - `cyclical`: cosine restarts (Zhang et al. 2020, https://arxiv.org/abs/1902.03932, eq. 1). The
       first part of each cycle, `cycle_exploration`, explores without noise, and so does the whole
-      warm-up; draws are collected in the rest of a cycle, where the step size is small and the
-      noise is on.
+      warm-up; draws are collected in the rest of a cycle.
 
     Raises:
         UserError: no step of the plan would ever be collected.
     """
-    steps = bounded(settings.warmup_steps + settings.sampling_steps)
-    step = torch.arange(steps, dtype=torch.float64)
-    temperature = torch.full((steps,), settings.temperature, dtype=torch.float64)
+    step = every_step(settings.warmup_steps + settings.sampling_steps)
+    temperature = torch.full_like(step, settings.temperature)
     eligible = step >= settings.warmup_steps
     last = settings.final_fraction
-    ramp = round(settings.ramp_fraction * settings.warmup_steps)
     done = ((step - settings.warmup_steps) / max(settings.sampling_steps - 1, 1)).clamp(min=0)
-    cycle = torch.zeros(steps, dtype=torch.long)
+    cycle = torch.zeros_like(step)
     if settings.schedule == "constant":
         shape = torch.ones_like(step)
     elif settings.schedule == "linear":
@@ -118,17 +92,13 @@ def chain_plan(settings: ChainSettings) -> Plan:
     elif settings.schedule == "cosine":
         shape = last + (1 - last) * 0.5 * (1 + torch.cos(math.pi * done))
     else:
-        length = math.ceil(steps / settings.cycles)
-        position = (step % length) / length
+        length = math.ceil(len(step) / settings.cycles)
+        cycle, position = step // length, (step % length) / length
         shape = last + (1 - last) * 0.5 * (1 + torch.cos(math.pi * position))
-        sampling = position >= settings.cycle_exploration
-        eligible &= sampling
+        eligible &= position >= settings.cycle_exploration
         temperature = torch.where(eligible, temperature, 0.0)
-        cycle = (step // length).long()
-    if ramp:
-        shape = shape * ((step + 1) / ramp).clamp(max=1)
-    if settings.temperature_ramp_steps:
-        temperature = temperature * ((step + 1) / settings.temperature_ramp_steps).clamp(max=1)
+    shape = rising(shape, round(settings.ramp_fraction * settings.warmup_steps))
+    temperature = rising(temperature, settings.temperature_ramp_steps)
     # the thinning-th eligible step of a cycle, the 2·thinning-th, ...: never the first, unmixed one
     collect = torch.zeros_like(eligible)
     for number in range(int(cycle[-1]) + 1):
@@ -144,13 +114,6 @@ def chain_plan(settings: ChainSettings) -> Plan:
     return Plan(settings.learning_rate * shape, temperature, collect)
 
 
-def bounded(steps: int) -> int:
-    """`steps`, or a refusal of a plan that is too long for memory (17 bytes a step)."""
-    if steps > MAX_STEPS:
-        raise UserError(f"a run of {steps:,} steps is too long: at most {MAX_STEPS:,}")
-    return steps
-
-
 def pass_plan(
     epochs: float,
     steps_per_epoch: int,
@@ -159,18 +122,25 @@ def pass_plan(
     *,
     final_fraction: float = 1.0,
 ) -> Plan:
-    """The plan of a method that passes over the data: the state after the last step is its result.
-
-    The step size falls along a cosine to `final_fraction` of itself; 1 keeps it constant.
-    """
-    steps = bounded(max(1, round(epochs * steps_per_epoch)))
-    step = torch.arange(steps, dtype=torch.float64)
-    cosine = 0.5 * (1 + torch.cos(math.pi * step / max(steps - 1, 1)))
-    collect = torch.zeros(steps, dtype=torch.bool)
-    collect[-1] = True
+    """The plan of a method that passes over the data: the state after the last step is its result,
+    and the step size falls along a cosine to `final_fraction` of itself."""
+    step = every_step(max(1, round(epochs * steps_per_epoch)))
+    cosine = 0.5 * (1 + torch.cos(math.pi * step / max(len(step) - 1, 1)))
     return Plan(
         learning_rate * (final_fraction + (1 - final_fraction) * cosine),
-        torch.full((steps,), temperature, dtype=torch.float64),
-        collect,
-        steps / steps_per_epoch,
+        torch.full_like(step, temperature),
+        step == len(step) - 1,
+        len(step) / steps_per_epoch,
     )
+
+
+def every_step(steps: int) -> Tensor:
+    """0, 1, ... [steps], float64; refuses a plan that is too long for memory (17 bytes a step)."""
+    if steps > MAX_STEPS:
+        raise UserError(f"a run of {steps:,} steps is too long: at most {MAX_STEPS:,}")
+    return torch.arange(steps, dtype=torch.float64)
+
+
+def rising(values: Tensor, steps: int) -> Tensor:
+    """`values` of every step, which begin with a rise along a line over `steps` steps."""
+    return values * ((every_step(len(values)) + 1) / steps).clamp(max=1) if steps else values

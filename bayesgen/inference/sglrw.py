@@ -10,18 +10,13 @@ weight moves by the same small amount each step, so the drift saturates where |â
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from bayesgen.config import ChainSettings
 from bayesgen.config.fields import NonNegative
 from bayesgen.config.shared import Temperature
 from bayesgen.errors import UserError
 from bayesgen.inference.registry import SamplerSpec, chain
-
-if TYPE_CHECKING:
-    from bayesgen.inference.log_posterior import LogPosterior
-    from bayesgen.inference.sampler import Sampler
-    from bayesgen.inference.schedules import Plan
 
 
 @dataclass(frozen=True)
@@ -31,14 +26,14 @@ class SGLRWSettings(ChainSettings):
     learning_rate: Annotated[NonNegative, "step size on the per-datum scale"] = 1.0
     temperature: Temperature = 0.1
 
-
-def build(log_posterior: LogPosterior, settings: SGLRWSettings, plan: Plan) -> Sampler:
-    if not (plan.temperature > 0).all():
-        raise UserError(
-            "`sampler=sglrw` moves by its noise alone: the temperature must be above 0 at every"
-            " step (no cyclical schedule, `temperature` above 0)"
-        )
-    return chain("sglrw")(log_posterior, settings, plan)
+    def validate(self) -> None:
+        super().validate()
+        explores = self.warmup_steps > 0 or self.cycle_exploration > 0
+        if self.temperature == 0 or (self.schedule == "cyclical" and explores):
+            raise UserError(
+                "`sampler=sglrw` moves by its noise alone: the temperature must be above 0 at every"
+                " step (no cyclical schedule, `temperature` above 0)"
+            )
 
 
 SAMPLER = SamplerSpec(
@@ -46,7 +41,7 @@ SAMPLER = SamplerSpec(
     summary="Langevin dynamics as a lattice random walk",
     paper="https://arxiv.org/abs/2602.15925",
     settings=SGLRWSettings,
-    build=build,
+    build=chain("sglrw"),
     floats=10,
     labelled={"learning_rate": 0.36},
 )

@@ -4,7 +4,7 @@
 
 with θ̄ and v the mean and variance of all collected weights. Maddox et al. 2019,
 https://arxiv.org/abs/1902.02476, algorithm 1 and eq. 1. The path is that of an optimizer of
-torchopt, moved by `posteriors.torchopt` (`bayesgen.inference.moments`).
+torchopt (`bayesgen.inference.moments`).
 """
 
 from __future__ import annotations
@@ -49,8 +49,7 @@ class SWAGSettings(GaussianSettings):
     ] = "low-rank"
     rank: Annotated[Count, "K, deviations that make the low-rank part: the last ones"] = 20
     validation_every: Annotated[
-        Steps,
-        "steps between looks at the validation NLL; the best weights are kept (0: none)",
+        Steps, "steps between looks at the validation NLL; the best weights are kept (0: none)"
     ] = 0
     validation_samples: Annotated[Count, "windows or examples that are looked at"] = 200
 
@@ -77,25 +76,19 @@ def make_plan(settings: SWAGSettings, steps_per_epoch: int) -> Plan:
     The step size rises over `ramp_fraction` of the warm-up and stays; with `cyclical` it falls
     along a line to lr·final_fraction between two collections (Izmailov et al. 2018,
     https://arxiv.org/abs/1803.05407, section 3.1).
-
-    Raises:
-        UserError: fewer models would be collected than the covariance needs.
     """
     import torch
 
-    from bayesgen.inference.schedules import Plan, bounded
+    from bayesgen.inference.schedules import Plan, every_step, rising
 
-    steps = bounded(settings.warmup_steps + settings.sampling_steps)
-    step = torch.arange(steps, dtype=torch.float64)
+    step = every_step(settings.warmup_steps + settings.sampling_steps)
     since = step - settings.warmup_steps
     shape = torch.ones_like(step)
     if settings.schedule == "cyclical":
         position = (since % settings.thinning) / max(settings.thinning - 1, 1)
         falling = 1 + (settings.final_fraction - 1) * position
         shape = torch.where(since >= 0, falling, shape)
-    ramp = round(settings.ramp_fraction * settings.warmup_steps)
-    if ramp:
-        shape = shape * ((step + 1) / ramp).clamp(max=1)
+    shape = rising(shape, round(settings.ramp_fraction * settings.warmup_steps))
     collect = (since >= 0) & ((since + 1) % settings.thinning == 0)
     found = int(collect.sum())
     least = max(2, settings.kept)
@@ -104,15 +97,13 @@ def make_plan(settings: SWAGSettings, steps_per_epoch: int) -> Plan:
             f"`rank={settings.rank}`: only {found} models would be collected, and {least} are"
             " needed; lower `rank` or `thinning`, or raise `sampling_steps`"
         )
-    temperature = torch.ones(steps, dtype=torch.float64)
-    return Plan(settings.learning_rate * shape, temperature, collect)
+    return Plan(settings.learning_rate * shape, torch.ones_like(step), collect)
 
 
 def build(log_posterior: LogPosterior, settings: SWAGSettings, plan: Plan) -> Sampler:
     from bayesgen.inference.libraries import torchopt
     from bayesgen.inference.moments import follow
-    from bayesgen.inference.sampler import Sampler
-    from bayesgen.inference.schedules import lookup
+    from bayesgen.inference.sampler import Sampler, lookup
 
     rate, decay = lookup(plan.learning_rate), settings.weight_decay
     optimizer = (
@@ -133,10 +124,11 @@ def fitted(moments: Moments, low_rank: bool) -> LowRankGaussian:
     """The Gaussian q; without its low-rank part N(θ̄, diag(v))."""
     from bayesgen.priors import LowRankGaussian
 
-    v, half = moments.variance(), 0.5 if low_rank else 1.0
-    q = moments.deviations() if low_rank else v.new_zeros(0, len(v))
-    diagonal = (half * v).clamp(min=LEAST_VARIANCE)
-    return LowRankGaussian(moments.centre(), diagonal, q, half**0.5, words="SWAG")
+    half = 0.5 if low_rank else 1.0
+    diagonal = (half * moments.variance()).clamp(min=LEAST_VARIANCE)
+    return LowRankGaussian(
+        moments.centre(), diagonal, moments.deviations(), half**0.5, words="SWAG"
+    )
 
 
 def learned(moments: Moments, low_rank: bool) -> Learned:

@@ -35,8 +35,7 @@ def build(log_posterior: LogPosterior, settings: VISettings, plan: Plan) -> Samp
     import torch
 
     from bayesgen.inference.libraries import posteriors, torchopt
-    from bayesgen.inference.sampler import Sampler
-    from bayesgen.inference.schedules import lookup
+    from bayesgen.inference.sampler import Sampler, lookup
     from bayesgen.priors import DiagonalGaussian
 
     transform = posteriors.vi.diag.build(

@@ -1,38 +1,4 @@
-"""What a prior is: a density on θ, and how one of your own is added.
-
-A prior of your own is one file, such as mylaplace.py: the density, and its name.
-
-    import math
-
-    from bayesgen.priors import PRIORS, Prior, PriorSpec
-
-    class MyLaplace(Prior):
-        \"""Independent double exponentials of scale b: p(θ) = ∏ exp(−|θ_i| / b) / 2b.\"""
-
-        def __init__(self, scale):
-            self.scale = scale
-
-        def log_prob(self, theta):
-            return -(theta.abs() / self.scale + math.log(2 * self.scale)).sum()
-
-        def describe(self):
-            return f"Laplace(0, {self.scale:g})"
-
-    MYLAPLACE = PriorSpec(
-        "mylaplace",
-        "independent double exponentials of scale σ",
-        build=lambda settings, weights: MyLaplace(settings.prior_std * settings.prior_scale**0.5),
-        scales=(0.01, 0.1, 1.0, 10.0),
-    )
-
-`PRIORS.register(MYLAPLACE)` makes it known in Python; the entry point of an installed package makes
-it known to the command line as well, `bayesgen train --prior mylaplace`:
-
-    [project.entry-points."bayesgen.priors"]
-    mylaplace = "mylaplace:MYLAPLACE"
-
-Where no name is needed, the object itself will do: whatever takes a `Prior` takes `MyLaplace(0.1)`.
-"""
+"""What a prior is: a density on θ. How one of your own is added: docs/how-to/add-prior.md."""
 
 from __future__ import annotations
 
@@ -45,9 +11,7 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value
 
-from bayesgen.config import PRIORS, PriorSettings
 from bayesgen.parameters import Layout
-from bayesgen.registry import resolved
 
 
 @dataclass(frozen=True)
@@ -88,21 +52,15 @@ class DiagonalGaussian:
 
 
 class Fitted(Protocol):
-    """A Gaussian that a method leads to."""
+    """A Gaussian that a method leads to: mean and variance [P] (of a low-rank one, what is not
+    shared), draws of θ [P] by the global generator, and tensors for a file."""
 
     @property
-    def mean(self) -> Tensor:
-        """[P]."""
-
+    def mean(self) -> Tensor: ...
     @property
-    def variance(self) -> Tensor:
-        """[P], of each coordinate on its own (of a low-rank Gaussian, what is not shared)."""
-
-    def sample(self) -> Tensor:
-        """One draw of θ [P], by the global generator."""
-
-    def tensors(self) -> dict[str, Tensor]:
-        """For a file."""
+    def variance(self) -> Tensor: ...
+    def sample(self) -> Tensor: ...
+    def tensors(self) -> dict[str, Tensor]: ...
 
 
 class Prior(ABC):
@@ -110,7 +68,7 @@ class Prior(ABC):
 
     A new prior needs `log_prob` and `describe`. `accumulate` may be overridden where a closed form
     is faster, `sample` where the density can be drawn from, and `diagonal` where it is a Gaussian
-    with independent coordinates, which EKF, Laplace and VI need.
+    with independent coordinates, which EKF and Laplace need.
 
     Attributes:
         origin: more that a run keeps of where it comes from, plain data.
@@ -174,16 +132,3 @@ class Prior(ABC):
     def record(self) -> dict[str, Any]:
         """What a run keeps of it beside its settings."""
         return {"density": self.describe(), **self.origin}
-
-
-def build_prior(settings: PriorSettings, weights: Weights) -> Prior:
-    """The prior that `settings` name.
-
-    Raises:
-        UserError: there is none of this name, or its file is missing, damaged or of another model.
-        ValueError: its scale λ has still to be chosen.
-    """
-    if isinstance(settings.prior_scale, str):
-        raise ValueError("λ has to be chosen first")
-    prior: Prior = resolved(PRIORS[settings.prior].build)(settings, weights)
-    return prior

@@ -1,26 +1,25 @@
-"""Gaussian priors with independent coordinates: N(μ, diag(σ²)).
-
-`normal` is N(0, σ²I); `pretrained` is N(θ*, σ²I) around the loaded weights θ*, or with
-σ_i = s·(|θ*_i| + ε) when the width is relative.
-"""
+"""Gaussian priors: with independent coordinates, and with a few directions beside the diagonal."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bayesgen.config import PriorSettings
-from bayesgen.priors.base import DiagonalGaussian, Prior, Weights
-from bayesgen.priors.prior_file import read_for
+from bayesgen.parameters import widest
+from bayesgen.priors.base import DiagonalGaussian, Prior
 
 RELATIVE_FLOOR = 1e-3
 """ε of the relative width: a weight that is exactly zero still has a prior with some width."""
+BLOCK = 2**20
+"""Weights whose deviations are in float64 at a time."""
 
 
+@dataclass(eq=False, repr=False)
 class GaussianPrior(Prior):
     """N(mean, diag(sd²)) on θ ∈ R^P.
 
@@ -29,29 +28,23 @@ class GaussianPrior(Prior):
         sd: a positive number, or [P].
         size: P.
         note: more about it, for people.
-        origin: more that a run keeps of where it comes from, plain data.
+        origin: see `Prior`.
     """
 
-    def __init__(
-        self,
-        mean: Tensor | None,
-        sd: float | Tensor,
-        size: int,
-        note: str = "",
-        origin: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.mean = mean
-        self.sd = sd
-        self.size = size
-        self.note = note
-        self.origin = origin or {}
-        if isinstance(sd, Tensor):
-            self._precision: float | Tensor = sd.pow(-2)
-            log_det = 2.0 * float(sd.cpu().double().log().sum())
+    mean: Tensor | None
+    sd: float | Tensor
+    size: int
+    note: str = ""
+    origin: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.sd, Tensor):
+            self._precision: float | Tensor = self.sd.pow(-2)
+            log_det = 2.0 * float(self.sd.cpu().double().log().sum())
         else:
-            self._precision = sd**-2
-            log_det = 2.0 * size * math.log(sd)
-        self._log_normaliser = -0.5 * (size * math.log(2 * math.pi) + log_det)
+            self._precision = self.sd**-2
+            log_det = 2.0 * self.size * math.log(self.sd)
+        self._log_normaliser = -0.5 * (self.size * math.log(2 * math.pi) + log_det)
 
     @property
     def isotropic(self) -> bool:
@@ -71,8 +64,7 @@ class GaussianPrior(Prior):
         return self._log_normaliser - 0.5 * self._precision * torch.dot(residual, residual)
 
     def diagonal(self) -> DiagonalGaussian:
-        zero = torch.zeros(self.size)
-        mean = zero if self.mean is None else self.mean
+        mean = torch.zeros(self.size) if self.mean is None else self.mean
         sd = self.sd if isinstance(self.sd, Tensor) else torch.full_like(mean, self.sd)
         return DiagonalGaussian(mean, sd**2)
 
@@ -88,45 +80,115 @@ def normal(size: int, sd: float) -> GaussianPrior:
     return GaussianPrior(None, sd, size)
 
 
-def pretrained(
-    theta: Tensor,
-    sd: float,
-    *,
-    relative: bool = False,
-    origin: Mapping[str, Any] | None = None,
-) -> GaussianPrior:
+def pretrained(theta: Tensor, sd: float, *, relative: bool = False) -> GaussianPrior:
     """N(θ*, sd² I) around `theta` [P], or σ_i = sd·(|θ*_i| + 1e-3) when `relative`."""
     width: float | Tensor = sd * (theta.abs() + RELATIVE_FLOOR) if relative else sd
-    return GaussianPrior(theta.clone(), width, theta.numel(), origin=origin)
+    return GaussianPrior(theta.clone(), width, theta.numel())
 
 
-def build(settings: PriorSettings, weights: Weights) -> GaussianPrior:
-    """`normal` or `pretrained`; around the mean of a learned prior where `prior_path` names one.
+class LowRankGaussian(Prior):
+    """N(mean, diag(diagonal) + gain² deviationsᵀ deviations) on θ ∈ R^P.
+
+    With W = gain · deviations, d the diagonal, C = I + W diag(d)⁻¹ Wᵀ [K, K], z = C⁻¹ W (r / d) and
+    e = r − Wᵀ z for a residual r = θ − μ,
+
+        Σ⁻¹ r = e / d,   rᵀ Σ⁻¹ r = Σ_i e_i² / d_i + zᵀ z,   log det Σ = log det C + Σ_i log d_i
+
+    (Woodbury's identity and the determinant lemma, in a form whose terms are all positive): O(P K)
+    time, and O(P) memory beside the deviations, which are never copied.
+
+    Args:
+        mean: [P].
+        diagonal: [P], positive: the variance that is each coordinate's own.
+        deviations: [K, P]; K may be 0.
+        words: what the density is, for people.
+        origin: see `Prior`.
 
     Raises:
-        UserError: that prior is missing, damaged, or of another model.
+        ValueError: shapes do not fit, or a variance is not positive and finite.
     """
-    width = settings.prior_std * float(settings.prior_scale) ** 0.5
-    if settings.prior == "normal":
-        prior = normal(weights.theta.numel(), width)
-    else:
-        found = None if settings.prior_path is None else read_for(settings, weights)
-        centre = weights.theta if found is None else found.mean
-        origin = None if found is None else found.origin
-        prior = pretrained(centre, width, relative=settings.prior_relative, origin=origin)
-    if settings.head_prior_std is None or not weights.new:
-        return prior
-    return _with_head(prior, settings.head_prior_std, weights)
 
+    def __init__(
+        self,
+        mean: Tensor,
+        diagonal: Tensor,
+        deviations: Tensor,
+        gain: float = 1.0,
+        *,
+        words: str = "low rank + diagonal",
+        origin: Mapping[str, Any] | None = None,
+    ) -> None:
+        if diagonal.shape != mean.shape or deviations.shape[1:] != mean.shape or mean.dim() != 1:
+            raise ValueError(
+                f"mean {list(mean.shape)} and diagonal {list(diagonal.shape)} must be [P],"
+                f" deviations {list(deviations.shape)} must be [K, P]"
+            )
+        if not ((diagonal > 0) & diagonal.isfinite()).all():
+            raise ValueError("every variance of the diagonal must be positive and finite")
+        self.mean = mean
+        self.variance = diagonal
+        self.deviations = deviations
+        self.gain = gain
+        self.words = words
+        self.origin = origin or {}
+        # the small system is solved in float64: it holds sums over all of θ
+        gram = torch.zeros(len(deviations), len(deviations), dtype=torch.float64)
+        log_det = 0.0
+        for part, own in zip(deviations.split(BLOCK, 1), diagonal.split(BLOCK), strict=True):
+            q, d = part.cpu().double(), own.cpu().double()
+            gram += (q / d) @ q.T
+            log_det += float(d.log().sum())
+        cholesky = torch.linalg.cholesky(torch.eye(len(gram), dtype=torch.float64) + gain**2 * gram)
+        log_det += 2 * float(cholesky.diagonal().log().sum())
+        self._cholesky = cholesky.to(mean.device, widest(mean.device))
+        self._log_normaliser = -0.5 * (len(mean) * math.log(2 * math.pi) + log_det)
 
-def _with_head(prior: GaussianPrior, sd: float, weights: Weights) -> GaussianPrior:
-    """`prior`, but N(0, sd²) on parameters that are new."""
-    diagonal = prior.diagonal()
-    mean = diagonal.mean.clone().to(weights.theta.device)
-    width = diagonal.variance.sqrt().to(weights.theta.device)
-    for tensor, value in ((mean, 0.0), (width, sd)):
-        for name, view in weights.layout.views(tensor).items():
-            if name in weights.new:
-                view.fill_(value)
-    note = f"; new parameters N(0, {sd:g}²)"
-    return GaussianPrior(mean, width, prior.size, note, prior.origin)
+    def _split(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """e [P] and z [K] of θ."""
+        residual = theta - self.mean
+        pulled = self.gain * (self.deviations @ (residual / self.variance)).to(self._cholesky.dtype)
+        z = torch.cholesky_solve(pulled.unsqueeze(-1), self._cholesky).squeeze(-1)
+        z = z.to(residual.dtype)
+        return residual - (self.gain * z) @ self.deviations, z
+
+    def log_prob(self, theta: Tensor) -> Tensor:
+        e, z = self._split(theta)
+        return self._log_normaliser - 0.5 * ((e * e / self.variance).sum() + (z * z).sum())
+
+    def accumulate(self, theta: Tensor, grad: Tensor, weight: float) -> Tensor:
+        e, z = self._split(theta)
+        pull = e / self.variance
+        grad.add_(pull, alpha=-weight)
+        return self._log_normaliser - 0.5 * (torch.dot(pull, e) + torch.dot(z, z))
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """One draw of θ [P], by the global generator unless one is given."""
+        noise = torch.randn(len(self.mean), generator=generator, device=self.mean.device)
+        along = torch.randn(len(self.deviations), generator=generator, device=self.mean.device)
+        own = self.mean + self.variance.sqrt() * noise
+        return own + (self.gain * along) @ self.deviations
+
+    def diagonal(self) -> DiagonalGaussian | None:
+        return None if len(self.deviations) else DiagonalGaussian(self.mean, self.variance)
+
+    def precision(self) -> Tensor:
+        # W only adds to the covariance
+        return self.variance.reciprocal()
+
+    def marginal_variance(self) -> Tensor:
+        """diag(Σ) [P]."""
+        lengths: Tensor = torch.linalg.vector_norm(self.deviations, dim=0)
+        return self.variance + (self.gain * lengths).square()
+
+    @property
+    def factor(self) -> Tensor:
+        """W [K, P], a new tensor."""
+        return self.gain * self.deviations
+
+    def tensors(self) -> dict[str, Tensor]:
+        """For a file: mean, standard deviations of the diagonal part, and the factor."""
+        return {"mean": self.mean, "sd": self.variance.sqrt(), "factor": self.factor}
+
+    def describe(self) -> str:
+        sd = float(self.marginal_variance().median().sqrt())
+        return f"{self.words}: rank {len(self.deviations)}, median σᵢ {sd:.3g}"

@@ -1,25 +1,19 @@
-"""The file of a learned prior: one safetensors file that describes itself.
-
-It holds `mean` (μ), `variance` (v) and `deviations` (Q, already divided by √(K − 1)), and as
-metadata the parameters that they are of, the model that they belong to, and how they were learned.
-"""
+"""The file of a learned prior: μ, v and Q in safetensors, and as metadata the parameters that they
+are of, the model that they belong to, and how they were learned (docs/reference/prior-file.md)."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from bayesgen.config import PriorSettings
 from bayesgen.errors import UserError
 from bayesgen.parameters import Layout
-from bayesgen.priors.base import Weights
-from bayesgen.priors.learned import SHIFT, TENSORS, LearnedPrior, LowRankGaussian, Matched, bare
+from bayesgen.priors.learned import SHIFT, TENSORS, LearnedPrior, bare
 from bayesgen.runs import atomic_save, file_sha256, finite
 from bayesgen.runs.files import adds_up, parse_record
 
@@ -33,57 +27,10 @@ CONVENTION = (
 )
 FARTHEST = 1e6
 """More than a path is long."""
-FAR = 1.0
-"""Distance of a prior's mean from the weights, over their length, beyond which it is of another
-model: of two that were trained apart it is about √2."""
-HEAD_STD = 0.5
-"""Standard deviation of what a learned prior does not know, unless another is given: a logit of a
-normalised encoder's classifier has one of about 2 before any data."""
-
-
-def build(settings: PriorSettings, weights: Weights) -> LowRankGaussian:
-    """`swag` or `laplace`: the density of the file in `prior_path`.
-
-    Raises:
-        UserError: it is missing, damaged, or of another model.
-    """
-    head_std = HEAD_STD if settings.head_prior_std is None else settings.head_prior_std
-    return read_for(settings, weights).density(
-        float(settings.prior_scale), epsilon=settings.prior_epsilon, head_std=head_std
-    )
-
-
-def read_for(settings: PriorSettings, weights: Weights) -> Matched:
-    """The learned prior in `prior_path`, matched to `weights` by parameter name.
-
-    Raises:
-        UserError: it is missing, damaged, or of another model.
-    """
-    assert settings.prior_path is not None
-    prior = read_prior(Path(settings.prior_path))
-    if settings.learned_prior and prior.method not in {None, settings.prior}:
-        raise UserError(
-            f"`prior={settings.prior}`: the prior in '{settings.prior_path}' was learned by"
-            f" {prior.method}; say `prior={prior.method}`"
-        )
-    if not settings.learned_prior:  # it is for the mean alone
-        prior = replace(prior, deviations=prior.deviations[:0])
-    found = prior.match(weights)
-    if found.distance > FAR:
-        raise UserError(
-            "`prior_path`: the prior is of another model: its mean lies"
-            f" {found.distance:.0%} of the length of the weights from them, and fine-tunes stay"
-            " far below that; name the prior of this model"
-        )
-    return found
 
 
 def write_prior(prior: LearnedPrior, path: Path) -> None:
-    """Put the file at `path`; whole or not at all.
-
-    Raises:
-        UserError: it cannot be written.
-    """
+    """Put the file at `path`; whole or not at all."""
     content = {
         "format": FORMAT,
         "convention": CONVENTION,
@@ -121,18 +68,13 @@ def read_prior(path: Path, setting: str = "`prior_path`") -> LearnedPrior:
         collected = record.get("upstream", {}).get("collected")
         if isinstance(collected, int) and collected < prior.rank:
             raise ValueError(f"{prior.rank} deviations of {collected} collected models")
-        fault = prior.fault()
-        if fault is not None:
+        if (fault := prior.fault()) is not None:
             raise ValueError(fault)
     return prior
 
 
 def rank_in(path: Path) -> int:
-    """K of the prior in the file or folder `path`, without reading its numbers.
-
-    Raises:
-        UserError: it is not there, or damaged.
-    """
+    """K of the prior in the file or folder `path`, without reading its numbers."""
     with _opened(path, "`prior_path`") as (file, _):
         return int(file.get_slice("deviations").get_shape()[0])
 
@@ -144,11 +86,8 @@ def fingerprint(path: Path) -> str:
 
 @contextmanager
 def _opened(path: Path, setting: str) -> Iterator[tuple[Any, str]]:
-    """The file at `path` or in the folder, and what messages call it.
-
-    Raises:
-        UserError: it is not there, or whatever is done with it shows that it is damaged.
-    """
+    """The file at `path` or in the folder, and what messages call it; refused where there is none,
+    or whatever is done with it shows that it is damaged."""
     path = path / FILE if path.is_dir() else path
     if not path.is_file():
         raise UserError(
@@ -168,12 +107,7 @@ def _opened(path: Path, setting: str) -> Iterator[tuple[Any, str]]:
 
 
 def _described(text: str, name: str) -> tuple[Layout, dict[str, Any]]:
-    """The layout and the rest of what the metadata say.
-
-    Raises:
-        UserError: another version wrote them.
-        ValueError: they cannot be true.
-    """
+    """The layout and the rest of what the metadata say; a `ValueError` where it cannot be true."""
     content = parse_record(text)
     if content.pop("format", None) != FORMAT:
         raise UserError(

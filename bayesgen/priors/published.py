@@ -1,17 +1,18 @@
 """Priors that others published, with the names of a module.
 
-Two formats: flat tensors (Shwartz-Ziv et al. 2022, https://arxiv.org/abs/2205.10279,
-https://github.com/hsouri/BayesianTransferLearning), which have the parameters of a module in the
-order of its `parameters()`; and the state dict of a `SWAG` module (Maddox et al. 2019,
-https://arxiv.org/abs/1902.02476, https://github.com/wjmaddox/swa_gaussian), which has a mean, a
-mean square and deviations that are not divided by √(K − 1) for each parameter. Statistics of batch
-norms, which the files may hold, are no parameters: a prior says nothing of them.
+Flat tensors (Shwartz-Ziv et al. 2022, https://arxiv.org/abs/2205.10279,
+https://github.com/hsouri/BayesianTransferLearning) have the parameters of a module in the order of
+its `parameters()`. The state dict of a `SWAG` module (Maddox et al. 2019,
+https://arxiv.org/abs/1902.02476, https://github.com/wjmaddox/swa_gaussian) has a mean, a mean
+square and deviations that are not divided by √(K − 1) for each parameter. Statistics of batch
+norms, which both may hold, are no parameters: a prior says nothing of them.
 """
 
 from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,8 @@ MEAN, SQUARES, DEVIATIONS = "_mean", "_sq_mean", "_cov_mat_sqrt"
 
 
 def read_pt(path: Path, setting: str) -> Any:
-    """What a file of `torch.save` holds: tensors and plain data, by `weights_only=True`.
-
-    Raises:
-        UserError: there is no file, it is damaged, or it holds anything else.
-    """
+    """What a file of `torch.save` holds: tensors and plain data, or it is refused; nothing in it is
+    executed."""
     if not path.is_file():
         raise UserError(f"{setting}: no file at '{path}'")
     try:
@@ -53,62 +51,20 @@ def read_pt(path: Path, setting: str) -> Any:
 
 
 def dense(tensor: Any, setting: str, dims: int | None = None) -> Tensor:
-    """`tensor`, if it is a dense one of float numbers, with so many dimensions.
-
-    Raises:
-        UserError: it is none.
-    """
+    """`tensor`, if it is a dense one of float numbers, with so many dimensions."""
     if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_quantized:
         raise UserError(f"{setting}: it holds no tensor of numbers ({type(tensor).__name__})")
     if not tensor.is_floating_point() or tensor.device.type != "cpu":
         raise UserError(
             f"{setting}: it holds {tensor.dtype} on '{tensor.device}', no float numbers"
         )
+    shape = list(tensor.shape)
     if dims is not None and tensor.dim() != dims:
-        raise UserError(
-            f"{setting}: its shape is {list(tensor.shape)}; it must have {dims} dimensions"
-        )
+        raise UserError(f"{setting}: its shape is {shape}; it must have {dims} dimensions")
     # a few bytes can claim to be any number of rows
     if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
-        raise UserError(f"{setting}: its shape {list(tensor.shape)} is larger than what it holds")
+        raise UserError(f"{setting}: its shape {shape} is larger than what it holds")
     return tensor.detach()
-
-
-def named_prior(
-    mean: Tensor,
-    variance: Tensor,
-    rows: Tensor,
-    layout: Layout,
-    module: nn.Module,
-    record: Mapping[str, Any] | None,
-    *,
-    divided: bool = False,
-) -> LearnedPrior:
-    """The prior of these tensors, of parameters of `module`.
-
-    Args:
-        mean, variance: [P].
-        rows: deviations [K, P].
-        divided: whether they are divided by √(K − 1) already.
-        record: of the prior; the prefix of the module's names is added.
-
-    Raises:
-        UserError: a number is not finite, or a variance negative.
-    """
-    record = dict(record or {})
-    record["model"] = {**record.get("model", {}), "base": base_of(module)}
-    divisor = 1.0 if divided else float(max(len(rows) - 1, 1) ** 0.5)
-    prior = LearnedPrior(mean.float(), variance.float(), rows.float() / divisor, layout, record)
-    fault = prior.fault()
-    if fault is not None:
-        raise UserError(f"the prior cannot be imported: {fault}; copy its files anew")
-    return prior
-
-
-def base_of(module: nn.Module) -> str:
-    """Prefix of the names of a Hugging Face model without its head; else empty."""
-    base = str(getattr(module, "base_model_prefix", ""))
-    return base if base and hasattr(module, base) else ""
 
 
 def import_published(
@@ -126,9 +82,7 @@ def import_published(
     """A prior of flat tensors, with the names of a module.
 
     Args:
-        mean: [P].
-        variance: [P].
-        deviations: [K, P].
+        mean, variance: [P], and deviations [K, P].
         module: gives names and shapes.
         divided: whether the deviations are divided by √(K − 1) already.
         parameters: which of the module's parameters the tensors hold.
@@ -156,22 +110,15 @@ def import_published(
                 f"{setting}: its shape is {list(tensor.shape)}, and that of the mean [{size}]; name"
                 " files of one prior"
             )
-    ordered = _in_order(named, names, order, weights)
+    layout = Layout.of((n, named[n]) for n in _in_order(named, names, order, weights))
     record = dict(record or {})
     if weights is not None:
         start = torch.cat([tensor.flatten().float() for tensor in weights.values()])
         if start.norm() > 0:
             moved = float((mean.float() - start).norm() / start.norm())
             record["upstream"] = {**record.get("upstream", {}), SHIFT: moved}
-    return named_prior(
-        mean,
-        variance,
-        rows,
-        Layout.of((name, named[name]) for name in ordered),
-        module,
-        record,
-        divided=divided,
-    )
+    rows = rows.float() if divided else _divided(rows)
+    return _imported(LearnedPrior(mean.float(), variance.float(), rows, layout, record), module)
 
 
 def torchvision_order(names: Sequence[str]) -> list[str]:
@@ -182,69 +129,20 @@ def torchvision_order(names: Sequence[str]) -> list[str]:
     although they have the same length. Names without shortcuts stay as they are.
     """
     blocks = [name.split(".shortcut.")[0].split(".layer.")[0] for name in names]
-    first: dict[str, int] = {}
-    for i, block in enumerate(blocks):
-        first.setdefault(block, i)
-    keys = [(first[block], ".shortcut." in n) for block, n in zip(blocks, names, strict=True)]
+    keys = [
+        (blocks.index(block), ".shortcut." in n) for block, n in zip(blocks, names, strict=True)
+    ]
     return [names[i] for i in sorted(range(len(names)), key=keys.__getitem__)]
 
 
-def _in_order(
-    named: Mapping[str, Tensor],
-    names: list[str],
-    order: str | None,
-    weights: Mapping[str, Tensor] | None,
-) -> list[str]:
-    """`names` in the order of a file: the one that is named, or that fits the `weights`.
-
-    Raises:
-        UserError: neither shows which it is, or none fits.
-    """
-    orders = {"module": names, "torchvision": torchvision_order(names)}
-    differ = orders["module"] != orders["torchvision"]
-    if order is not None and not differ:
-        raise UserError(f"`order={order}`: this model has one order only; leave the setting out")
-    if order is None and differ and weights is None:
-        raise UserError(
-            "`order`: a ResNet's shortcuts come before their blocks in transformers and after them"
-            " in torchvision; say which order the files have, torchvision (as those that were"
-            " published) or module, or let `model_file` show it"
-        )
-    candidates = [orders[order]] if order is not None else list(orders.values())
-    first = candidates[0]
-    if weights is None:
-        return first
-    there = [(name, list(tensor.shape)) for name, tensor in weights.items()]
-    for each in candidates:
-        if [list(named[name].shape) for name in each] == [shape for _, shape in there]:
-            return each
-    for name, (other, shape) in zip(first, there, strict=False):
-        if (own := list(named[name].shape)) != shape:
-            raise UserError(
-                f"`model_file`: '{other}' is {shape} there and '{name}' {own} in the model, which"
-                " should be the same: it is of another model, or in another `order`"
-            )
-    raise UserError(
-        f"`model_file`: it has {len(there)} parameters, and the prior is of {len(first)}: it is of"
-        " another model"
-    )
-
-
 def weights_of(state: Any, setting: str) -> dict[str, Tensor]:
-    """The parameters of a state dict, in its order: a tied one once, no statistics of batch norms.
-
-    Raises:
-        UserError: it is none.
-    """
-    if not isinstance(state, Mapping) or not state:
+    """The parameters of a state dict, in its order; tied ones once, no batch norms' statistics."""
+    items = list(state.items()) if isinstance(state, Mapping) else []
+    if not items or not all(isinstance(n, str) and isinstance(t, Tensor) for n, t in items):
         raise UserError(f"{setting}: it is no state dict of a module")
     weights: dict[str, Tensor] = {}
     seen = set()
-    for name, tensor in state.items():
-        if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            raise UserError(
-                f"{setting}: it is no state dict of a module ({name!r:.80} is no tensor)"
-            )
+    for name, tensor in items:
         if name.rpartition(".")[2] in STATISTICS or not tensor.is_floating_point():
             continue
         weight = dense(tensor, f"{setting} {name!r:.80}")
@@ -256,14 +154,10 @@ def weights_of(state: Any, setting: str) -> dict[str, Tensor]:
 
 
 def spread_ratio(variance: Tensor, deviations: Tensor) -> float | None:
-    """tr(QᵀQ) / tr(diag v) of deviations as they are in a file, over weights that vary.
+    """tr(QᵀQ) / tr(diag v) of deviations [K, P] as they are in a file; None where nothing varies.
 
-    About 1 where they are divided by √(K − 1), and about K − 1 where they are not: by this the
-    files can be distinguished, though a path that drifts blurs it. None where nothing varies.
-
-    Args:
-        variance: [P]; its least value is taken for a floor, below which nothing was resolved.
-        deviations: [K, P].
+    About 1 where they are divided by √(K − 1), and about K − 1 where they are not, though a path
+    that drifts blurs it. The least variance is a floor, below which nothing was resolved.
     """
     moving = variance > variance.min()
     total = float(variance[moving].double().sum())
@@ -271,21 +165,9 @@ def spread_ratio(variance: Tensor, deviations: Tensor) -> float | None:
     return spread / total if total > 0 and spread > 0 else None
 
 
-def _hint(module: nn.Module, size: int) -> str:
-    """Which --parameters hold `size` numbers, where the model without its head does."""
-    base = base_of(module)
-    inner = [p.numel() for name, p in module.named_parameters() if name.startswith(f"{base}.")]
-    if base and sum(inner) == size:
-        return f", or of the model without its head: `parameters='{base}.*'`"
-    return "; name the model that it was learned from, or choose its `parameters`"
-
-
 def swag_state(found: Any) -> dict[str, Any]:
-    """The state dict in what a file holds: itself, or a checkpoint's `state_dict`.
-
-    Raises:
-        UserError: it is none of a `SWAG` module, or of one that has collected less than two models.
-    """
+    """The state dict of a `SWAG` module in what a file holds: itself, or a checkpoint's
+    `state_dict`; refused where it has collected less than two models, of which no variance is."""
     if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
         found = found["state_dict"]
     if not isinstance(found, Mapping) or not all(isinstance(key, str) for key in found):
@@ -308,16 +190,10 @@ def import_swag_state(
     parameters: Subset = "all",
     record: Mapping[str, Any] | None = None,
 ) -> LearnedPrior:
-    """A prior of a `SWAG` state, matched by name.
+    """A prior of a `SWAG` state (see `swag_state`), matched by name to the `module` inside.
 
     v is its mean square minus the square of its mean (at least 0), Q its deviations divided by
-    √(K − 1), with K the number that it keeps.
-
-    Args:
-        state: see `swag_state`.
-        module: gives the names; the same network as the one inside.
-        parameters: which of the module's parameters the prior is of.
-        record: what the prior keeps of the model and of how it was learned.
+    √(K − 1), with K the number that it keeps. For the others see `import_published`.
 
     Raises:
         UserError: the state does not fit the module, or is damaged.
@@ -342,14 +218,10 @@ def import_swag_state(
         raise UserError(
             f"{SETTING}: it keeps {len(rows)} deviations of {count} collected models; copy it anew"
         )
-    return named_prior(
-        mean,
-        (squares.double() - mean.double().square()).clamp(min=0),
-        rows,
-        Layout.of((name, named[name]) for name in chosen),
-        module,
-        record,
-    )
+    variance = (squares.double() - mean.double().square()).clamp(min=0)
+    layout = Layout.of((name, named[name]) for name in chosen)
+    prior = LearnedPrior(mean.float(), variance.float(), _divided(rows), layout, record or {})
+    return _imported(prior, module)
 
 
 def stems(state: Mapping[str, Any]) -> dict[str, str]:
@@ -364,18 +236,12 @@ def left_out(state: Mapping[str, Any], prior: LearnedPrior) -> list[str]:
 
 
 def collected(state: Mapping[str, Any]) -> int | None:
-    """How many models a state has collected, where it says so.
-
-    Raises:
-        UserError: what it says is no number.
-    """
+    """How many models a state has collected, where it says so."""
     count = state.get("n_models")
-    if count is None:
-        return None
-    if isinstance(count, int) and not isinstance(count, bool):
+    if count is None or type(count) is int:
         return count
     if isinstance(count, Tensor) and count.dtype in {torch.int32, torch.int64}:
-        count = count.to(torch.float64) if count.layout == torch.strided else None
+        count = count.double() if count.layout == torch.strided else None
     number = dense(count, f"{SETTING} 'n_models'")
     if number.numel() != 1 or not float(number).is_integer():
         raise UserError(f"{SETTING} 'n_models': it is no number of models; copy it anew")
@@ -398,3 +264,69 @@ def _part(
             f" is {list(parameter.shape)}: it is of another model"
         )
     return mean.flatten(), squares.flatten(), rows
+
+
+def _in_order(
+    named: Mapping[str, Tensor],
+    names: list[str],
+    order: str | None,
+    weights: Mapping[str, Tensor] | None,
+) -> list[str]:
+    """`names` in the order of a file: the one that is named, or that fits the `weights`."""
+    orders = {"module": names, "torchvision": torchvision_order(names)}
+    differ = orders["module"] != orders["torchvision"]
+    if order is not None and not differ:
+        raise UserError(f"`order={order}`: this model has one order only; leave the setting out")
+    if order is None and differ and weights is None:
+        raise UserError(
+            "`order`: a ResNet's shortcuts come before their blocks in transformers and after them"
+            " in torchvision; say which order the files have, torchvision (as those that were"
+            " published) or module, or let `model_file` show it"
+        )
+    candidates = list(orders.values()) if order is None else [orders[order]]
+    first = candidates[0]
+    if weights is None:
+        return first
+    shapes = [tensor.shape for tensor in weights.values()]
+    for each in candidates:
+        if [named[name].shape for name in each] == shapes:
+            return each
+    for name, (other, tensor) in zip(first, weights.items(), strict=False):
+        if (own := named[name].shape) != tensor.shape:
+            raise UserError(
+                f"`model_file`: '{other}' is {list(tensor.shape)} there and '{name}' {list(own)} in"
+                " the model, which should be the same: it is of another model, or in another"
+                " `order`"
+            )
+    raise UserError(
+        f"`model_file`: it has {len(weights)} parameters, and the prior is of {len(first)}: it is"
+        " of another model"
+    )
+
+
+def _divided(rows: Tensor) -> Tensor:
+    """Q [K, P] of deviations that are not divided by √(K − 1)."""
+    return rows.float() / float(max(len(rows) - 1, 1) ** 0.5)
+
+
+def _imported(prior: LearnedPrior, module: nn.Module) -> LearnedPrior:
+    """`prior`, if its numbers can be, with the prefix of the module's names in its record."""
+    if (fault := prior.fault()) is not None:
+        raise UserError(f"the prior cannot be imported: {fault}; copy its files anew")
+    model = {**prior.record.get("model", {}), "base": _base(module)}
+    return replace(prior, record={**prior.record, "model": model})
+
+
+def _base(module: nn.Module) -> str:
+    """Prefix of the names of a Hugging Face model without its head; else empty."""
+    base = str(getattr(module, "base_model_prefix", ""))
+    return base if base and hasattr(module, base) else ""
+
+
+def _hint(module: nn.Module, size: int) -> str:
+    """Which --parameters hold `size` numbers, where the model without its head does."""
+    base = _base(module)
+    inner = [p.numel() for name, p in module.named_parameters() if name.startswith(f"{base}.")]
+    if base and sum(inner) == size:
+        return f", or of the model without its head: `parameters='{base}.*'`"
+    return "; name the model that it was learned from, or choose its `parameters`"

@@ -12,8 +12,7 @@ from rich.table import Table
 from torch import Tensor
 
 from bayesgen.evaluation.prior_predictive import PriorPredictive
-from bayesgen.priors.explained import Explained, Group
-from bayesgen.priors.learned import SHIFT, LearnedPrior
+from bayesgen.priors.learned import SHIFT, Explained, Group, LearnedPrior
 from bayesgen.reports.tables import empty_table
 from bayesgen.runs import finite
 

@@ -14,14 +14,15 @@ from bayesgen.config import ChainSettings, DataSettings, PerExampleSettings, Tra
 from bayesgen.data.masked import MaskedBatches, MaskedWindows
 from bayesgen.data.windows import Batches, RandomWindows, Rows, ShuffledWindows, Windows
 from bayesgen.inference.log_posterior import Affine, LogPosterior
-from bayesgen.inference.preconditioning import Scales, measure, measured_moments, stable_rate
+from bayesgen.inference.preconditioning import Scales, measure, squared_gradients, stable_rate
 from bayesgen.inference.registry import SAMPLERS, SamplerSpec
 from bayesgen.inference.sampler import Sampler
 from bayesgen.inference.schedules import Plan
 from bayesgen.models import FunctionalModel
 from bayesgen.models.checkpointing import refuse_idle
 from bayesgen.parameters import ADAPTER
-from bayesgen.priors.base import Prior, Weights, build_prior
+from bayesgen.priors.base import Prior, Weights
+from bayesgen.priors.build import build_prior
 
 
 @dataclass(frozen=True)
@@ -130,9 +131,10 @@ def make_job(
     target = log_posterior()
     if isinstance(settings, ChainSettings):
         if scales is None:
-            if moments is None:
-                moments = measured_moments(settings, model, target, first)
-            scales = measure(settings, model, target, first, moments)
+            count = settings.measured_batches
+            if moments is None and count:
+                moments = squared_gradients(target, model.theta, first, count)
+            scales = measure(settings, target, first, moments)
         norm = scales.gradient_norm
         max_norm = math.inf if norm is None else settings.gradient_clip * norm
         target = log_posterior(Affine(model.theta, scales.d), max_norm)

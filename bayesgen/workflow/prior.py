@@ -23,9 +23,9 @@ from bayesgen.evaluation.walk import evenly_spaced
 from bayesgen.inference.sampler import Learned
 from bayesgen.models import FunctionalModel
 from bayesgen.priors import published
-from bayesgen.priors.base import build_prior
+from bayesgen.priors.build import FAR, build_prior
 from bayesgen.priors.learned import LearnedPrior, listed
-from bayesgen.priors.prior_file import FAR, FILE, write_prior
+from bayesgen.priors.prior_file import FILE, write_prior
 from bayesgen.runs import Run, file_sha256
 from bayesgen.workflow.inputs import model_of, read_inputs
 from bayesgen.workflow.job import Job, weights_of

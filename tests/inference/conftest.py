@@ -11,10 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from bayesgen import parameters
 from bayesgen.config import TrainSettings
 from bayesgen.data.windows import ShuffledWindows, Windows
-from bayesgen.inference.log_posterior import Affine, LogPosterior
+from bayesgen.inference.log_posterior import Affine, LogPosterior, chunks
 from bayesgen.inference.registry import SAMPLERS
 from bayesgen.inference.sampler import Sampler, State
 from bayesgen.models import FunctionalModel
@@ -99,7 +98,7 @@ class Tiny:
 @pytest.fixture
 def set_chunk(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Set the length of the chunks of θ."""
-    return lambda size: monkeypatch.setattr(parameters.chunks, "__defaults__", (size,))
+    return lambda size: monkeypatch.setattr(chunks, "__defaults__", (size,))
 
 
 @pytest.fixture

@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bayesgen.inference.log_posterior import Affine, Chunks
-from bayesgen.parameters import CHUNK
+from bayesgen.inference.log_posterior import CHUNK, Affine, Chunks, chunks
 
 SIZES = [7, CHUNK + 11]
 """One chunk; two, the second a small rest."""
@@ -78,3 +77,16 @@ def test_theta_can_be_vmapped_over_draws(scaled: bool) -> None:
     together = torch.vmap(affine.theta)(draws)
     alone = [affine.theta(tuple(piece[s] for piece in draws)) for s in range(3)]
     torch.testing.assert_close(together, torch.stack(alone))
+
+
+@pytest.mark.parametrize(
+    ("size", "lengths"),
+    [(5, [5]), (CHUNK, [CHUNK]), (CHUNK + 3, [CHUNK, 3]), (2 * CHUNK, [CHUNK, CHUNK])],
+)
+def test_chunks_are_views_that_cover_the_vector(size: int, lengths: list[int]) -> None:
+    theta = torch.arange(size, dtype=torch.float32)
+    pieces = chunks(theta)
+    assert [len(piece) for piece in pieces] == lengths
+    assert torch.equal(torch.cat(pieces), theta)
+    pieces[-1].fill_(-1)
+    assert theta[-1] == -1

@@ -287,7 +287,7 @@ def test_the_filter_refuses_zero_temperature(tiny: Tiny) -> None:
 )
 def test_the_lattice_walk_refuses_steps_without_heat(changes: dict[str, Any], tiny: Tiny) -> None:
     with pytest.raises(UserError, match=r"sglrw.*temperature"):
-        tiny.sampler("sglrw", **changes)
+        SAMPLERS["sglrw"].validate(tiny.settings("sglrw", **changes))
 
 
 @pytest.mark.parametrize("name", ["sghmc", "sgnht"])

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from bayesgen.config import ChainSettings
 from bayesgen.errors import UserError
 from bayesgen.inference.registry import SAMPLERS
-from bayesgen.inference.schedules import Plan, chain_plan, lookup, pass_plan
+from bayesgen.inference.sampler import lookup
+from bayesgen.inference.schedules import Plan, chain_plan, pass_plan
 
 
 def plan_of(**changes: Any) -> Plan:

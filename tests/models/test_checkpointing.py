@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from bayesgen.errors import UserError
-from bayesgen.inference.log_posterior import LogPosterior
+from bayesgen.inference.log_posterior import LogPosterior, chunks
 from bayesgen.models import FunctionalModel, Lora
 from bayesgen.models.checkpointing import checkpoint_blocks, refuse_idle
 from bayesgen.models.lora import add_adapters
 from bayesgen.models.nanogpt import GPT
-from bayesgen.parameters import chunks, stacks
+from bayesgen.parameters import stacks
 from bayesgen.priors import normal
 from tests.models.zoo import (
     ARCHITECTURES,

@@ -23,12 +23,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bayesgen.inference.log_posterior import LogPosterior
+from bayesgen.inference.log_posterior import LogPosterior, chunks
 from bayesgen.inference.registry import SAMPLERS
 from bayesgen.models import FunctionalModel, Lora
 from bayesgen.models.functional import Piece
 from bayesgen.models.lora import merged
-from bayesgen.parameters import chunks
 from bayesgen.predictive import Forward
 from bayesgen.priors import normal
 from bayesgen.workflow.job import make_job

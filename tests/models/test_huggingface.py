@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from bayesgen.errors import UserError
-from bayesgen.inference.log_posterior import LogPosterior
+from bayesgen.inference.log_posterior import LogPosterior, chunks
 from bayesgen.models import load_model
-from bayesgen.parameters import chunks
 from bayesgen.priors import normal
 
 transformers = pytest.importorskip("transformers")

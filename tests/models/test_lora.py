@@ -17,11 +17,10 @@ from torch import Tensor, nn
 
 from bayesgen.data.tokenizers import CharTokenizer
 from bayesgen.errors import UserError
-from bayesgen.inference.log_posterior import LogPosterior
+from bayesgen.inference.log_posterior import LogPosterior, chunks
 from bayesgen.models import FunctionalModel, Lora, load_model
 from bayesgen.models.lora import add_adapters, merged
 from bayesgen.models.nanogpt import GPT, GPTConfig, write_checkpoint
-from bayesgen.parameters import chunks
 from bayesgen.priors import normal
 from tests.models.test_tasks import write_tokenizer
 from tests.models.zoo import ARCHITECTURES, BATCHES, ENCODER, Architecture, random_network

@@ -17,10 +17,9 @@ from torch import Tensor
 from bayesgen.data.examples import Examples
 from bayesgen.data.labelled import load_labelled
 from bayesgen.errors import UserError
-from bayesgen.inference.log_posterior import LogPosterior
+from bayesgen.inference.log_posterior import LogPosterior, chunks
 from bayesgen.likelihoods import Gaussian, likelihood_of
 from bayesgen.models import FunctionalModel, Head, Lora, load_model
-from bayesgen.parameters import chunks
 from bayesgen.predictive import Forward
 from bayesgen.priors import normal
 from bayesgen.tasks import TASKS, tasks_that

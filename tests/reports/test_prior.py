@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bayesgen.priors.explained import explain
+from bayesgen.priors.learned import explain
 from bayesgen.reports.prior import prior_document, prior_header, prior_table
 from bayesgen.reports.tables import plain
 from tests.priors.files import RECORD, random_prior

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal
 
-from bayesgen.priors.learned import LowRankGaussian
+from bayesgen.priors.gaussian import LowRankGaussian
 
 P, K = 40, 5
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from bayesgen.priors.explained import effective_rank, explain, groups_of
+from bayesgen.priors.learned import effective_rank, explain, groups_of
 from tests.priors.files import random_prior
 
 
