@@ -169,5 +169,5 @@ TASKS: Registry[Task] = Registry("task", {task.name: task for task in BUILT_IN})
 
 def tasks_that(can: Capability, *labels: Labels) -> tuple[str, ...]:
     """Names of the tasks that a command accepts, with labels of these kinds (default: of any)."""
-    tasks = list(TASKS.values())
-    return tuple(t.name for t in tasks if t.can(can) and (not labels or t.labels in labels))
+    found = [*TASKS.values()]
+    return tuple(t.name for t in found if t.can(can) and (not labels or t.labels in labels))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Any
 
 from bayesgen.cli.command import Command, Given, typed
 from bayesgen.config import GPU_RECIPE, BaselineSettings, described
@@ -30,10 +28,6 @@ def _run(given: Given[BaselineSettings]) -> str:
     return typed("train", "--model", report.path, "--corpus", settings.corpus, "--eval")
 
 
-def _recipe(given: Mapping[str, Any]) -> Mapping[str, Any]:
-    return GPU_RECIPE if given.get("recipe") == "gpu" else {}
-
-
 def _elsewhere(setting: str) -> str | None:
     of_samplers = any(setting in described(cls) for cls in settings_classes().values())
     return "is a setting of bayesgen train, not of the baseline" if of_samplers else None
@@ -44,7 +38,7 @@ COMMAND = Command(
     description="Train the deterministic baseline: nanoGPT's recipe, step for step.",
     settings=BaselineSettings,
     run=_run,
-    defaults=_recipe,
+    defaults=lambda given: GPU_RECIPE if given.get("recipe") == "gpu" else {},
     preset="CONFIG_BASELINE",
     elsewhere=_elsewhere,
     examples="""

@@ -1,4 +1,8 @@
-"""A command, declared once, and the one place that understands a command line."""
+"""A command, declared once, and the one place that understands a command line.
+
+The settings' dataclasses are the flags. argparse does the parsing; flags that are absent leave no
+trace, so that the environment, config.py and the defaults can follow (`config.fields.combine`).
+"""
 
 from __future__ import annotations
 
@@ -31,113 +35,6 @@ GROUPS = (
     "help",
 )
 """Headings of `--help`, in this order."""
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line, and whose flags stand in groups."""
-
-    def format_help(self) -> str:
-        order = {title: place for place, title in enumerate(GROUPS)}
-        self._action_groups.sort(key=lambda group: order.get(str(group.title), -1))
-        return super().format_help()
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message.removeprefix("argument "))
-
-    def group(self, title: str) -> argparse._ArgumentGroup:
-        """The group of this title, which is made where there is none."""
-        found = (group for group in self._action_groups if group.title == title)
-        return next(found, None) or self.add_argument_group(title)
-
-
-def add_flags(
-    parser: Parser,
-    cls: type,
-    base: Mapping[str, Any],
-    hidden: Container[str],
-    everything: bool,
-) -> None:
-    """One flag per field, in the groups of their classes.
-
-    Args:
-        base: defaults that stand in the place of the class's own.
-        hidden: settings that have no effect and that help leaves out.
-        everything: whether help shows advanced settings, too.
-    """
-    for name, setting in described(cls).items():
-        default = base.get(name, setting.default)
-        text = as_flags(setting.text).replace("%", "%%")
-        if default is not None and default is not False:
-            text += f" (default: {' '.join(default) if setting.many else default})"
-        if name in hidden or (setting.advanced and not everything):
-            text = argparse.SUPPRESS
-        options: dict[str, Any] = {"help": text, "dest": name}
-        if setting.kind is bool:
-            options["action"] = argparse.BooleanOptionalAction
-        elif setting.choices:
-            options |= {"choices": setting.choices, **({"nargs": "+"} if setting.many else {})}
-        elif setting.many:
-            # a text may be followed by a word that is none of it: one at a time
-            options |= {"action": "append", "metavar": "TEXT"}
-        else:
-            options |= {"type": partial(_value, setting), "metavar": _kind(setting)}
-        parser.group(setting.group).add_argument(_flag(name), default=argparse.SUPPRESS, **options)
-
-
-def parse(
-    parser: Parser, argv: Sequence[str], elsewhere: Callable[[str], str | None]
-) -> dict[str, Any]:
-    """What was given, by setting name.
-
-    Args:
-        elsewhere: says of the name of a setting that does not exist here where it does.
-
-    Raises:
-        UserError: an unknown flag (naming the nearest), a stray word, or a bad value.
-    """
-    known, unknown = parser.parse_known_args(argv)
-    for word in unknown:
-        if not word.startswith("-"):
-            continue
-        name = word.split("=")[0]
-        why = elsewhere(name.removeprefix("--").replace("-", "_"))
-        if why:
-            raise UserError(f"{name} {why}")
-        own = [o for action in parser._actions for o in action.option_strings]
-        raise UserError(f"unknown flag {name}{nearest(name, own)} (see --help)")
-    if unknown:
-        raise UserError(f"unexpected argument '{unknown[0]}' (see --help)")
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in vars(known).items()}
-
-
-def early(argv: Sequence[str], *names: str) -> dict[str, Any]:
-    """The values of these flags, before it is known which others there are; None where absent."""
-    parser = Parser(add_help=False, allow_abbrev=False)
-    for name in names:
-        parser.add_argument(_flag(name))
-    return vars(parser.parse_known_args(argv)[0])
-
-
-def _value(setting: Setting, text: str) -> Any:
-    """A flag's value: a number, a text, or a word that stands beside a number."""
-    if text in setting.words:
-        return text
-    try:
-        return setting.kind(text)
-    except ValueError:
-        must = f"invalid {setting.kind.__name__} value: '{text}'"
-        if setting.words:
-            must = f"must be {_kind(setting)}, not '{text}'"
-        raise argparse.ArgumentTypeError(must) from None
-
-
-def _kind(setting: Setting) -> str:
-    """What a flag takes, in a word or two."""
-    return "|".join((setting.kind.__name__.upper(), *setting.words))
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 @dataclass(frozen=True)
@@ -203,13 +100,12 @@ class Command(Generic[S]):
         """The settings that `argv` chooses.
 
         Raises:
-            UserError: an unknown flag (naming the nearest), a stray word, or a bad value.
             SystemExit: the help was asked for, and was printed.
         """
         command = self.adapt(self, argv)
-        given = parse(command.parser("--help-all" in argv), argv, command.elsewhere)
-        names = {name.lstrip("-").replace("-", "_") for name in command.words}
-        words = {name: given.pop(name) for name in names & given.keys()}
+        given = Parser(command, "--help-all" in argv).understand(argv)
+        names = [name.lstrip("-").replace("-", "_") for name in command.words]
+        words = {name: given.pop(name) for name in names if name in given}
         preset: Mapping[str, Any] = {}
         source = ""
         if command.preset is not None:
@@ -226,38 +122,139 @@ class Command(Generic[S]):
         check_ranges(chosen.settings)
         return Given(command, words, given, chosen)
 
-    def parser(self, everything: bool) -> Parser:
-        """The flags that most people need, or all of them."""
-        places = [name for name in self.words if not name.startswith("-")]
-        shown = "".join(f" {self.words[name]['metavar']}" for name in places)
-        parser = Parser(
-            prog=f"bayesgen {self.name}",
-            usage=f"bayesgen {self.name}{shown} [flags]",
-            description=textwrap.fill(self.description, 100),
-            epilog="examples:" + textwrap.indent(self.examples, "  "),
+
+class Words(argparse.ArgumentParser):
+    """argparse whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message.removeprefix("argument "))
+
+
+class Parser(Words):
+    """The words and flags of a command; the help shows advanced settings, or not."""
+
+    def __init__(self, command: Command[Any], everything: bool) -> None:
+        places = [name for name in command.words if not name.startswith("-")]
+        shown = "".join(f" {command.words[name]['metavar']}" for name in places)
+        super().__init__(
+            prog=f"bayesgen {command.name}",
+            usage=f"bayesgen {command.name}{shown} [flags]",
+            description=textwrap.fill(command.description, 100),
+            epilog="examples:" + textwrap.indent(command.examples, "  "),
             formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=28),
             allow_abbrev=False,
             add_help=False,
         )
-        flags = {**self.words, **({} if self.preset is None else {"--config": CONFIG})}
-        for name, options in flags.items():
+        self.command = command
+        config = {} if command.preset is None else {"--config": CONFIG}
+        for name, options in {**command.words, **config}.items():
             plain = {key: value for key, value in options.items() if key != "group"}
-            where = parser.group(options["group"]) if name.startswith("-") else parser
+            where = self.group(options["group"]) if name.startswith("-") else self
             where.add_argument(name, **({"default": argparse.SUPPRESS} | plain))
-        add_flags(parser, self.settings, self.defaults({}), self.hidden, everything)
-        more = parser.group("help")
+        for name, setting in described(command.settings).items():
+            hidden = name in command.hidden or (setting.advanced and not everything)
+            self.group(setting.group).add_argument(
+                _flag(name),
+                dest=name,
+                default=argparse.SUPPRESS,
+                help=argparse.SUPPRESS if hidden else None,  # written when it is printed
+                **_takes(setting),
+            )
+        more = self.group("help")
         more.add_argument("-h", "--help", action="help", help="the flags that most people need")
         more.add_argument("--help-all", action="help", help="all flags")
-        return parser
+
+    def group(self, title: str) -> argparse._ArgumentGroup:
+        """The group of this title, which is made where there is none."""
+        found = (group for group in self._action_groups if group.title == title)
+        return next(found, None) or self.add_argument_group(title)
+
+    def understand(self, argv: Sequence[str]) -> dict[str, Any]:
+        """What was given, by name; an unknown flag is refused, naming the nearest."""
+        known, unknown = self.parse_known_args(argv)
+        for word in unknown:
+            if not word.startswith("-"):
+                continue
+            flag = word.split("=")[0]
+            why = self.command.elsewhere(flag.removeprefix("--").replace("-", "_"))
+            if why:
+                raise UserError(f"{flag} {why}")
+            own = [o for action in self._actions for o in action.option_strings]
+            raise UserError(f"unknown flag {flag}{nearest(flag, own)} (see --help)")
+        if unknown:
+            raise UserError(f"unexpected argument '{unknown[0]}' (see --help)")
+        return {k: tuple(v) if isinstance(v, list) else v for k, v in vars(known).items()}
+
+    def format_help(self) -> str:
+        known, base = described(self.command.settings), self.command.defaults({})
+        for action in self._actions:
+            if action.dest in known and action.help is None:
+                setting = known[action.dest]
+                action.help = _help(setting, base.get(action.dest, setting.default))
+        order = {title: place for place, title in enumerate(GROUPS)}
+        self._action_groups.sort(key=lambda group: order.get(str(group.title), -1))
+        return super().format_help()
+
+
+def early(argv: Sequence[str], *names: str) -> dict[str, Any]:
+    """The values of these flags, before it is known which others there are; None where absent."""
+    parser = Words(add_help=False, allow_abbrev=False)
+    for name in names:
+        parser.add_argument(_flag(name))
+    return vars(parser.parse_known_args(argv)[0])
 
 
 def preset_classes() -> dict[str, type]:
     """The settings class of every preset that config.py may hold."""
-    classes: dict[str, type] = {
-        f"CONFIG_{name.upper()}": cls for name, cls in settings_classes().items()
-    }
-    labelled = {f"{name}_LABELLED": cls for name, cls in classes.items()}
-    return classes | labelled | {"CONFIG_BASELINE": BaselineSettings}
+    classes: dict[str, type] = {"CONFIG_BASELINE": BaselineSettings}
+    for name, cls in settings_classes().items():
+        classes |= {f"CONFIG_{name.upper()}{kind}": cls for kind in ("", "_LABELLED")}
+    return classes
+
+
+def _help(setting: Setting, default: Any) -> str:
+    """What a flag does, the names that it takes, and its default."""
+    text = setting.help
+    if setting.names is not None:
+        text += f": {', '.join(setting.names.known())}"
+    text = as_flags(text).replace("%", "%%")
+    if default is None or default is False:
+        return text
+    return f"{text} (default: {' '.join(default) if setting.many else default})"
+
+
+def _takes(setting: Setting) -> dict[str, Any]:
+    """What a flag may be followed by, as options of `add_argument`."""
+    if setting.kind is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if setting.choices:
+        return {"choices": setting.choices, **({"nargs": "+"} if setting.many else {})}
+    if setting.many:
+        # a text may be followed by a word that is none of it: one at a time
+        return {"action": "append", "metavar": "TEXT"}
+    return {"type": partial(_value, setting), "metavar": _kind(setting)}
+
+
+def _value(setting: Setting, text: str) -> Any:
+    """A flag's value: a number, a text, or a word that stands beside a number."""
+    if text in setting.words:
+        return text
+    try:
+        return setting.kind(text)
+    except ValueError:
+        must = f"invalid {setting.kind.__name__} value: '{text}'"
+        if setting.words:
+            must = f"must be {_kind(setting)}, not '{text}'"
+        raise argparse.ArgumentTypeError(must) from None
+
+
+def _kind(setting: Setting) -> str:
+    """What a flag takes, in a word or two."""
+    return "|".join((setting.kind.__name__.upper(), *setting.words))
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def typed(*words: object) -> str:

@@ -12,9 +12,8 @@ from bayesgen.config import ExportSettings
 def _run(given: Given[ExportSettings]) -> str:
     from bayesgen.workflow.export import export_run
 
-    settings = given.settings
-    made = export_run(given.words["source"], settings.out, settings.num_draws, settings.model)
-    out = Path(str(settings.out))
+    made = export_run(given.words["source"], given.settings)
+    out = Path(str(given.settings.out))
     size = sum(path.stat().st_size for path in out.iterdir()) / 2**20
     print(f"{len(made.draws)} draws of {type(made.network).__name__} in {out}, {size:.1f} MiB")
     what = "text-generation" if made.can_generate() else "text-classification"

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from bayesgen.cli.command import Command, Given, typed
-from bayesgen.config import FinetuneSettings, check_finetune
+from bayesgen.config import FinetuneSettings
 from bayesgen.errors import memory_guard
 
 
 def _run(given: Given[FinetuneSettings]) -> str:
     settings, resume = given.settings, given.words.get("resume")
     if resume is None:
-        check_finetune(settings, given.flags)
+        settings.validate(given.flags)
 
     from bayesgen.workflow.finetune import finetune, new_folder, stored_settings
 
@@ -23,7 +23,7 @@ def _run(given: Given[FinetuneSettings]) -> str:
     else:
         folder = Path(resume)
         settings = stored_settings(folder, given.flags)
-        check_finetune(settings, given.flags)
+        settings.validate(given.flags)
     began = time.monotonic()
     with memory_guard(_less_memory(settings)):
         record = finetune(settings, folder, resumed=resume is not None)
@@ -39,14 +39,14 @@ def _run(given: Given[FinetuneSettings]) -> str:
 
 def _less_memory(settings: FinetuneSettings) -> str:
     """What makes a fine-tune need less memory beside what it was given already."""
-    ways = [
-        ("`gradient_checkpointing`", not settings.gradient_checkpointing),
-        ("`bf16`", not settings.bf16),
-        ("a smaller `per_device_train_batch_size` with more `gradient_accumulation_steps`", True),
-        ("a smaller `max_length` or `per_device_eval_batch_size`", True),
-        ("`freeze`", True),
+    switches = ("gradient_checkpointing", "bf16")
+    ways = [f"`{name}`" for name in switches if not getattr(settings, name)]
+    ways += [
+        "a smaller `per_device_train_batch_size` with more `gradient_accumulation_steps`",
+        "a smaller `max_length` or `per_device_eval_batch_size`",
+        "`freeze`",
     ]
-    return "take " + ", ".join(way for way, helps in ways if helps)
+    return f"take {', '.join(ways)}"
 
 
 def _show(record: dict[str, Any]) -> None:
@@ -56,26 +56,23 @@ def _show(record: dict[str, Any]) -> None:
 
     from bayesgen.reports.tables import show
 
-    curve = record["curve"]
+    def cells(found: dict[str, float | None], loss: str) -> list[str]:
+        values = (found[name] for name in (loss, *scores))
+        return ["-" if value is None else f"{value:.4f}" for value in values]
+
+    curve, test = record["curve"], record["test"]
     scores = [name for name in curve[0] if name not in {"step", "epoch", "train_loss", "val_loss"}]
     table = Table(box=box.SIMPLE)
     for name in ("epoch", "train loss", "validation loss", *scores):
         table.add_column(name.replace("_", " "), justify="right")
     for row in curve:
-        table.add_row(
-            f"{row['epoch']:.4g}",
-            *(_number(row[name]) for name in ("train_loss", "val_loss", *scores)),
-            style="bold" if row["step"] == record["best_step"] else "",
-        )
-    if record["test"]:
-        test = record["test"]
+        style = "bold" if row["step"] == record["best_step"] else ""
+        numbers = f"{row['epoch']:.4g}", f"{row['train_loss']:.4f}", *cells(row, "val_loss")
+        table.add_row(*numbers, style=style)
+    if test:
         table.add_section()
-        table.add_row("test", "", *(_number(test[name]) for name in ("loss", *scores)))
+        table.add_row("test", "", *cells(test, "loss"))
     show(table)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
 
 
 COMMAND = Command(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from typing import TYPE_CHECKING
 
@@ -11,12 +12,10 @@ from bayesgen.config import GenerateSettings
 from bayesgen.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from bayesgen.predictive import GeneratedText
     from bayesgen.workflow.generation import Generation
 
-LEVELS = ((0.01, "default"), (0.03, "green"), (0.1, "yellow"), (float("inf"), "red"))
+LEVELS = ((0.01, "default"), (0.03, "green"), (0.1, "yellow"), (math.inf, "red"))
 """Colours by epistemic uncertainty: the first whose bound, in nats, it stays below."""
 
 
@@ -38,71 +37,56 @@ def _run(given: Given[GenerateSettings]) -> str | None:
 def show(generation: Generation) -> None:
     """Print the first text while it grows, then the others."""
     from rich.console import Console
+    from rich.text import Text
 
     console = Console(highlight=False, soft_wrap=True, markup=False)
+
+    def write(text: str, style: str) -> None:
+        """Coloured in a terminal; elsewhere as it is, where rich would turn tabs into spaces."""
+        if console.is_terminal:
+            console.print(Text(text, style=style), end="")
+        else:
+            console.file.write(text)
+
+    def tokens(text: GeneratedText, first: int = 0) -> None:
+        for token in text.tokens[first:]:
+            write(token.text, next(c for upper, c in LEVELS if token.epistemic < upper))
+
+    def heading(texts: list[GeneratedText], index: int) -> None:
+        text = texts[index]
+        if len(texts) > 1:
+            follows = "" if text.draw is None else f", draw {generation.place(text)}"
+            console.print(f"--- text {index + 1} of {len(texts)}{follows}", style="dim")
+        write(text.prompt, "bold")
+
+    def ending(text: GeneratedText) -> None:
+        mean = {name: text.mean(name) for name in ("log_prob", "total", "aleatoric", "epistemic")}
+        console.print()
+        sys.stdout.flush()
+        console.print(
+            f"\n{len(text.tokens)} tokens; a token: log p {mean['log_prob']:.3f}, entropy"
+            f" {mean['total']:.3f} = {mean['aleatoric']:.3f} aleatoric + {mean['epistemic']:.4f}"
+            f" epistemic nats; the text: {text.epistemic_per_token:.4f} epistemic nats a token",
+            style="dim",
+        )
+
     if console.is_terminal and len(generation.posterior) > 1:
-        _legend(console)
+        legend, lower = Text("epistemic uncertainty, nats: "), 0.0
+        for upper, colour in LEVELS:
+            bound = f"below {upper:g}" if upper < math.inf else f"{lower:g} and more"
+            legend.append(f"{bound}  ", style=colour)
+            lower = upper
+        console.print(legend, end="\n\n")
     texts: list[GeneratedText] = []
     for texts in generation.stream:
-        first = texts[0]
-        if len(first.tokens) == 1:
-            _heading(console, generation, texts, 0)
-        _token(console, first, len(first.tokens) - 1)
-    _ending(console, texts[0])
+        if len(texts[0].tokens) == 1:
+            heading(texts, 0)
+        tokens(texts[0], -1)
+    ending(texts[0])
     for index, text in enumerate(texts[1:], start=1):
-        _heading(console, generation, texts, index)
-        for position in range(len(text.tokens)):
-            _token(console, text, position)
-        _ending(console, text)
-
-
-def _legend(console: Console) -> None:
-    from rich.text import Text
-
-    legend = Text("epistemic uncertainty, nats: ")
-    lower = 0.0
-    for upper, colour in LEVELS:
-        bound = f"below {upper:g}" if upper < float("inf") else f"{lower:g} and more"
-        legend.append(f"{bound}  ", style=colour)
-        lower = upper
-    console.print(legend, end="\n\n")
-
-
-def _heading(
-    console: Console, generation: Generation, texts: list[GeneratedText], index: int
-) -> None:
-    text = texts[index]
-    if len(texts) > 1:
-        follows = "" if text.draw is None else f", draw {generation.place(text)}"
-        console.print(f"--- text {index + 1} of {len(texts)}{follows}", style="dim")
-    _write(console, text.prompt, "bold")
-
-
-def _token(console: Console, text: GeneratedText, position: int) -> None:
-    newest = text.tokens[position]
-    _write(console, newest.text, next(c for upper, c in LEVELS if newest.epistemic < upper))
-
-
-def _write(console: Console, text: str, style: str) -> None:
-    """Coloured in a terminal; elsewhere as it is, where rich would turn tabs into spaces."""
-    from rich.text import Text
-
-    if console.is_terminal:
-        console.print(Text(text, style=style), end="")
-    else:
-        console.file.write(text)
-
-
-def _ending(console: Console, text: GeneratedText) -> None:
-    mean = {name: text.mean(name) for name in ("log_prob", "total", "aleatoric", "epistemic")}
-    console.print()
-    sys.stdout.flush()
-    console.print(
-        f"\n{len(text.tokens)} tokens; a token: log p {mean['log_prob']:.3f}, entropy"
-        f" {mean['total']:.3f} = {mean['aleatoric']:.3f} aleatoric + {mean['epistemic']:.4f}"
-        f" epistemic nats; the text: {text.epistemic_per_token:.4f} epistemic nats a token",
-        style="dim",
-    )
+        heading(texts, index)
+        tokens(text)
+        ending(text)
 
 
 COMMAND = Command(

@@ -14,14 +14,7 @@ from pathlib import Path
 from bayesgen.cli.command import Command, Given, typed
 from bayesgen.cli.train import COMMAND as TRAIN
 from bayesgen.cli.train import RESUME, for_sampler
-from bayesgen.config import (
-    CheckPriorSettings,
-    PriorImportSettings,
-    PriorShowSettings,
-    check_prior_settings,
-    idle_prior_settings,
-    refuse_idle,
-)
+from bayesgen.config import CheckPriorSettings, PriorImportSettings, PriorShowSettings, refuse_idle
 from bayesgen.errors import UserError
 from bayesgen.tasks import TASKS
 
@@ -91,12 +84,12 @@ bayesgen prior show prior.safetensors --json
 
 def _check(given: Given[CheckPriorSettings]) -> str:
     settings = given.settings
-    check_prior_settings(settings)
+    settings.validate()
     if settings.prior_scale == "auto":
         raise UserError("`prior_scale=auto`: choose a number; a run chooses λ by its own data")
     wrong, right = ("corpus", "data") if TASKS[settings.task].is_labelled else ("data", "corpus")
     idle = {
-        **idle_prior_settings(settings),
+        **settings.without_effect(),
         **dict.fromkeys(TRAINED, "has no effect here: nothing is trained"),
         wrong: f"has no effect on {settings.task}, which takes `{right}`",
     }

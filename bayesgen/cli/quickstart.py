@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bayesgen.cli.command import Command, Given, typed
 from bayesgen.config import BaselineSettings, QuickstartSettings
@@ -56,16 +56,12 @@ def _corpus_name(corpus: str) -> str:
     return f"{path.stem}-{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
 
 
-def _common(settings: QuickstartSettings, *names: str) -> dict[str, Any]:
-    return {name: getattr(settings, name) for name in names}
-
-
 def _baseline(settings: QuickstartSettings, checkpoint: Path) -> None:
     from bayesgen.workflow.baseline import make_baseline
 
     # training keeps its best so far under the name it is given: only a finished one counts
     unfinished = checkpoint.with_suffix(".unfinished.pt")
-    same = _common(settings, *SHARED)
+    same = {name: getattr(settings, name) for name in SHARED}
     make_baseline(BaselineSettings(**same, max_iters=settings.baseline_iters, out=str(unfinished)))
     unfinished.replace(checkpoint)
 
@@ -73,7 +69,8 @@ def _baseline(settings: QuickstartSettings, checkpoint: Path) -> None:
 def _posterior(settings: QuickstartSettings, checkpoint: Path, run: Run) -> None:
     from bayesgen.workflow.session import train
 
-    same = _common(settings, *SHARED, "warmup_steps", "sampling_steps", "thinning")
+    names = (*SHARED, "warmup_steps", "sampling_steps", "thinning")
+    same = {name: getattr(settings, name) for name in names}
     cls = SAMPLERS["sghmc"].settings
     chosen = cls(model=str(checkpoint), out=str(run.path), eval=True, **same)
     resumed = run if (run.path / "run.json").is_file() else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,11 @@ if TYPE_CHECKING:
 
 def _run(given: Given[SimilaritySettings]) -> str | None:
     settings, name = given.settings, given.words["source"]
-    pairs = _pairs(given)
+    pairs = given.words.get("pair")
+    if (pairs is None) == (settings.pairs_file is None):
+        raise UserError("`pair` and `pairs_file`: give one of them")
+    if not all(text.strip() for pair in pairs or () for text in pair):
+        raise UserError("`pair`: a text is empty; give two texts")
     if settings.level >= 1:
         raise UserError(f"`level={settings.level:g}`: choose a probability below 1")
     if settings.out is not None and Path(settings.out).exists():
@@ -40,60 +45,44 @@ def _run(given: Given[SimilaritySettings]) -> str | None:
     return None if source.run is None else typed("evaluate", name)
 
 
-def _pairs(given: Given[SimilaritySettings]) -> list[tuple[str, str]] | None:
-    """The pairs of the command line; None where they stand in a file."""
-    pairs = given.words.get("pair")
-    if (pairs is None) == (given.settings.pairs_file is None):
-        raise UserError("`pair` and `pairs_file`: give one of them")
-    if pairs is None:
-        return None
-    if not all(text.strip() for pair in pairs for text in pair):
-        raise UserError("`pair`: a text is empty; give two texts")
-    return [(first, second) for first, second in pairs]
-
-
 def _show(name: str, found: Compared, level: float) -> None:
     """A row for each pair, and one for each text."""
+    from rich import box
+    from rich.table import Table
+
     from bayesgen.data.tables import short
     from bayesgen.reports.tables import show
 
-    document = found.document(name, level)
-    table = _table(
-        ("first", "second"),
-        ("deterministic", "mean", "sd", f"{100 * level:g} %", f"{100 * level:g} % with noise"),
-    )
+    def empty_table(words: Sequence[str], numbers: Sequence[str]) -> Table:
+        table = Table(box=box.SIMPLE_HEAD)
+        for name in words:
+            table.add_column(name, no_wrap=True)
+        for name in numbers:
+            table.add_column(name, justify="right", no_wrap=True)
+        return table
+
+    def interval(ends: list[float] | None) -> str:
+        return "-" if ends is None else f"[{ends[0]:.4f}, {ends[1]:.4f}]"
+
+    document, held = found.document(name, level), f"{100 * level:g} %"
+    numbers = ("deterministic", "mean", "sd")
+    table = empty_table(("first", "second"), (*numbers, held, f"{held} with noise"))
     for pair in document["pairs"]:
         table.add_row(
             *(short(found.texts[i]) for i in pair["texts"]),
-            *(f"{pair[name]:.4f}" for name in ("deterministic", "mean", "sd")),
-            *(_interval(pair[name]) for name in ("interval", "predicted")),
+            *(f"{pair[name]:.4f}" for name in numbers),
+            *(interval(pair[name]) for name in ("interval", "predicted")),
         )
     show(table)
-    table = _table(("text",), ("relative sd", "largest sd", "of dimension"))
+    table = empty_table(("text",), ("relative sd", "largest sd", "of dimension"))
     for text in document["texts"]:
-        largest = text["largest_sd"]
-        numbers = (f"{text['relative_sd']:.4f}", f"{largest['sd']:.4f}", str(largest["dimension"]))
-        table.add_row(short(text["text"]), *numbers)
+        relative, largest = text["relative_sd"], text["largest_sd"]
+        spread = (f"{relative:.4f}", f"{largest['sd']:.4f}", str(largest["dimension"]))
+        table.add_row(short(text["text"]), *spread)
     show(table)
     noise = found.noiseless or f"noise sd {document['noise_std']:.4f}"
     draws = f"{found.num_draws} draw{'s' if found.num_draws > 1 else ''}"
     print(f"{name}: {found.unit}s of {draws}; {noise}")
-
-
-def _table(words: tuple[str, ...], numbers: tuple[str, ...]) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in words:
-        table.add_column(name, no_wrap=True)
-    for name in numbers:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
-
-
-def _interval(ends: list[float] | None) -> str:
-    return "-" if ends is None else f"[{ends[0]:.4f}, {ends[1]:.4f}]"
 
 
 COMMAND = Command(

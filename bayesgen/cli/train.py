@@ -41,7 +41,12 @@ def for_sampler(
     first = early(argv, "sampler", "resume", "task", "prior", "init_from")
     if only is not None and first["sampler"] is not None:
         raise UserError(f"`sampler` has no effect here: this is always {only}")
-    name = only or first["sampler"] or _sampler_of(first["resume"]) or "sghmc"
+    name = only or first["sampler"]
+    if name is None and first["resume"] not in {None, "auto"}:
+        from bayesgen.runs import Run
+
+        name = Run.open(first["resume"]).record().sampler
+    name = name or "sghmc"
     spec = SAMPLERS[name]
 
     # an unknown task is refused below
@@ -83,15 +88,6 @@ def _run(name: str, given: Given[TrainSettings]) -> str:
     if given.command.name == "prior learn":
         return typed("prior", "show", run.path)
     return scored_next(settings.task, run.path) if settings.eval else typed("evaluate", run.path)
-
-
-def _sampler_of(resume: str | None) -> str | None:
-    """The sampler of the run that is to be resumed."""
-    if resume is None or resume == "auto":
-        return None
-    from bayesgen.runs import Run
-
-    return Run.open(resume).record().sampler
 
 
 COMMAND = Command[TrainSettings](

@@ -25,8 +25,6 @@ from bayesgen.config.jobs import (
     PriorShowSettings as PriorShowSettings,
     QuickstartSettings as QuickstartSettings,
     SimilaritySettings as SimilaritySettings,
-    SourceSettings as SourceSettings,
-    check_finetune as check_finetune,
 )
 from bayesgen.config.sampling import (
     ChainSettings as ChainSettings,
@@ -35,7 +33,6 @@ from bayesgen.config.sampling import (
     PassSettings as PassSettings,
     PerExampleSettings as PerExampleSettings,
     TrainSettings as TrainSettings,
-    idle_unless as idle_unless,
 )
 from bayesgen.config.shared import (
     PRIORS as PRIORS,
@@ -46,6 +43,5 @@ from bayesgen.config.shared import (
     PriorSettings as PriorSettings,
     PriorSpec as PriorSpec,
     ScoringSettings as ScoringSettings,
-    check_prior_settings as check_prior_settings,
-    idle_prior_settings as idle_prior_settings,
+    idle_unless as idle_unless,
 )

@@ -1,4 +1,4 @@
-"""What a field of a settings class says, and where its value comes from: flags, environment,
+"""What a field of a settings class says, and where its value comes from: flags, the environment,
 config.py and defaults, in this order of precedence."""
 
 from __future__ import annotations
@@ -63,13 +63,6 @@ class Names(NamedTuple):
 
     known: Callable[[], Sequence[str]]
 
-    def refusal(self, value: str) -> str | None:
-        """Why `value` is not allowed, or None."""
-        known = self.known()
-        if value in known:
-            return None
-        return f"must be one of {', '.join(known)}, not '{value}'{nearest(value, known)}"
-
 
 class Advanced:
     """Marks a setting that few people need: `--help` leaves it to `--help-all`."""
@@ -89,43 +82,37 @@ Splits = Literal["val", "train", "test"]
 class Setting(NamedTuple):
     """One field of a settings class, as a command line needs it.
 
-    `kind` is bool, int, float, str, a Literal, or a tuple of str or of a Literal; `optional` says
-    that None is a value too, `words` which words stand beside a number, `names` which a text may
-    be, and `group` under which heading `--help` lists it: the attribute `group` of the class that
-    declares the field first.
+    Attributes:
+        kind: bool, int, float, str, a Literal, or a tuple of str or of a Literal.
+        many: whether it is a tuple.
+        choices: the values of a Literal, or of each element of a tuple of them.
+        optional: whether None is a value too.
+        words: that stand beside a number.
+        names: that a text may be.
+        group: the heading under which `--help` lists it: the attribute `group` of the class that
+            declares the field first.
     """
 
     kind: Any
+    many: bool
+    choices: tuple[str, ...]
     optional: bool
+    words: tuple[str, ...]
     help: str
     range: Range
+    names: Names | None
+    advanced: bool
+    group: str
     default: Any
-    words: tuple[str, ...] = ()
-    names: Names | None = None
-    group: str = "settings"
-    advanced: bool = False
-
-    @property
-    def text(self) -> str:
-        """The help, with the names that there are."""
-        return self.help if self.names is None else f"{self.help}: {', '.join(self.names.known())}"
-
-    @property
-    def many(self) -> bool:
-        return get_origin(self.kind) is tuple
-
-    @property
-    def choices(self) -> tuple[str, ...]:
-        """The values of a Literal, or of each element of a tuple of them."""
-        kind = get_args(self.kind)[0] if self.many else self.kind
-        return get_args(kind) if get_origin(kind) is Literal else ()
 
     def refusal(self, value: Any) -> str | None:
         """Why `value`, of the right type, cannot be used; None if it can."""
         if value is None or value in self.words:
             return None
         if self.names is not None:
-            return self.names.refusal(value)
+            known = self.names.known()
+            listed = f"must be one of {', '.join(known)}, not '{value}'"
+            return None if value in known else f"{listed}{nearest(value, known)}"
         for one in (value if self.many else (value,)) if self.choices else ():
             if one not in self.choices:
                 return f"must be one of {', '.join(self.choices)}, not {one!r}"
@@ -133,27 +120,42 @@ class Setting(NamedTuple):
 
 
 def described(cls: type) -> Mapping[str, Setting]:
-    """Every field of a settings class, by name."""
-    hints = get_type_hints(cls, include_extras=True)
-    result = {}
-    for field in fields(cls):
-        kind, extras = _unwrap(hints[field.name])
-        optional, words = False, ()
-        if get_origin(kind) in (Union, types.UnionType):
-            optional = type(None) in get_args(kind)
-            inner, *literals = (arg for arg in get_args(kind) if arg is not type(None))
-            words = tuple(word for literal in literals for word in get_args(literal))
-            kind, more = _unwrap(inner)
-            extras += more
-        text = next(e for e in extras if isinstance(e, str))
-        allowed = next((e for e in extras if isinstance(e, Range)), Range())
-        names = next((e for e in extras if isinstance(e, Names)), None)
-        owner = [c for c in cls.__mro__ if field.name in get_annotations(c)][-1]
-        group = getattr(owner, "group", "settings")
-        result[field.name] = Setting(
-            kind, optional, text, allowed, field.default, words, names, group, Advanced in extras
-        )
-    return result
+    """Every field of a settings class, by name; made once for each class."""
+    if cls not in _DESCRIBED:
+        hints = get_type_hints(cls, include_extras=True)
+        found = {f.name: _setting(cls, f.name, hints[f.name], f.default) for f in fields(cls)}
+        _DESCRIBED[cls] = found
+    return _DESCRIBED[cls]
+
+
+_DESCRIBED: dict[type, Mapping[str, Setting]] = {}
+
+
+def _setting(cls: type, name: str, hint: Any, default: Any) -> Setting:
+    kind, extras = _unwrap(hint)
+    optional, words = False, ()
+    if get_origin(kind) in (Union, types.UnionType):
+        optional = type(None) in get_args(kind)
+        inner, *literals = (arg for arg in get_args(kind) if arg is not type(None))
+        words = tuple(word for literal in literals for word in get_args(literal))
+        kind, more = _unwrap(inner)
+        extras += more
+    many = get_origin(kind) is tuple
+    element = get_args(kind)[0] if many else kind
+    declared_by = [c for c in cls.__mro__ if name in get_annotations(c)][-1]
+    return Setting(
+        kind,
+        many,
+        choices=get_args(element) if get_origin(element) is Literal else (),
+        optional=optional,
+        words=words,
+        help=next(e for e in extras if isinstance(e, str)),
+        range=next((e for e in extras if isinstance(e, Range)), Range()),
+        names=next((e for e in extras if isinstance(e, Names)), None),
+        advanced=Advanced in extras,
+        group=getattr(declared_by, "group", "settings"),
+        default=default,
+    )
 
 
 def _unwrap(hint: Any) -> tuple[Any, tuple[Any, ...]]:
@@ -161,27 +163,15 @@ def _unwrap(hint: Any) -> tuple[Any, tuple[Any, ...]]:
 
 
 def check_ranges(settings: Any) -> None:
-    """Refuse numbers out of their range and words that are no choice, naming the setting.
-
-    Raises:
-        UserError: a value cannot be used.
-    """
+    """Refuse numbers out of their range and words that are no choice, naming the setting."""
     for name, setting in described(type(settings)).items():
         refusal = setting.refusal(getattr(settings, name))
         if refusal:
             raise UserError(f"`{name}` {refusal}")
 
 
-def refuse_idle(given: Mapping[str, Any], idle: Mapping[str, str]) -> None:
-    """Refuse settings that were given and would change nothing.
-
-    Args:
-        given: settings that were chosen, by name.
-        idle: those without effect, and why.
-
-    Raises:
-        UserError: a setting is in both.
-    """
+def refuse_idle(given: Container[str], idle: Mapping[str, str]) -> None:
+    """Refuse settings that were given although they would change nothing: `idle` says why."""
     for name, why in idle.items():
         if name in given:
             raise UserError(f"`{name}` {why}")
@@ -200,29 +190,24 @@ def combine(
     flags: Mapping[str, Any],
     config: Mapping[str, Any],
     config_name: str,
-    base: Mapping[str, Any] | None = None,
+    base: Mapping[str, Any],
     without: Container[str] = (),
 ) -> Chosen[T]:
-    """Flags over the environment over config.py over `base` over the defaults.
-
-    Args:
-        without: settings that no environment variable gives.
-    """
+    """Flags over the environment (but for `without`) over config.py over `base` over defaults."""
     known = described(cls)
     environment = {
         name: _from_text(os.environ[variable], known[name].kind, variable)
         for name, variable in ENVIRONMENT.items()
         if name in known and name not in without and os.environ.get(variable)
     }
-    given = {name: value for name, value in flags.items() if name in known}
-    settings = cls(**{**(base or {}), **config, **environment, **given})
+    settings = cls(**{**base, **config, **environment, **flags})
     sources = (
         dict.fromkeys(config, config_name)
         | {name: f"environment {ENVIRONMENT[name]}" for name in environment}
-        | by_flag(given)
+        | by_flag(flags)
     )
-    usual = {name: (base or {}).get(name, known[name].default) for name in sources}
-    changed = {n: s for n, s in sources.items() if getattr(settings, n) != usual[n]}
+    usual = {**{name: setting.default for name, setting in known.items()}, **base}
+    changed = {n: source for n, source in sources.items() if getattr(settings, n) != usual[n]}
     return Chosen(settings, changed)
 
 
@@ -234,14 +219,8 @@ def by_flag(names: Iterable[str]) -> dict[str, str]:
 def read_config(
     path: str | None, classes: Mapping[str, type]
 ) -> tuple[dict[str, dict[str, Any]], str]:
-    """The presets of `path`, or of config.py in the working directory: name -> settings.
-
-    Args:
-        classes: the settings class of each preset.
-
-    Raises:
-        UserError: the file is missing or broken, or holds a preset or a key that does not exist.
-    """
+    """The presets of `path`, or of config.py in the working directory (name -> settings), and the
+    file's name; `classes` are those of all presets that there may be."""
     import runpy  # here, since few commands read a file
 
     file = Path(path or "config.py")

@@ -153,37 +153,31 @@ class FinetuneSettings(LabelledSettings, EncoderSettings):
     ] = None
     eval_test: Annotated[bool, "score the test split at the end"] = False
 
-
-def check_finetune(settings: FinetuneSettings, given: Container[str] = ()) -> None:
-    """Refuse what is missing, out of range, or without effect, naming the setting.
-
-    Args:
-        given: settings that were chosen, whatever their value.
-
-    Raises:
-        UserError: see the messages.
-    """
-    check_ranges(settings)
-    for name, example in (("model", "the folder of a pretrained model"), ("data", "ag_news")):
-        if getattr(settings, name) is None:
-            raise UserError(f"`{name}` is missing: name {example}")
-    if "max_steps" in given and "num_train_epochs" in given:
-        raise UserError("`max_steps` stands in the place of `num_train_epochs`: give one of them")
-    if settings.lr_scheduler_type == "constant" and "warmup_steps" in given:
-        raise UserError("`warmup_steps` needs another `lr_scheduler_type` than constant")
-    idle: dict[str, str] = {}
-    task = TASKS[settings.task]
-    if task.labels != "class":
-        classifiers = ("class_weights", "label_smoothing_factor")
-        idle |= dict.fromkeys(classifiers, " or ".join(tasks_that("finetune", "class")))
-    if not task.can("head"):
-        head = ("head_hidden_size", "head_activation", "head_dropout")
-        idle |= dict.fromkeys(head, " or ".join(tasks_that("head")))
-    for name, needed in idle.items():
-        if getattr(settings, name) != getattr(FinetuneSettings, name):
-            raise UserError(f"`{name}` needs `task={needed}`")
-    if settings.head_activation is not None and not settings.head_hidden_size:
-        raise UserError("`head_activation` needs a `head_hidden_size` above 0")
+    def validate(self, given: Container[str] = ()) -> None:
+        """Refuse what is missing, out of range, or without effect, naming the setting; `given` are
+        settings that were chosen, whatever their value."""
+        check_ranges(self)
+        for name, example in (("model", "the folder of a pretrained model"), ("data", "ag_news")):
+            if getattr(self, name) is None:
+                raise UserError(f"`{name}` is missing: name {example}")
+        if "max_steps" in given and "num_train_epochs" in given:
+            raise UserError(
+                "`max_steps` stands in the place of `num_train_epochs`: give one of them"
+            )
+        if self.lr_scheduler_type == "constant" and "warmup_steps" in given:
+            raise UserError("`warmup_steps` needs another `lr_scheduler_type` than constant")
+        task, needed = TASKS[self.task], dict[str, tuple[str, ...]]()
+        if task.labels != "class":
+            classifiers = ("class_weights", "label_smoothing_factor")
+            needed |= dict.fromkeys(classifiers, tasks_that("finetune", "class"))
+        if not task.can("head"):
+            head = ("head_hidden_size", "head_activation", "head_dropout")
+            needed |= dict.fromkeys(head, tasks_that("head"))
+        for name, tasks in needed.items():
+            if getattr(self, name) != getattr(FinetuneSettings, name):
+                raise UserError(f"`{name}` needs `task={' or '.join(tasks)}`")
+        if self.head_activation is not None and not self.head_hidden_size:
+            raise UserError("`head_activation` needs a `head_hidden_size` above 0")
 
 
 @dataclass(frozen=True)

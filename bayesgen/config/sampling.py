@@ -18,7 +18,6 @@ from bayesgen.config.fields import (
     Positive,
     Steps,
     Width,
-    check_ranges,
     described,
 )
 from bayesgen.config.shared import (
@@ -32,18 +31,12 @@ from bayesgen.config.shared import (
     PriorStd,
     RampFraction,
     Temperature,
-    check_prior_settings,
-    idle_prior_settings,
+    idle_unless,
 )
 from bayesgen.tasks import TASKS, tasks_that
 
 Draws = Literal["chain", "gaussian", "point"]
 """What draws are: positions of a chain, samples of a fitted Gaussian, or one point estimate."""
-
-
-def idle_unless(condition: bool, why: str, *names: str) -> dict[str, str]:
-    """The settings `names`, each with the reason that it has no effect, unless `condition`."""
-    return {} if condition else dict.fromkeys(names, why)
 
 
 @dataclass(frozen=True)
@@ -79,28 +72,19 @@ class TrainSettings(ModelSettings, DataSettings, PriorSettings, LoopSettings, Ev
         """What the run does at `step`, where there is more than one thing to do."""
         return ""
 
-    def validate(self) -> None:
-        """Refuse what cannot work, naming the setting.
-
-        Raises:
-            UserError: a number is out of its range, or two settings exclude each other.
-        """
-        check_ranges(self)
-        check_prior_settings(self)
-
     def without_effect(self) -> dict[str, str]:
-        """Settings that would change nothing beside the others, and what they need."""
         lora = "lora" in self.parameters.split(",")
         idle = idle_unless(lora, "needs `parameters=lora`", "lora_r", "lora_alpha", "lora_targets")
-        text = not TASKS[self.task].is_labelled
-        labelled = ("data", "text_column", "label_column", "pair_column", "validation")
-        choices = tasks_that("sample", "class", "number")
-        idle |= idle_unless(not text, f"needs `task={', '.join(choices)}`", *labelled)
-        idle |= idle_unless(text, f"has no effect on {self.task}, which takes `data`", "corpus")
-        idle |= idle_prior_settings(self)
+        if TASKS[self.task].is_labelled:
+            idle["corpus"] = f"has no effect on {self.task}, which takes `data`"
+        else:
+            labelled = ("data", "text_column", "label_column", "pair_column", "validation")
+            choices = ", ".join(tasks_that("sample", "class", "number"))
+            idle |= dict.fromkeys(labelled, f"needs `task={choices}`")
+        idle |= super().without_effect()
         # the short runs that choose λ are scored, too
-        also = {"eval_batch_size", "eval_precision"} if self.prior_scale == "auto" else set()
-        evaluation = [name for name in described(EvalSettings) if name not in {"eval", *also}]
+        used = {"eval_batch_size", "eval_precision"} if self.prior_scale == "auto" else set()
+        evaluation = [name for name in described(EvalSettings) if name not in {"eval", *used}]
         return idle | idle_unless(self.eval, "needs `eval`", *evaluation)
 
 
@@ -160,23 +144,21 @@ class ChainSettings(TrainSettings):
         return "warm-up" if step < self.warmup_steps else "sampling"
 
     def longest_step(self, curvature: float) -> float:
-        """The largest step size that follows a direction of this curvature without overshooting.
-
-        A step of Langevin dynamics is unstable beyond lr c = 2; half of that leaves room for the
-        likelihood beside a prior of curvature c.
-        """
+        """The largest step size that follows a direction of this curvature without overshooting."""
+        # Langevin dynamics is unstable beyond lr c = 2: half leaves room for the likelihood
         return 1 / curvature
 
     def without_effect(self) -> dict[str, str]:
         idle = super().without_effect()
-        cyclical, varies = self.schedule == "cyclical", self.schedule != "constant"
-        idle |= idle_unless(cyclical, "needs `schedule=cyclical`", "cycles", "cycle_exploration")
-        idle |= idle_unless(varies, "has no effect on a constant schedule", "final_fraction")
-        why = "needs `preconditioner=gradients` or `gradient_clip`"
-        idle |= idle_unless(self.measured_batches > 0, why, "preconditioner_batches")
-        damped = self.preconditioner in {"gradients", "adam"}
-        why = "needs `preconditioner=gradients` or adam"
-        return idle | idle_unless(damped, why, "preconditioner_damping")
+        if self.schedule != "cyclical":
+            idle["cycles"] = idle["cycle_exploration"] = "needs `schedule=cyclical`"
+        if self.schedule == "constant":
+            idle["final_fraction"] = "has no effect on a constant schedule"
+        if self.measured_batches == 0:
+            idle["preconditioner_batches"] = "needs `preconditioner=gradients` or `gradient_clip`"
+        if self.preconditioner not in {"gradients", "adam"}:
+            idle["preconditioner_damping"] = "needs `preconditioner=gradients` or adam"
+        return idle
 
 
 @dataclass(frozen=True)
@@ -229,7 +211,6 @@ class PerExampleSettings(GaussianSettings, PassSettings):
 
     @staticmethod
     def row_bytes(size: int) -> int:
-        """Memory that one row takes of a Jacobian [B, size], which an update holds about four times
-        over: the rows while they are collected, their stack, the cotangent product under vmap, and
-        the squares."""
+        """Memory of one row of a Jacobian [B, size], which an update holds about four times over:
+        collected rows, their stack, the cotangent product under vmap, and the squares."""
         return 4 * 4 * size

@@ -19,6 +19,7 @@ from bayesgen.config.fields import (
     Splits,
     Steps,
     Width,
+    check_ranges,
 )
 from bayesgen.errors import UserError
 from bayesgen.registry import Registry
@@ -52,6 +53,11 @@ Corpus = Annotated[
     " labelled data (ag_news, ..., a .tsv, .csv or .jsonl file)",
 ]
 JsonOutput = Annotated[bool, "print one JSON document"]
+
+
+def idle_unless(condition: bool, why: str, *names: str) -> dict[str, str]:
+    """The settings `names`, each with the reason that it has no effect, unless `condition`."""
+    return {} if condition else dict.fromkeys(names, why)
 
 
 @dataclass(frozen=True)
@@ -202,33 +208,28 @@ class PriorSettings:
         """Whether the density is read from `prior_path`."""
         return PRIORS[self.prior].learned
 
+    def validate(self) -> None:
+        """Refuse numbers out of their range and settings that exclude each other, naming them."""
+        check_ranges(self)
+        spec = PRIORS[self.prior]
+        if spec.learned and self.prior_path is None:
+            raise UserError(
+                f"`prior={self.prior}`, {spec.summary}, needs its file: `prior_path=FILE`"
+                f" ({spec.written_by} writes one)"
+            )
+        if self.prior_relative and "prior_relative" not in spec.uses:
+            raise UserError(f"`prior_relative` {PRIOR_SETTINGS['prior_relative']}")
+        if self.prior_scale == "auto" and not spec.scales:
+            raise UserError(f"`prior_scale=auto`: `prior={self.prior}` has no grid; give a number")
 
-def check_prior_settings(settings: PriorSettings) -> None:
-    """Refuse a prior that cannot be made, naming the setting.
-
-    Raises:
-        UserError: see the messages.
-    """
-    spec = PRIORS[settings.prior]
-    if spec.learned and settings.prior_path is None:
-        raise UserError(
-            f"`prior={settings.prior}`, {spec.summary}, needs its file: `prior_path=FILE`"
-            f" ({spec.written_by} writes one)"
+    def without_effect(self) -> dict[str, str]:
+        """Settings that would change nothing beside the others, and what they need."""
+        uses = PRIORS[self.prior].uses | {"prior_relative"}  # refused where it is True
+        why = f"has no effect on `prior={self.prior}`"
+        idle = {name: needs or why for name, needs in PRIOR_SETTINGS.items() if name not in uses}
+        return idle | idle_unless(
+            self.prior_scale == "auto", "needs `prior_scale=auto`", "prior_scale_steps"
         )
-    if settings.prior_relative and "prior_relative" not in spec.uses:
-        raise UserError(f"`prior_relative` {PRIOR_SETTINGS['prior_relative']}")
-    if settings.prior_scale == "auto" and not spec.scales:
-        raise UserError(f"`prior_scale=auto`: `prior={settings.prior}` has no grid; give a number")
-
-
-def idle_prior_settings(settings: PriorSettings) -> dict[str, str]:
-    """Settings of a prior that would change nothing beside the others, and what they need."""
-    uses = PRIORS[settings.prior].uses | {"prior_relative"}  # refused where it is True
-    why = f"has no effect on `prior={settings.prior}`"
-    idle = {name: needs or why for name, needs in PRIOR_SETTINGS.items() if name not in uses}
-    if settings.prior_scale != "auto":
-        idle["prior_scale_steps"] = "needs `prior_scale=auto`"
-    return idle
 
 
 @dataclass(frozen=True)

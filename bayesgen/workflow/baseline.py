@@ -52,34 +52,24 @@ def learning_rate(settings: BaselineSettings, step: int) -> float:
     if step < settings.warmup_iters:
         return settings.learning_rate * (step + 1) / (settings.warmup_iters + 1)
     done = (step - settings.warmup_iters) / max(1, settings.max_iters - settings.warmup_iters)
-    return lowest + 0.5 * (1 + math.cos(math.pi * min(done, 1.0))) * (
-        settings.learning_rate - lowest
-    )
+    cosine = 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+    return lowest + cosine * (settings.learning_rate - lowest)
 
 
 def adamw(module: nn.Module, settings: BaselineSettings) -> torch.optim.AdamW:
     """nanoGPT's optimizer: weight decay on parameters with two or more dimensions."""
-    parameters = list(module.parameters())
-    return torch.optim.AdamW(
-        [
-            {
-                "params": [p for p in parameters if p.dim() >= 2],
-                "weight_decay": settings.weight_decay,
-            },
-            {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-        ],
-        lr=settings.learning_rate,
-        betas=(0.9, settings.beta2),
-        fused=True,
-    )
+    matrices = [p for p in module.parameters() if p.dim() >= 2]
+    others = [p for p in module.parameters() if p.dim() < 2]
+    groups = [
+        {"params": matrices, "weight_decay": settings.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    betas = (0.9, settings.beta2)
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, fused=True)
 
 
 def checkpoint_path(settings: BaselineSettings, base: Path) -> Path:
-    """Where the checkpoint goes, a file for nanogpt and else a folder; its name gives the steps.
-
-    Raises:
-        UserError: the place that the settings name is of the other kind.
-    """
+    """Where the checkpoint goes, a file for nanogpt and else a folder; its name gives the steps."""
     file = settings.architecture == "nanogpt"
     if settings.out is not None:
         path = Path(settings.out)
@@ -100,11 +90,7 @@ def checkpoint_path(settings: BaselineSettings, base: Path) -> Path:
 
 
 def make_baseline(settings: BaselineSettings) -> BaselineReport:
-    """Train on the corpus that `settings` name; a nanoGPT of characters gets its meta.pkl, too.
-
-    Raises:
-        UserError: see `checkpoint_path` and `train_baseline`, or the corpus is not there.
-    """
+    """Train on the corpus that `settings` name; a nanoGPT of characters gets its meta.pkl, too."""
     path = checkpoint_path(settings, Path(settings.base_dir))
     data_dir = Path(settings.data_dir) if settings.data_dir else None
     corpus = load_corpus(settings.corpus, tokenizer_kind=settings.tokenizer, data_dir=data_dir)
@@ -122,10 +108,6 @@ def train_baseline(
     Without `stop_at` the checkpoint is the best by validation loss. With it, training stops after
     that many steps of the schedule and the checkpoint is the last state, moments included: a warm
     start for a sampler.
-
-    Raises:
-        UserError: `stop_at` lies outside the schedule, the network cannot be made as asked (see
-            `new_network`), or the loss is not finite.
     """
     stop = settings.stop_at if settings.stop_at is not None else settings.max_iters
     if not 0 < stop <= settings.max_iters:
@@ -141,23 +123,6 @@ def train_baseline(
     )
     curve: list[tuple[int, float, float]] = []
     best_step, best_loss = 0, math.inf
-
-    def evaluate(step: int) -> None:
-        nonlocal best_step, best_loss
-        train_loss, val_loss = (
-            estimate(network, settings, tokens, device) for tokens in (corpus.train, corpus.val)
-        )
-        curve.append((step, train_loss, val_loss))
-        bar.set_postfix(train=f"{train_loss:.4f}", val=f"{val_loss:.4f}", refresh=False)
-        if step > 0 and (val_loss < best_loss or settings.stop_at is not None):
-            best_step, best_loss = step, val_loss
-            record = {
-                "iter_num": step,
-                "best_val_loss": val_loss,
-                "config": _record(settings, corpus),
-            }
-            network.write(path, optimizer.state_dict(), record)
-
     bar = tqdm(
         total=stop,
         desc="baseline",
@@ -165,13 +130,25 @@ def train_baseline(
         mininterval=0.5 if sys.stderr.isatty() else 30,
     )
     with bar:
-        for step in range(stop):
-            if step % settings.eval_interval == 0 and settings.stop_at is None:
-                evaluate(step)
+        for step in range(stop + 1):
+            if step == stop or (step % settings.eval_interval == 0 and settings.stop_at is None):
+                train_loss, val_loss = (
+                    estimate(network, settings, part, device) for part in (corpus.train, corpus.val)
+                )
+                curve.append((step, train_loss, val_loss))
+                bar.set_postfix(train=f"{train_loss:.4f}", val=f"{val_loss:.4f}", refresh=False)
+                if step > 0 and (val_loss < best_loss or settings.stop_at is not None):
+                    best_step, best_loss = step, val_loss
+                    # `dataset` is where nanoGPT's sample.py looks for the meta.pkl
+                    data = {"dataset": corpus.name, "data": dict(corpus.fingerprint)}
+                    config = {**vars(settings), **data}
+                    record = {"iter_num": step, "best_val_loss": val_loss, "config": config}
+                    network.write(path, optimizer.state_dict(), record)
+            if step == stop:
+                break
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(settings, step)
-            batch = {k: v.to(device) for k, v in batches.batch(step).items()}
-            loss = _loss(network, batch, settings.precision)
+            loss = _loss(network, batches.batch(step), settings.precision, device)
             if not torch.isfinite(loss):
                 raise UserError(f"the loss is not finite at step {step}: lower `learning_rate`")
             loss.backward()
@@ -180,7 +157,6 @@ def train_baseline(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             bar.update()
-        evaluate(stop)
     return BaselineReport(path, best_step, best_loss, curve)
 
 
@@ -193,26 +169,21 @@ def estimate(
     batches = RandomWindows(
         tokens, settings.block_size, settings.batch_size, settings.seed + 1, split="evaluation"
     )
-    losses = [
-        _loss(network, {k: v.to(device) for k, v in batches.batch(i).items()}, settings.precision)
-        for i in range(settings.eval_iters)
-    ]
+    numbers = range(settings.eval_iters)
+    losses = [_loss(network, batches.batch(i), settings.precision, device) for i in numbers]
     network.module.train()
     return float(torch.stack(losses).mean())
 
 
-def _loss(network: Network, batch: Mapping[str, Tensor], precision: str) -> Tensor:
-    device = batch["input_ids"].device.type
-    with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
-        logits = network.logits(batch["input_ids"])
-    likelihood, labels = Categorical(), batch["labels"]
+def _loss(
+    network: Network, batch: Mapping[str, Tensor], precision: str, device: torch.device
+) -> Tensor:
+    """Mean cross-entropy of a batch, nats per token."""
+    tokens, labels = (batch[name].to(device) for name in ("input_ids", "labels"))
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        logits = network.logits(tokens)
+    likelihood = Categorical()
     return -likelihood.total(logits, labels) / likelihood.count(labels)
-
-
-def _record(settings: BaselineSettings, corpus: Corpus) -> dict[str, Any]:
-    """Plain data for the checkpoint's `config`; `dataset` is where nanoGPT's sample.py looks for
-    the meta.pkl."""
-    return {**vars(settings), "dataset": corpus.name, "data": dict(corpus.fingerprint)}
 
 
 def _short(steps: int) -> str:

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from bayesgen.config import DataSettings, EvaluateSettings, ScoringSettings, check_ranges, described
 from bayesgen.errors import UserError, nearest, warn
-from bayesgen.models import FunctionalModel
 from bayesgen.posterior import Posterior, open_posterior
 from bayesgen.reports.tables import plain, predictor_caption, table_of
 from bayesgen.runs import Run
 from bayesgen.tasks import TASKS
 from bayesgen.workflow.inputs import GIVEN, Inputs, read_inputs
 from bayesgen.workflow.own_data import scored_whole
-from bayesgen.workflow.scoring import Material, check_draws, has_scores, score_run
+from bayesgen.workflow.scoring import check_draws, score_run
 
 if TYPE_CHECKING:
     import pandas
@@ -142,17 +141,14 @@ def _scoring(splits: Sequence[str] | None, given: Mapping[str, Any]) -> ScoringS
 
 def _inputs(posterior: Posterior, data: Any) -> Inputs:
     """What is scored: the run's own data, or others."""
-    model, info = posterior.model, posterior.info
+    model, info, own = posterior.model, posterior.info, _own(posterior)
     key = "data" if model.task.is_labelled else "corpus"
-    stored = info.settings if info else {}
-    own = DataSettings(**{f.name: stored.get(f.name, f.default) for f in fields(DataSettings)})
     if data is not None and not isinstance(data, str | Path):
         return scored_whole(model, data, own, info.data.classes if info else None)
     if data is None and (not info or getattr(own, key) == GIVEN):
         raise UserError("`data`: these draws are of data that were given in Python; give them")
-    chosen = own if data is None else replace(own, **dict[str, Any]({key: str(data)}))
-    inputs = read_inputs(model, chosen, info.block_size if info else None)
-    if info and inputs.data["sha256"] != info.data.sha256:
+    inputs, same = _read(posterior, {} if data is None else {key: str(data)})
+    if info and not same:
         if data is None:
             raise UserError(
                 f"`{key}`: '{inputs.data['name']}' is not what the run '{info.data.name}' was"
@@ -160,6 +156,20 @@ def _inputs(posterior: Posterior, data: Any) -> Inputs:
             )
         warn(f"'{inputs.data['name']}' is not what the run was made on: its own splits are scored")
     return inputs
+
+
+def _own(posterior: Posterior) -> DataSettings:
+    """How the data of a run were read."""
+    stored = posterior.info.settings if posterior.info else {}
+    return DataSettings(**{f.name: stored.get(f.name, f.default) for f in fields(DataSettings)})
+
+
+def _read(posterior: Posterior, moved: Mapping[str, Any]) -> tuple[Inputs, bool]:
+    """The data of a run, but for the settings `moved`, and whether they are what it was made on."""
+    info = posterior.info
+    chosen = replace(_own(posterior), **moved)
+    inputs = read_inputs(posterior.model, chosen, info.block_size if info else None)
+    return inputs, bool(info and inputs.data["sha256"] == info.data.sha256)
 
 
 def evaluate_runs(names: Sequence[str], settings: EvaluateSettings) -> dict[str, dict[str, Any]]:
@@ -174,51 +184,45 @@ def evaluate_runs(names: Sequence[str], settings: EvaluateSettings) -> dict[str,
     for name in names:
         if not (Path(name) / "run.json").is_file():
             raise UserError(f"'{name}' is not the folder of a run (it holds no run.json)")
-    prepared = {name: _prepare(name, settings) for name in names}
-    real = [name for name, (_, model, _) in prepared.items() if has_scores(model)]
+    moved = {key: getattr(settings, key) for key in ("data_dir", "corpus", "data")}
+    prepared = {}
+    for name in names:
+        posterior = open_posterior(name, model=settings.model, device=settings.device)
+        inputs, same = _read(posterior, {key: value for key, value in moved.items() if value})
+        if not same:
+            raise UserError(
+                f"`corpus`, `data`: '{inputs.data['name']}' is not what the run '{name}' was made"
+                " on (its sha256 differs)"
+            )
+        check_draws(settings, len(posterior))
+        prepared[name] = posterior, inputs.material(settings, settings.text)
+    models = {name: posterior.model for name, (posterior, _) in prepared.items()}
+    real = [name for name, model in models.items() if model.labels == "number"]
     if real and len(real) < len(names):
         other = next(name for name in names if name not in real)
         raise UserError(
             f"the labels of '{real[0]}' are real numbers and those of '{other}' are classes, which"
             " have no score in common: evaluate them separately"
         )
-    for name, (run, *_) in prepared.items():
-        if not run.finished:
+    short, contents = _short(names), {}
+    for name in names:
+        if not Run(Path(name)).finished:
             warn(
                 f"the run '{name}' is not finished: its draws so far are scored; continue"
                 f" it with `resume='{name}'`"
             )
-    short = _short(names)
-    contents = {
-        short[name]: score_run(run, model, settings, material)
-        for name, (run, model, material) in prepared.items()
-    }
+    for name, (posterior, material) in prepared.items():
+        assert posterior.run is not None
+        contents[short[name]] = score_run(posterior.run, posterior.model, settings, material)
     if len({content["corpus"]["sha256"] for content in contents.values()}) > 1:
         warn("the runs are of different corpora: compare within each only")
-    tasks = {model.info.task for _, model, _ in prepared.values()}
+    tasks = {model.info.task for model in models.values()}
     if len(tasks) > 1 and not all(TASKS[task].is_labelled for task in tasks):
         warn(
             f"the runs are of different tasks ({', '.join(sorted(tasks))}), which have no"
             " tokens in common: compare within each only"
         )
     return contents
-
-
-def _prepare(name: str, settings: EvaluateSettings) -> tuple[Run, FunctionalModel, Material]:
-    """A run, its model, and what is to be scored."""
-    posterior = open_posterior(name, model=settings.model, device=settings.device)
-    assert posterior.run is not None
-    record = posterior.run.record()
-    stored = {f.name: record.settings.get(f.name, f.default) for f in fields(DataSettings)}
-    moved = {key: getattr(settings, key) or stored[key] for key in ("data_dir", "corpus", "data")}
-    inputs = read_inputs(posterior.model, DataSettings(**(stored | moved)), record.block_size)
-    if inputs.data["sha256"] != record.data.sha256:
-        raise UserError(
-            f"`corpus`, `data`: '{inputs.data['name']}' is not what the run '{name}' was made on"
-            " (its sha256 differs)"
-        )
-    check_draws(settings, len(posterior))
-    return posterior.run, posterior.model, inputs.material(settings, settings.text)
 
 
 def _short(names: Sequence[str]) -> dict[str, str]:

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 
 from bayesgen.config import FinetuneSettings
-from bayesgen.data.labelled import LabelledCorpus
 from bayesgen.errors import UserError
 from bayesgen.models import FunctionalModel, Head, load_model, resolve_device
 from bayesgen.runs import Run
@@ -37,13 +36,10 @@ CHANGEABLE = {"data", "data_dir", "device", "eval_test", "model"}
 
 
 def finetune(settings: FinetuneSettings, folder: Path, resumed: bool = False) -> dict[str, Any]:
-    """Train, or continue, and leave the best model in `folder`; returns its record.
-
-    Args:
-        resumed: whether `folder` holds an unfinished fine-tune of these settings.
+    """Train, or continue what is unfinished in `folder`, and leave the best model there; returns
+    its record.
 
     Raises:
-        UserError: something that the user can put right.
         Interrupted: a signal stopped it; a checkpoint was written.
     """
     try:
@@ -52,11 +48,24 @@ def finetune(settings: FinetuneSettings, folder: Path, resumed: bool = False) ->
         raise UserError("finetune needs transformers; pip install 'bayesgen[hf]'") from error
 
     device = resolve_device(settings.device)
-    corpus, model = _load(settings)
+    corpus, task = read_labelled(settings, settings.task), TASKS[settings.task]
+    head = Head(settings.head_hidden_size, settings.head_activation, settings.head_dropout)
+    model = load_model(
+        str(settings.model),
+        task=settings.task,
+        num_labels=None if corpus.classes is None else len(corpus.classes),
+        head=head if task.can("head") else None,
+    )
     if settings.eval_test and corpus.test is None:
         raise UserError(f"`eval_test`: '{settings.data}' has no test split; leave it out")
+    packages = ("torch", "transformers", "accelerate", "tokenizers", "bayesgen")
+    record: dict[str, Any] = {
+        "settings": vars(settings),
+        "model": {"name": model.info.name, "sha256": model.info.sha256},
+        "data": {"name": corpus.name, **corpus.fingerprint},
+        "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
+    }
     work = Run(folder / UNFINISHED)
-    record = _record(settings, corpus, model)
     if resumed:
         before = work.read_json(RECORD)
         for what in ("data", "model"):
@@ -73,32 +82,26 @@ def finetune(settings: FinetuneSettings, folder: Path, resumed: bool = False) ->
             test = score(trainer, rows(corpus.test, model, settings))
     table = curve(trainer.state.log_history)
     best = next(row for row in table if row["step"] == trainer.state.best_global_step)
+    of_gpu = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
     record |= {
         "rows": len(trainer.train_dataset),
         "curve": table,
         "best_step": best["step"],
         "best_val_loss": best["val_loss"],
         "test": test,
-        "peak_memory_mib": round(_peak_memory_mib(device), 1),
+        "peak_memory_mib": round(of_gpu or peak_memory_mib(), 1),
     }
-    if TASKS[settings.task].labels == "number":
+    if task.labels == "number":
         record["noise_std"] = set_noise(trainer.model.config, best["val_loss"])
     _write(folder, trainer, model, record)
     return record
 
 
 def new_folder(settings: FinetuneSettings) -> Path:
-    """Where the result goes: a folder that is empty or not there yet.
-
-    Raises:
-        UserError: it holds something.
-    """
-    if settings.out is not None:
-        folder = Path(settings.out)
-    else:
-        model, data = (Path(str(p)).resolve().name for p in (settings.model, settings.data))
-        name = f"{model}_{data.split('.')[0]}"
-        folder = Path(settings.base_dir) / "checkpoints" / "finetuned" / name
+    """Where the result goes: a folder that must be empty or new."""
+    model, data = (Path(str(p)).resolve().name for p in (settings.model, settings.data))
+    usual = Path("checkpoints", "finetuned", f"{model}_{data.split('.')[0]}")
+    folder = settings.base_dir / usual if settings.out is None else Path(settings.out)
     if (folder / UNFINISHED / RECORD).is_file() and not (folder / RECORD).is_file():
         raise UserError(
             f"`out`: '{folder}' holds an unfinished fine-tune; continue it with"
@@ -112,11 +115,8 @@ def new_folder(settings: FinetuneSettings) -> Path:
 
 
 def stored_settings(folder: Path, given: Mapping[str, Any]) -> FinetuneSettings:
-    """The settings of the unfinished fine-tune in `folder`, with what may change changed.
-
-    Raises:
-        UserError: there is none, one of `given` contradicts it, or another version wrote it.
-    """
+    """The settings of the unfinished fine-tune in `folder`, with those of `given` that may change
+    changed."""
     if (folder / RECORD).is_file():
         raise UserError(f"`resume`: the fine-tune in '{folder}' is finished")
     if not (folder / UNFINISHED / RECORD).is_file():
@@ -126,39 +126,12 @@ def stored_settings(folder: Path, given: Mapping[str, Any]) -> FinetuneSettings:
     return FinetuneSettings(**values)
 
 
-def _load(settings: FinetuneSettings) -> tuple[LabelledCorpus, FunctionalModel]:
-    """The data, and the model with a head for their classes."""
-    corpus = read_labelled(settings, settings.task)
-    head = Head(settings.head_hidden_size, settings.head_activation, settings.head_dropout)
-    model = load_model(
-        str(settings.model),
-        task=settings.task,
-        num_labels=None if corpus.classes is None else len(corpus.classes),
-        head=head if settings.task == "sentence-classification" else None,
-    )
-    return corpus, model
-
-
-def _record(
-    settings: FinetuneSettings, corpus: LabelledCorpus, model: FunctionalModel
-) -> dict[str, Any]:
-    """What finetune.json holds from the start."""
-    packages = ("torch", "transformers", "accelerate", "tokenizers", "bayesgen")
-    return {
-        "settings": vars(settings),
-        "model": {"name": model.info.name, "sha256": model.info.sha256},
-        "data": {"name": corpus.name, **corpus.fingerprint},
-        "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
-    }
-
-
 def _announce(folder: Path, trainer: Any) -> None:
     """Say what is about to be trained, and on what."""
-    sizes = [
-        sum(p.numel() for p in trainer.model.parameters() if p.requires_grad or frozen_too)
-        for frozen_too in (False, True)
-    ]
-    print(f"finetune in {folder}: {sizes[0]:,} of {sizes[1]:,} parameters", file=sys.stderr)
+    parameters = list(trainer.model.parameters())
+    total = sum(p.numel() for p in parameters)
+    trained = sum(p.numel() for p in parameters if p.requires_grad)
+    print(f"finetune in {folder}: {trained:,} of {total:,} parameters", file=sys.stderr)
     for data in (trainer.train_dataset, trainer.eval_dataset):
         print(f"  {data.examples.describe()}", file=sys.stderr)
 
@@ -181,10 +154,3 @@ def _write(folder: Path, trainer: Any, model: FunctionalModel, record: dict[str,
     for file in sorted(staging.iterdir(), key=lambda file: file.name == "config.json"):
         file.replace(folder / file.name)
     shutil.rmtree(folder / UNFINISHED)
-
-
-def _peak_memory_mib(device: torch.device) -> float:
-    """Of the GPU if there is one, else of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return peak_memory_mib()

@@ -28,11 +28,7 @@ Scores = dict[str, float | None]
 def objective(
     settings: FinetuneSettings, labels: Labelled, config: Any
 ) -> tuple[Loss, Callable[[Any], Scores]]:
-    """The loss and the scores of a fine-tune on `labels`, which the model's `config` then names.
-
-    Raises:
-        UserError: a class has no row, or all real numbers are the same.
-    """
+    """The loss and the scores of a fine-tune on `labels`, which the model's `config` then names."""
     if settings.task == "sentence-similarity":
         config.score_range = score_range(labels)
     if TASKS[settings.task].labels == "number":
@@ -46,11 +42,7 @@ def objective(
 
 
 def balanced_weights(data: Labelled) -> Tensor:
-    """Weights [K] that make every class count the same, and whose mean over the rows is 1.
-
-    Raises:
-        UserError: a class has no row.
-    """
+    """Weights [K] that make every class count the same, and whose mean over the rows is 1."""
     assert data.classes is not None
     counts = torch.bincount(torch.as_tensor(data.labels), minlength=len(data.classes))
     if not counts.all():
@@ -63,13 +55,9 @@ def balanced_weights(data: Labelled) -> Tensor:
 
 
 def criterion(weights: Tensor | None, label_smoothing: float) -> Loss:
-    """Cross-entropy in nats, summed over the rows and divided by how many an optimizer step has.
-
-    Dividing by rows, not by their weights, gives the same gradient however a batch is split.
-
-    Args:
-        weights: of the classes, [K].
-    """
+    """Cross-entropy in nats with `weights` [K] of the classes, summed over the rows and divided by
+    how many an optimizer step has: by rows and not by their weights, which gives the same gradient
+    however a batch is split."""
 
     def loss(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
         logits = outputs.logits.float()
@@ -119,11 +107,7 @@ def regression_scores(prediction: Any) -> Scores:
 
 
 def score_range(data: Labelled) -> list[float]:
-    """The lowest and the highest score of `data`.
-
-    Raises:
-        UserError: they are the same.
-    """
+    """The lowest and the highest score of `data`, which must differ."""
     low, high = float(data.labels.min()), float(data.labels.max())
     if low == high:
         raise UserError(
@@ -134,9 +118,7 @@ def score_range(data: Labelled) -> list[float]:
 
 
 def set_noise(config: Any, val_loss: float) -> float:
-    """Keep in `config` the noise of real-valued labels that a mean squared error shows.
-
-    Returns it: the root of the error, the noise of the largest likelihood.
-    """
+    """Keep in `config` the noise of real-valued labels, and return it: the root of their mean
+    squared error, at which the likelihood is largest."""
     config.noise_std = max(math.sqrt(val_loss), LEAST_NOISE)
     return float(config.noise_std)

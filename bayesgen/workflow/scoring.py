@@ -65,9 +65,6 @@ def read_material(
         tiled: tokens, and the name of their split for errors -> windows of them side by side.
         folder: cache and search place for texts.
         text: a corpus that is scored whole, as the split `text`.
-
-    Raises:
-        UserError: a text is missing or cannot be scored, or has too few windows.
     """
     assert model.tokenizer is not None
     if settings.ood_data is not None:
@@ -98,8 +95,13 @@ def read_material(
         texts["ood_corpus"] = _described(elsewhere)
         _require_two("`ood_corpus`", "windows of each text", scored, far, settings)
     for name, windows in scored.items():
-        if isinstance(windows, Windows):
-            _require_whole(name, windows, settings.eval_num_text_samples)
+        if isinstance(windows, Windows):  # those that are continued have no padding
+            count = int((windows.starts + windows.block_size < len(windows.tokens)).sum())
+            if settings.eval_num_text_samples > count:
+                raise UserError(
+                    f"`eval_num_text_samples={settings.eval_num_text_samples}`: {name} has only"
+                    f" {count} whole windows of {windows.block_size} tokens"
+                )
     return Material(scored, held_in, far, texts)
 
 
@@ -111,22 +113,18 @@ def read_examples(
     settings: ScoringSettings,
     text: str | None = None,
 ) -> Material:
-    """The labelled examples that `settings` ask for.
-
-    Args:
-        far_rows: reads `--ood-data`: its rows, and what the evaluation file says of them.
-
-    Raises:
-        UserError: they ask for a split that is not there, or for what only texts have.
-    """
-    idle = {"`text`": text, "`ood_corpus`": settings.ood_corpus,
-            "`eval_num_text_samples`": settings.eval_num_text_samples}  # fmt: skip
-    for setting, value in idle.items():
-        if value:
-            way_out = "; give `ood_data`" if setting == "`ood_corpus`" else ""
-            raise UserError(
-                f"{setting} is for language models, and this run has labelled data{way_out}"
-            )
+    """The labelled examples that `settings` ask for; `far_rows` reads `--ood-data`: its rows, and
+    what the evaluation file says of them."""
+    idle = {
+        "`text`": text,
+        "`ood_corpus`": settings.ood_corpus,
+        "`eval_num_text_samples`": settings.eval_num_text_samples,
+    }
+    for setting in (setting for setting, value in idle.items() if value):
+        way_out = "; give `ood_data`" if setting == "`ood_corpus`" else ""
+        raise UserError(
+            f"{setting} is for language models, and this run has labelled data{way_out}"
+        )
     texts: dict[str, Any] = {"corpus": {"name": name, **fingerprint}}
     scored = _chosen(splits, settings)
     far = None
@@ -141,16 +139,6 @@ def read_examples(
     # a classifier that fits its training rows looks calibrated there: the temperature is fitted on
     # rows that it has not seen (Guo et al. 2017)
     return Material(scored, splits["val"], far, texts)
-
-
-def _require_whole(name: str, windows: Windows, texts: int) -> None:
-    """Refuse to continue more `texts` than there are windows without padding."""
-    whole = int((windows.starts + windows.block_size < len(windows.tokens)).sum())
-    if texts > whole:
-        raise UserError(
-            f"`eval_num_text_samples={texts}`: {name} has only {whole} whole windows of"
-            f" {windows.block_size} tokens"
-        )
 
 
 def _require_two(
@@ -174,11 +162,6 @@ def _chosen(splits: Mapping[str, R], settings: ScoringSettings) -> dict[str, R]:
     return {str(name): splits[name] for name in wanted}
 
 
-def has_scores(model: FunctionalModel) -> bool:
-    """Whether the labels of `model` are real numbers, not classes or tokens."""
-    return model.labels == "number"
-
-
 def check_draws(settings: ScoringSettings, there: int) -> None:
     """Refuse to score more draws than there are, or will be."""
     wanted = settings.eval_num_posterior_samples
@@ -193,88 +176,68 @@ def score_run(
     material: Material,
     draws: Draws | None = None,
 ) -> dict[str, Any]:
-    """Score the run's draws; writes and returns the content of the evaluation file.
-
-    Args:
-        draws: those that are scored; by default all of the run's.
-
-    Raises:
-        UserError: more draws were asked for than there are.
-    """
+    """Score `draws`, by default all of the run's; writes and returns the content of the evaluation
+    file."""
     every = draws or Draws.load(run.path)
     check_draws(settings, len(every))
     posterior = every.thin(settings.eval_num_posterior_samples)
     predictive = Predictive(model, posterior, scoring_precision(settings.eval_precision, model))
-    cache = TokenCache(run.path / CACHE)
-    with cache.locked():
-        return _score(run, predictive, settings, material, cache)
-
-
-def _held_in(material: Material, settings: ScoringSettings) -> Rows:
-    """What a temperature is fitted on: no more than is scored, but enough for one number."""
+    # a temperature is fitted on no more than is scored, but enough for one number
     most = settings.eval_max_samples and max(settings.eval_max_samples, HELD_IN)
-    return material.held_in.take(evenly_spaced(len(material.held_in), most).numpy())
-
-
-def _score(
-    run: Run,
-    predictive: Predictive,
-    settings: ScoringSettings,
-    material: Material,
-    cache: TokenCache,
-) -> dict[str, Any]:
+    cache = TokenCache(run.path / CACHE)
     options: dict[str, Any] = {
-        "held_in": _held_in(material, settings),
+        "held_in": material.held_in.take(evenly_spaced(len(material.held_in), most).numpy()),
         "batch_size": settings.eval_batch_size,
         "max_windows": settings.eval_max_samples,
         "cache": cache,
     }
-    far, far_key = None, ""
-    if material.far is not None:
-        far = run_passes(
-            predictive, material.far, progress="scoring out-of-distribution data", **options
-        )
-        far_key = cache.key(far[1], options["held_in"], predictive)
     reports: dict[str, Any] = {}
     texts: dict[str, Any] = {}
     window_nll: dict[str, Tensor] = {}
-    for name, windows in material.scored.items():
-        report = evaluate_split(predictive, windows, progress=f"scoring {name}", **options)
-        reports[name] = report.to_json()
-        window_nll |= {f"{name}.{who}": nll for who, nll in report.window_nll.items()}
-        window_nll[f"{name}.tokens"] = report.window_tokens
-        window_nll[f"{name}.rows"] = evenly_spaced(len(windows), settings.eval_max_samples)
-        if far is not None:
-            near = run_passes(predictive, windows, **options)
-            reports[name]["ood"] = cache.plain(
-                f"{report.key}.far-{far_key}",
-                partial(detect_shift, near, far),
+    with cache.locked():
+        far, far_key = None, ""
+        if material.far is not None:
+            far = run_passes(
+                predictive, material.far, progress="scoring out-of-distribution data", **options
             )
-        if settings.eval_num_text_samples and isinstance(windows, Windows):
-            made = cache.plain(
-                f"{report.key}.texts-{settings.eval_num_text_samples}",
-                partial(
-                    _texts, predictive, windows, settings.eval_num_text_samples,
-                    f"continuing texts of {name}",
-                ),
-            )  # fmt: skip
-            texts[name] = made["texts"]
-            reports[name] |= made["scores"]
-    content = {
-        "run": str(run.path),
-        **material.texts,
-        "precision": predictive.forward.precision,
-        "splits": reports,
-    }
-    file = _free_name(run)
-    if texts:
-        run.write_json(f"{file}_texts.json", texts)
-    run.write_tensors(f"{file}.safetensors", window_nll)
-    run.write_json(f"{file}.json", content)
+            far_key = cache.key(far[1], options["held_in"], predictive)
+        for name, windows in material.scored.items():
+            report = evaluate_split(predictive, windows, progress=f"scoring {name}", **options)
+            reports[name] = report.to_json()
+            window_nll |= {f"{name}.{who}": nll for who, nll in report.window_nll.items()}
+            window_nll[f"{name}.tokens"] = report.window_tokens
+            window_nll[f"{name}.rows"] = evenly_spaced(len(windows), settings.eval_max_samples)
+            if far is not None:
+                near = run_passes(predictive, windows, **options)
+                reports[name]["ood"] = cache.plain(
+                    f"{report.key}.far-{far_key}", partial(detect_shift, near, far)
+                )
+            count = settings.eval_num_text_samples
+            if count and isinstance(windows, Windows):
+                made = cache.plain(
+                    f"{report.key}.texts-{count}",
+                    partial(_continued, predictive, windows, count, f"continuing texts of {name}"),
+                )
+                texts[name] = made["texts"]
+                reports[name] |= made["scores"]
+        content = {
+            "run": str(run.path),
+            **material.texts,
+            "precision": predictive.forward.precision,
+            "splits": reports,
+        }
+        file = _free_name(run)
+        if texts:
+            run.write_json(f"{file}_texts.json", texts)
+        run.write_tensors(f"{file}.safetensors", window_nll)
+        run.write_json(f"{file}.json", content)
     return content
 
 
-def _texts(predictive: Predictive, windows: Windows, count: int, progress: str) -> dict[str, Any]:
+def _continued(
+    predictive: Predictive, windows: Windows, count: int, progress: str
+) -> dict[str, Any]:
+    """Texts of a split, continued, and how good they are."""
     samples = sample_texts(predictive, windows, count, progress=progress)
     return {"texts": samples.to_json(), "scores": samples.scores()}
 

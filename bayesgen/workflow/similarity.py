@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from bayesgen.errors import UserError, warn
 from bayesgen.evaluation.walk import progress_bar
@@ -49,22 +48,21 @@ class Compared:
         return "score" if self.noiseless is None else "cosine"
 
     def document(self, source: str, level: float) -> dict[str, Any]:
-        """All numbers as plain data; `texts` of a pair are places in the list of texts.
-
-        Args:
-            source: what the run or model is called.
-            level: probability of the central intervals.
-        """
+        """All numbers as plain data, with central intervals of probability `level`; `texts` of a
+        pair are places in the list of texts."""
         spread, similarity = self.spread, self.similarity
-        relative, largest = spread.relative_sd.tolist(), spread.largest.tolist()
-        predicted = None if self.noiseless else similarity.predicted(level)
-        pairs = {
+        largest = spread.largest.tolist()
+        columns: dict[str, list[Any]] = {
+            "texts": [list(places) for places in self.places],
             "deterministic": similarity.deterministic.tolist(),
             "mean": similarity.mean.tolist(),
             "sd": similarity.sd.tolist(),
-            "interval": _rows(similarity.interval(level), len(self.places)),
-            "predicted": _rows(predicted, len(self.places)),
+            "interval": torch.stack(similarity.interval(level), dim=1).tolist(),
+            "predicted": [None] * len(self.places),
         }
+        predicted = None if self.noiseless else similarity.predicted(level)
+        if predicted is not None:
+            columns["predicted"] = torch.stack(predicted, dim=1).tolist()
         return {
             "source": source,
             "task": self.task,
@@ -74,16 +72,17 @@ class Compared:
             "noise_std": None if self.noiseless else similarity.noise_std,
             "no_predicted": self.noiseless,
             "pairs": [
-                {"texts": list(places), **{name: column[i] for name, column in pairs.items()}}
-                for i, places in enumerate(self.places)
+                dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
             ],
             "texts": [
                 {
                     "text": text,
-                    "relative_sd": relative[i],
-                    "largest_sd": {"dimension": k, "sd": float(spread.sd[i, k])},
+                    "relative_sd": relative,
+                    "largest_sd": {"dimension": k, "sd": float(sd[k])},
                 }
-                for i, (text, k) in enumerate(zip(self.texts, largest, strict=True))
+                for text, relative, k, sd in zip(
+                    self.texts, spread.relative_sd.tolist(), largest, spread.sd, strict=True
+                )
             ],
         }
 
@@ -94,52 +93,29 @@ class Compared:
         atomic_save(path, tensors, {"texts": json.dumps(self.texts), "source": source})
 
 
-def _rows(ends: tuple[Tensor, Tensor] | None, count: int) -> list[Any]:
-    """An interval as [low, high] for each of `count` pairs; None where there is none."""
-    return [None] * count if ends is None else torch.stack(ends, dim=1).tolist()
-
-
 def open_encoder(name: str, model: str | None = None, device: str = "auto") -> Posterior:
-    """The run or model `name`, if it makes embeddings.
-
-    Args:
-        model: the run's model, if it has moved.
-
-    Raises:
-        UserError: it makes none, or is not there.
-    """
-    if (Path(name) / "run.json").is_file():
+    """The run or model `name`, if it makes embeddings; `model` is the run's, if it has moved."""
+    embedding, folder = tasks_that("similarity"), Path(name)
+    if (folder / "run.json").is_file():
         task = Run.open(name).record().settings["task"]
-        if not TASKS[task].can("similarity"):
+        if task not in embedding:
             raise UserError(
-                f"'{name}' is a run of {task}; embeddings are made by"
-                f" {' and '.join(tasks_that('similarity'))}"
+                f"'{name}' is a run of {task}; embeddings are made by {' and '.join(embedding)}"
             )
-    return open_posterior(name, model=model, device=device, task=_own_task(Path(name)))
-
-
-def _own_task(folder: Path) -> str:
-    """What a sentence model in `folder` was made for; any other encoder compares texts."""
-    comparing = next(name for name in tasks_that("similarity") if TASKS[name].compares)
-    try:
-        config = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError):
-        return comparing
-    task = config.get("task") if isinstance(config, dict) else None
-    return task if task in tasks_that("similarity") else comparing
+    try:  # what a sentence model was made for; any other encoder compares texts
+        own = json.loads((folder / "config.json").read_text())["task"]
+    except (OSError, ValueError, TypeError, KeyError):
+        own = None
+    if own not in embedding:
+        own = next(task for task in embedding if TASKS[task].compares)
+    return open_posterior(name, model=model, device=device, task=own)
 
 
 def compare_texts(
     posterior: Posterior, pairs: Sequence[tuple[str, str]], num_draws: int | None = None
 ) -> Compared:
-    """Embed the texts of `pairs` under every draw, and compare the two of each.
-
-    Args:
-        num_draws: evenly spaced; all by default.
-
-    Raises:
-        UserError: there are fewer draws, or the texts cannot be encoded.
-    """
+    """Embed the texts of `pairs` under `num_draws` evenly spaced draws (default: all), and compare
+    the two of each."""
     posterior = some_draws(posterior, num_draws)
     model = posterior.model
     moved = frozen_encoder(model.module, model.layout) is None
@@ -160,11 +136,7 @@ def compare_texts(
 
 
 def _batches(posterior: Posterior, texts: list[str]) -> list[Batch]:
-    """`texts` in the model's tokens, cut as where it was trained.
-
-    Raises:
-        UserError: the model has no tokenizer, or it cannot encode a text.
-    """
+    """`texts` in the model's tokens, cut as where it was trained."""
     model = posterior.model
     if not isinstance(model.tokenizer, HuggingFaceTokenizer):
         raise UserError(f"`model`: '{model.info.name}' has no tokenizer; save it into the folder")
@@ -174,19 +146,17 @@ def _batches(posterior: Posterior, texts: list[str]) -> list[Batch]:
     if posterior.info is not None:
         longest = posterior.info.block_size
     shape: Any = {"padding": True, "truncation": True, "max_length": longest}
-    batches: list[Batch] = []
-    cut = 0
-    for start in range(0, len(texts), BATCH_SIZE):
-        part = texts[start : start + BATCH_SIZE]
-        try:
-            whole = tokenizer(part, verbose=False)["input_ids"]
-            batches.append(dict(tokenizer(part, return_tensors="pt", **shape)))
-        except Exception as error:  # tokenizers raises nothing more particular
-            why = " ".join(str(error).split())
-            raise UserError(
-                f"the tokenizer of '{model.info.name}' cannot encode the texts ({why})"
-            ) from error
-        cut += sum(len(ids) > longest for ids in whole)
+    parts = [texts[start : start + BATCH_SIZE] for start in range(0, len(texts), BATCH_SIZE)]
+    try:
+        cut = sum(len(ids) > longest for ids in tokenizer(texts, verbose=False)["input_ids"])
+        batches: list[Batch] = [
+            dict(tokenizer(part, return_tensors="pt", **shape)) for part in parts
+        ]
+    except Exception as error:  # tokenizers raises nothing more particular
+        why = " ".join(str(error).split())
+        raise UserError(
+            f"the tokenizer of '{model.info.name}' cannot encode the texts ({why})"
+        ) from error
     if cut:
         warn(f"{cut} of {len(texts)} texts were cut to {longest} tokens")
     return batches

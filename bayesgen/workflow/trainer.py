@@ -3,8 +3,6 @@
 The loop, the optimizer (AdamW, without decay on norms and biases), the schedule, early stopping and
 checkpoints are Trainer's. Here are the rows that it gets, and a checkpoint at every evaluation,
 from which a killed fine-tune continues to the same weights.
-
-Needs the extra `hf` (`pip install 'bayesgen[hf]'`).
 """
 
 from __future__ import annotations
@@ -82,15 +80,14 @@ class Flow(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         # the end of an epoch brings its evaluation: a checkpoint before that would skip it
         within = state.epoch % 1 > 0 and not control.should_training_stop
-        control.should_save |= within and self.stop.signum is not None
-        self._log_first(control)
+        self._save(control, within and self.stop.signum is not None)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        control.should_save |= self.stop.signum is not None
-        self._log_first(control)
+        self._save(control, self.stop.signum is not None)
 
-    def _log_first(self, control: Any) -> None:
-        """Trainer keeps no running loss in a checkpoint: what it has is logged before."""
+    def _save(self, control: Any, stops: bool) -> None:
+        control.should_save |= stops
+        # Trainer keeps no running loss in a checkpoint: what it has is logged before
         control.should_log |= control.should_save or control.should_evaluate
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
@@ -129,11 +126,7 @@ class Bar(TrainerCallback):  # type: ignore[misc]
 
 
 def freeze(module: nn.Module, patterns: Sequence[str]) -> None:
-    """Train all parameters of `module` but those whose names fit one of the shell patterns.
-
-    Raises:
-        UserError: a pattern fits no name, or nothing is left.
-    """
+    """Train all parameters of `module` but those whose names fit one of the shell patterns."""
     names = [name for name, _ in module.named_parameters()]
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):
@@ -155,23 +148,20 @@ def make_trainer(
     device: torch.device,
     stop: StopRequest | None = None,
 ) -> Trainer:
-    """A Trainer of `model` on `corpus`, with its checkpoints in `work`, a subfolder of the result.
-
-    Raises:
-        UserError: settings, model and data do not go together.
-    """
+    """A Trainer of `model` on `corpus`; its checkpoints go to `work`, a subfolder of the result."""
     module: Any = model.module
     freeze(module, settings.freeze or ())
-    if settings.gradient_checkpointing and frozen_encoder(module) is not None:
-        raise UserError(
-            "`gradient_checkpointing` has no effect beside `freeze`: the encoder stays as it is and"
-            " reads each text once"
-        )
-    if settings.gradient_checkpointing and not module.supports_gradient_checkpointing:
-        raise UserError(
-            f"`gradient_checkpointing`: transformers has none for a {type(module).__name__}; leave"
-            " it out, and take more `gradient_accumulation_steps` or `bf16`"
-        )
+    if settings.gradient_checkpointing:
+        if frozen_encoder(module) is not None:
+            raise UserError(
+                "`gradient_checkpointing` has no effect beside `freeze`: the encoder stays as it is"
+                " and reads each text once"
+            )
+        if not module.supports_gradient_checkpointing:
+            raise UserError(
+                f"`gradient_checkpointing`: transformers has none for a {type(module).__name__};"
+                " leave it out, and take more `gradient_accumulation_steps` or `bf16`"
+            )
     chosen = rows(corpus.train, model, settings, settings.train_samples)
     loss, scores = objective(settings, chosen.examples.data, module.config)
     callbacks: list[Any] = [Flow(stop or StopRequest())]
@@ -198,14 +188,8 @@ def make_trainer(
 def rows(
     data: Labelled, model: FunctionalModel, settings: FinetuneSettings, samples: int | None = None
 ) -> ExampleSet:
-    """`data` in the tokens of `model`, or as embeddings where its encoder is not trained.
-
-    Args:
-        samples: how many of the rows, drawn by seed; None for all.
-
-    Raises:
-        UserError: it has no tokenizer.
-    """
+    """`data`, or `samples` of its rows drawn by seed, in the tokens of `model`; as embeddings where
+    its encoder is not trained."""
     if not isinstance(model.tokenizer, HuggingFaceTokenizer):
         raise UserError(
             f"`model`: '{model.info.name}' has no tokenizer; save it into the folder, too"
@@ -215,24 +199,19 @@ def rows(
         raise UserError(
             f"`max_length={length}` exceeds the model's longest context, {model.block_size}"
         )
-    apart = settings.task == "sentence-similarity"
     if samples is not None:
         data = data.subset(samples, settings.seed)  # before what costs time
+    apart = settings.task == "sentence-similarity"
     examples = Examples(data, model.tokenizer.tokenizer, length, apart=apart)
     frozen = frozen_encoder(model.module)
     if frozen is None:
         return ExampleSet(examples)
-    return ExampleSet(
-        embedded(examples, frozen, Path(settings.data_dir) if settings.data_dir else None)
-    )
+    data_dir = Path(settings.data_dir) if settings.data_dir else None
+    return ExampleSet(embedded(examples, frozen, data_dir))
 
 
 def _arguments(settings: FinetuneSettings, work: Path, device: torch.device) -> Any:
-    """Trainer's own settings.
-
-    Raises:
-        UserError: `device` has no bfloat16, or is a GPU that Trainer does not take.
-    """
+    """Trainer's own settings."""
     if device.index:
         raise UserError(
             f"`device={device}`: a fine-tune takes the first GPU; choose which one that is with"
@@ -278,13 +257,13 @@ def train(trainer: Any, task: str) -> None:
     """Begin, or continue from the last checkpoint; leave `trainer` with the best weights.
 
     Raises:
-        UserError: the loss is not finite.
         Interrupted: a signal arrived; a checkpoint was written.
     """
     work = Path(trainer.args.output_dir)
-    last = last_checkpoint(work)
-    if last is not None and _is_over(last[1]):
-        trainer.state = last[1]
+    last, state = last_checkpoint(work) or (None, None)
+    # a training that had come to its end, early or not, says so
+    if state and state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]:
+        trainer.state = state
     else:
         for data in (trainer.train_dataset, trainer.eval_dataset):
             if isinstance(data.examples, Embedded):
@@ -294,28 +273,20 @@ def train(trainer: Any, task: str) -> None:
         )
         with quiet(), bar:
             trainer.add_callback(Bar(bar))
-            trainer.train(resume_from_checkpoint=None if last is None else str(last[0]))
+            trainer.train(resume_from_checkpoint=last and str(last))
     best = load_model(work / f"checkpoint-{trainer.state.best_global_step}", task=task)
     trainer.model.load_state_dict(best.module.state_dict())
 
 
 def last_checkpoint(folder: Path) -> tuple[Path, Any] | None:
-    """The newest whole checkpoint in `folder` with its state; those that are not are removed.
-
-    The state is what Trainer writes last.
-    """
+    """The newest whole checkpoint in `folder` with its state; those that are not are removed."""
     found = folder.glob("checkpoint-*")
     for path in sorted(found, key=lambda path: int(path.name.split("-")[1]), reverse=True):
-        try:
+        try:  # the state is what Trainer writes last
             return path, TrainerState.load_from_json(str(path / "trainer_state.json"))
         except (OSError, ValueError, TypeError):
             shutil.rmtree(path)
     return None
-
-
-def _is_over(state: Any) -> bool:
-    """Whether the training that left `state` had come to its end, early or not."""
-    return bool(state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"])
 
 
 def curve(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
