@@ -38,24 +38,18 @@ GROUPS = (
 
 
 @dataclass(frozen=True)
-class Given(Generic[S]):
-    """A command line that was understood.
+class Given(Chosen[S]):
+    """A command line that was understood: the settings, and where each value came from.
 
     Attributes:
         command: the command that these words made of the one that was called (see `adapt`).
         words: positional arguments and flags that are no settings, by name.
         flags: settings that were given as flags, by name.
-        chosen: the settings, and where each value came from.
     """
 
     command: Command[S]
     words: Mapping[str, Any]
     flags: Mapping[str, Any]
-    chosen: Chosen[S]
-
-    @property
-    def settings(self) -> S:
-        return self.chosen.settings
 
 
 @dataclass(frozen=True)
@@ -120,7 +114,7 @@ class Command(Generic[S]):
             {"model"} if command.own_model else (),
         )
         check_ranges(chosen.settings)
-        return Given(command, words, given, chosen)
+        return Given(chosen.settings, chosen.sources, command, words, given)
 
 
 class Words(argparse.ArgumentParser):

@@ -78,7 +78,7 @@ def _run(name: str, given: Given[TrainSettings]) -> str:
     from bayesgen.workflow.session import show_results, train
 
     run = run_to_resume(name, given.settings, given.words.get("resume"))
-    chosen = given.chosen if run is None else resumed_settings(run, name, given.flags)
+    chosen = given if run is None else resumed_settings(run, name, given.flags)
     settings = chosen.settings
     SAMPLERS[name].validate(settings)
     refuse_idle(given.flags, SAMPLERS[name].without_effect(settings))

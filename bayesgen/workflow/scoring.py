@@ -120,11 +120,10 @@ def read_examples(
         "`ood_corpus`": settings.ood_corpus,
         "`eval_num_text_samples`": settings.eval_num_text_samples,
     }
-    for setting in (setting for setting, value in idle.items() if value):
-        way_out = "; give `ood_data`" if setting == "`ood_corpus`" else ""
-        raise UserError(
-            f"{setting} is for language models, and this run has labelled data{way_out}"
-        )
+    given = next((setting for setting, value in idle.items() if value), None)
+    if given is not None:
+        way_out = "; give `ood_data`" if given == "`ood_corpus`" else ""
+        raise UserError(f"{given} is for language models, and this run has labelled data{way_out}")
     texts: dict[str, Any] = {"corpus": {"name": name, **fingerprint}}
     scored = _chosen(splits, settings)
     far = None
@@ -154,11 +153,11 @@ def _require_two(
 def _chosen(splits: Mapping[str, R], settings: ScoringSettings) -> dict[str, R]:
     """The splits that are asked for; by default test, or val where there is none."""
     wanted = settings.eval_splits or ("test" if "test" in splits else "val",)
-    absent = [name for name in wanted if name not in splits]
-    if absent:
-        raise UserError(
-            f"`eval_splits={absent[0]}`: the data have no such split ({', '.join(splits)})"
-        )
+    for name in wanted:
+        if name not in splits:
+            raise UserError(
+                f"`eval_splits={name}`: the data have no such split ({', '.join(splits)})"
+            )
     return {str(name): splits[name] for name in wanted}
 
 
