@@ -6,9 +6,9 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import torch
@@ -19,15 +19,13 @@ from torch import Tensor
 
 from bayesgen.data.windows import Rows
 from bayesgen.errors import UserError
-from bayesgen.evaluation.classes import Scored, Tally, TokenScores
+from bayesgen.evaluation.classes import Each, Scored
 from bayesgen.evaluation.metrics import Passes
 from bayesgen.evaluation.walk import Split
 from bayesgen.predictive import Predictive
 from bayesgen.runs import atomic_save, atomic_write
 
 VERSION = 4
-
-
 Keep = Callable[[int, int, Tensor], None]
 """Takes a draw, the place of the first of some observations as they are read, and the draw's
 log-likelihoods of these [n]."""
@@ -38,28 +36,45 @@ class TokenCache:
 
     Of classes and tokens `<key>.safetensors` holds the numbers of every observation and predictor,
     `<key>.npy` the log-likelihood of every observation under every draw, [draws, n] float32, in the
-    order of the run. Of other labels `<key>.outputs.safetensors` holds what `passes.run_passes`
-    makes everything of. A file is complete or not there.
+    order of the run. Of other labels `<key>.outputs.safetensors` holds what `numbers.read_numbers`
+    found. A file is complete or not there.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._unfinished = folder / ".unfinished.npy"
 
     def key(self, split: Split, held_in: Rows, predictive: Predictive) -> str:
         """Name of the passes of these draws, and of the network, over this text."""
-        precision = predictive.forward.precision
+        model, precision = predictive.model, predictive.forward.precision
         draws = predictive.posterior.fingerprints()
         digest = hashlib.sha256(json.dumps([VERSION, draws, precision]).encode())
-        model = predictive.model
         digest.update((model.info.sha256 or "").encode())
         digest.update(model.theta.cpu().numpy().tobytes())
         for rows in (split.windows.take(split.indices.numpy()), held_in):
             digest.update(rows.fingerprint().encode())
         return digest.hexdigest()[:16]
 
+    def passes(self, key: str, draws: int, back: Tensor, make: Callable[[Each], Passes]) -> Passes:
+        """The passes over classes or tokens that `make` gives, made once.
+
+        Args:
+            back: see `log_likelihoods`.
+            make: is given what takes each draw's scores.
+        """
+        found = self.read(key)
+        if found is None:
+            try:
+                with self.log_likelihoods(draws, back) as keep:
+                    found = make(lambda draw, at, scores: keep(draw, at, scores.log_likelihood))
+                self._write(key, found)
+            finally:
+                self.drop_unfinished()
+        return found
+
     @contextmanager
     def log_likelihoods(self, draws: int, back: Tensor) -> Iterator[Keep]:
-        """A file for an array [draws, tokens], which `write` puts in its place.
+        """A file for an array [draws, tokens], which `_write` puts in its place.
 
         It is written with plain writes: the pages of a memory map would count as memory.
 
@@ -70,7 +85,7 @@ class TokenCache:
         tokens = len(back)
         self.folder.mkdir(parents=True, exist_ok=True)
         layout = {"descr": "<f4", "fortran_order": False, "shape": (draws, tokens)}
-        with self._unfinished().open("w+b") as file:
+        with self._unfinished.open("w+b") as file:
             np.lib.format.write_array_header_1_0(file, layout)
             begin = file.tell()
             file.truncate(begin + 4 * draws * tokens)
@@ -86,29 +101,22 @@ class TokenCache:
                     row = np.frombuffer(file.read(4 * tokens), "<f4")
                     keep(draw, 0, torch.from_numpy(row[back.numpy()]))
 
-    def write(self, key: str, passes: Passes) -> None:
-        """Keep passes over classes or tokens, whose log-likelihoods were written before."""
-        self._unfinished().replace(self.folder / f"{key}.npy")
-        assert passes.aleatoric is not None
-        tensors: dict[str, Tensor] = {
-            "aleatoric": passes.aleatoric,
-            "draws.window_nll": passes.draws_window_nll,
-        }
-        scalars: dict[str, Any] = {
+    def _write(self, key: str, passes: Passes) -> None:
+        self._unfinished.replace(self.folder / f"{key}.npy")
+        values = {
             "temperature": passes.temperature,
             "draws": passes.draws,
             "by_draws": passes.by_draws,
+            "aleatoric": passes.aleatoric,
+            "draws.window_nll": passes.draws_window_nll,
         }
         for name, scored in passes.said.items():
-            tensors |= {f"{name}.window_nll": scored.window_nll}
-            tensors |= {f"{name}.tokens.{k}": v for k, v in vars(scored.tokens).items()}
-            for field, value in vars(scored.tally).items():
-                kept = tensors if isinstance(value, Tensor) else scalars
-                kept[f"{name}.tally.{field}"] = value
+            values |= _leaves(name, scored)
+        tensors = {k: v.contiguous() for k, v in values.items() if isinstance(v, Tensor)}
+        scalars = {k: v for k, v in values.items() if k not in tensors}
         alone = [name for name in passes.said if name != "bma"]
         metadata = {"scalars": json.dumps(scalars), "singles": json.dumps(alone)}
-        contiguous = {k: v.contiguous() for k, v in tensors.items()}
-        atomic_save(self.folder / f"{key}.safetensors", contiguous, metadata)
+        atomic_save(self.folder / f"{key}.safetensors", tensors, metadata)
 
     def read(self, key: str) -> Passes | None:
         """The passes that were written, or None where there are none that can be read."""
@@ -123,7 +131,7 @@ class TokenCache:
             names = [*json.loads(metadata["singles"]), "bma"]
             return Passes(
                 values["temperature"],
-                {name: _scored(name, values) for name in names},
+                {name: _from_leaves(Scored, name, values) for name in names},
                 values["aleatoric"],
                 values["draws"],
                 values["draws.window_nll"],
@@ -155,10 +163,10 @@ class TokenCache:
         path = self.folder / f"{name}.json"
         with suppress(OSError, ValueError):
             return json.loads(path.read_text())
-        content = json.loads(json.dumps(make()))  # the same types as when it is read
+        content = json.dumps(make())
         self.folder.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, json.dumps(content).encode())
-        return content
+        atomic_write(path, content.encode())
+        return json.loads(content)  # the same types as when it is read
 
     def tensors(self, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """The tensors that `make` gives, made once and kept as <name>.safetensors."""
@@ -171,18 +179,24 @@ class TokenCache:
         return content
 
     def drop_unfinished(self) -> None:
-        """Forget what an interrupted pass left."""
         for path in (*self.folder.glob(".*.tmp"), *self.folder.glob("*.npy")):
             # log-likelihoods come before the file that makes them count
             if path.suffix == ".tmp" or not path.with_suffix(".safetensors").exists():
                 path.unlink(missing_ok=True)
 
-    def _unfinished(self) -> Path:
-        return self.folder / ".unfinished.npy"
+
+def _leaves(path: str, value: Any) -> dict[str, Any]:
+    """The fields of a dataclass, and of those in it, by their paths."""
+    if not is_dataclass(value):
+        return {path: value}
+    each = [_leaves(f"{path}.{f.name}", getattr(value, f.name)) for f in fields(value)]
+    return {key: leaf for leaves in each for key, leaf in leaves.items()}
 
 
-def _scored(name: str, values: dict[str, Any]) -> Scored:
-    def made(cls: Any, part: str) -> Any:
-        return cls(**{f.name: values[f"{name}.{part}.{f.name}"] for f in fields(cls)})
-
-    return Scored(made(Tally, "tally"), made(TokenScores, "tokens"), values[f"{name}.window_nll"])
+def _from_leaves(kind: Any, path: str, values: dict[str, Any]) -> Any:
+    """The inverse: a `kind` of what `values` hold."""
+    if not is_dataclass(kind):
+        return values[path]
+    each = get_type_hints(kind).items()
+    make: Any = kind
+    return make(*(_from_leaves(own, f"{path}.{name}", values) for name, own in each))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,12 +14,29 @@ from torch import Tensor
 
 from bayesgen.data.windows import Rows
 from bayesgen.evaluation.metrics import Passes, averaged, measured
-from bayesgen.evaluation.walk import STEPS, Advance, Split, Weights, walk
+from bayesgen.evaluation.walk import (
+    MAX_EXAMPLES,
+    STEPS,
+    Advance,
+    Split,
+    Weights,
+    cross_fitted,
+    evenly_spaced,
+    walk,
+)
 from bayesgen.likelihoods import IGNORED
 from bayesgen.predictive import Forward
 from bayesgen.predictive.mixture import RunningMixture, entropy
 
+MAX_ELEMENTS = 2**26
+"""Mixture probabilities that are held at once (256 MiB of float32)."""
 ECE_BINS = 15
+MAX_WINDOWS = 512
+"""That τ is fitted on; of labelled examples, which hold one observation each, `MAX_EXAMPLES`."""
+MAX_TOKENS = 2**16
+"""Tokens that are read while τ is fitted."""
+KEPT_ELEMENTS = 2**26
+"""Log-probabilities that are kept while τ is fitted (256 MiB of float32)."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +62,10 @@ class TokenScores:
     guess: Tensor
 
     @classmethod
-    def of(cls, log_probs: Tensor, labels: Tensor) -> TokenScores:
-        """Score `log_probs` [..., V] on `labels` [...]; ignored labels are left out."""
-        scored = labels != IGNORED
-        chosen, targets = log_probs[scored], labels[scored]
-        probs = chosen.exp()
-        log_likelihood = chosen.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    def of(cls, log_probs: Tensor, targets: Tensor) -> TokenScores:
+        """Score `log_probs` [n, V] on `targets` [n]."""
+        probs = log_probs.exp()
+        log_likelihood = log_probs.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
         confidence, guess = probs.max(-1)
         brier = probs.square().sum(-1) - 2 * log_likelihood.exp() + 1
         # sums are taken in float64, which not every accelerator has
@@ -61,16 +77,20 @@ class TokenScores:
     @classmethod
     def cat(cls, parts: Sequence[TokenScores]) -> TokenScores:
         """The scores of one text after the other."""
-        return cls(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(cls)))
+        return cls(*map(torch.cat, zip(*(vars(part).values() for part in parts), strict=True)))
 
     def take(self, places: Tensor) -> TokenScores:
         """Those at `places` [m], in their order."""
-        return TokenScores(*(getattr(self, f.name)[places] for f in fields(self)))
+        return TokenScores(*(values[places] for values in vars(self).values()))
 
     def compact(self) -> TokenScores:
         """The same in float32."""
-        values = (getattr(self, f.name) for f in fields(self))
-        return TokenScores(*(v.float() if v.is_floating_point() else v for v in values))
+        each = vars(self).values()
+        return TokenScores(*(v.float() if v.is_floating_point() else v for v in each))
+
+
+def _bins() -> Tensor:
+    return torch.zeros(ECE_BINS, dtype=torch.float64)
 
 
 @dataclass
@@ -84,27 +104,20 @@ class Tally:
     log_likelihood: float = 0.0
     brier: float = 0.0
     entropy: float = 0.0
-    bin_tokens: Tensor = field(default_factory=lambda: torch.zeros(ECE_BINS, dtype=torch.float64))
-    bin_correct: Tensor = field(default_factory=lambda: torch.zeros(ECE_BINS, dtype=torch.float64))
-    bin_confidence: Tensor = field(
-        default_factory=lambda: torch.zeros(ECE_BINS, dtype=torch.float64)
-    )
+    bin_tokens: Tensor = field(default_factory=_bins)
+    bin_correct: Tensor = field(default_factory=_bins)
+    bin_confidence: Tensor = field(default_factory=_bins)
 
     def add(self, scores: TokenScores) -> None:
         self.tokens += len(scores.correct)
         self.log_likelihood += float(scores.log_likelihood.sum())
         self.brier += float(scores.brier.sum())
         self.entropy += float(scores.entropy.sum())
-        confidence = scores.confidence
         edges = torch.linspace(0, 1, ECE_BINS + 1, dtype=torch.float64)[1:-1]
-        bins = torch.bucketize(confidence, edges)
+        bins = torch.bucketize(scores.confidence, edges)
         self.bin_tokens += torch.bincount(bins, minlength=ECE_BINS)
         self.bin_correct += torch.bincount(bins, scores.correct.double(), ECE_BINS)
-        self.bin_confidence += torch.bincount(bins, confidence, ECE_BINS)
-
-    @property
-    def mean_entropy(self) -> float:
-        return self.entropy / self.tokens
+        self.bin_confidence += torch.bincount(bins, scores.confidence, ECE_BINS)
 
     def reliability(self) -> dict[str, list[float | None]]:
         """The reliability diagram: of each bin its tokens, their accuracy and mean confidence."""
@@ -119,6 +132,10 @@ class Tally:
             "accuracy": mean(self.bin_correct),
             "confidence": mean(self.bin_confidence),
         }
+
+    @property
+    def mean_entropy(self) -> float:
+        return self.entropy / self.tokens
 
     @property
     def nll(self) -> float:
@@ -137,6 +154,11 @@ class Tally:
         return self.brier / self.tokens
 
 
+Each = Callable[[int, int, TokenScores], Any]
+"""Takes a draw, the place of the first of some observations as they are read, and its scores of
+these."""
+
+
 @dataclass(frozen=True)
 class Scored:
     """What one predictor said of the tokens or classes of one split.
@@ -152,49 +174,29 @@ class Scored:
     window_nll: Tensor
 
 
-MAX_WINDOWS = 512
-MAX_EXAMPLES = 8192
-"""The same of labelled examples, which hold one observation each."""
-MAX_TOKENS = 2**16
-"""Tokens that are read while τ is fitted."""
-KEPT_ELEMENTS = 2**26
-"""Log-probabilities that are kept while τ is fitted (256 MiB of float32)."""
+class _Collected:
+    """Token scores that come batch by batch."""
 
+    def __init__(self) -> None:
+        self.tally = Tally()
+        self.tokens: list[TokenScores] = []
+        self.window_nll: list[Tensor] = []
 
-def fit_temperature(forward: Forward, windows: Rows, batch_size: int) -> float:
-    """τ that minimises the NLL of softmax(logits/τ) on `windows`, evenly spaced over the text.
+    def add(self, log_probs: Tensor, labels: Tensor) -> TokenScores:
+        """Score `log_probs` [n, V] of those `labels` [B, ...] that are observations."""
+        scored = labels != IGNORED
+        scores = TokenScores.of(log_probs, labels[scored])
+        self.tally.add(scores)
+        self.tokens.append(scores.compact())
+        nll = torch.zeros(labels.shape, dtype=torch.float64)
+        nll[scored.cpu()] = -scores.log_likelihood
+        self.window_nll.append(nll.reshape(len(nll), -1).sum(1))
+        return scores
 
-    Guo et al. 2017, https://arxiv.org/abs/1706.04599, section 4.2. `forward` must hold the
-    checkpoint's weights; `windows` must be data that are not scored afterwards.
-    """
-    kept_log_probs: list[Tensor] = []
-    kept_labels: list[Tensor] = []
-    most = MAX_EXAMPLES if windows.row_targets == 1 else MAX_WINDOWS
-    count = min(most, len(windows), max(1, MAX_TOKENS // windows.row_targets))
-    stride = 1
-    for part in torch.linspace(0, len(windows) - 1, count).round().long().split(batch_size):
-        batch = windows.batch(part)
-        scored = batch["labels"] != IGNORED
-        log_probs = forward.target_log_probs(batch).cpu()
-        if not kept_log_probs:  # of a large vocabulary every n-th token must do
-            most = int(scored.reshape(len(part), -1).sum(1).max())  # targets of a row
-            stride = math.ceil(count * most * log_probs.shape[-1] / KEPT_ELEMENTS)
-        kept_log_probs.append(log_probs[::stride].clone())
-        kept_labels.append(batch["labels"][scored][::stride])
-    log_probs, labels = torch.cat(kept_log_probs), torch.cat(kept_labels)
-
-    def nll(log_tau: float) -> float:
-        return float(F.cross_entropy(log_probs / math.exp(log_tau), labels))
-
-    result = minimize_scalar(nll, bounds=(-3.0, 3.0), method="bounded", options={"xatol": 1e-4})
-    return math.exp(float(result.x))
-
-
-MAX_ELEMENTS = 2**26
-"""Mixture probabilities that are held at once (256 MiB of float32)."""
-Each = Callable[[int, int, TokenScores], None]
-"""Takes a draw, the place of the first of some observations as they are read, and its scores of
-these."""
+    def scored(self, split: Split) -> Scored:
+        """All of it, in the order of the split."""
+        tokens = TokenScores.cat(self.tokens).take(split.tokens_back)
+        return Scored(self.tally, tokens, torch.cat(self.window_nll)[split.windows_back])
 
 
 def score_weights(
@@ -216,7 +218,7 @@ def score_weights(
                 if tau is not None:
                     each = tau[places].repeat_interleave(split.tokens[places])
                     log_probs = (log_probs / each[:, None].to(log_probs)).log_softmax(-1)
-                collected[name].add(TokenScores.of(log_probs, labels[labels != IGNORED]), labels)
+                collected[name].add(log_probs, labels)
                 advance(len(labels))
     return {name: own.scored(split) for name, own in collected.items()}
 
@@ -249,60 +251,81 @@ def score_mixture(
         window_nll = torch.zeros(len(block.places), dtype=torch.float64)
         entropy = torch.zeros(int(split.tokens[block.places].sum()), dtype=torch.float64)
         for taken, s in enumerate(order, start=1):
-            own, done = _Collected(tallies[s]), begin
+            own, done = _Collected(), begin
+            own.tally = tallies[s]
             for i, (_, labels, log_probs) in enumerate(block.under(draws[s])):
-                targets = labels[labels != IGNORED]
-                scores = TokenScores.of(log_probs, targets)
-                own.add(scores, labels)
+                scores = own.add(log_probs, labels)
                 each(s, done, scores)
-                done += len(targets)
+                done += len(scores.correct)
                 if taken == 1:
                     running.append((RunningMixture(), labels))
                 running[i][0].add(log_probs)
                 if taken in steps:
+                    targets = labels[labels != IGNORED]
                     steps[taken].add(TokenScores.of(running[i][0].log_probs, targets))
                 advance(len(labels))
-            scored = own.scored()
-            window_nll += scored.window_nll / count
-            entropy += scored.tokens.entropy.double() / count
+            window_nll += torch.cat(own.window_nll) / count
+            entropy += torch.cat([part.entropy for part in own.tokens]).double() / count
         begin = done
         aleatoric.append(entropy)
         draws_nll.append(window_nll)
         for total, labels in running:
-            mixed.add(TokenScores.of(total.log_probs, labels[labels != IGNORED]), labels)
+            mixed.add(total.log_probs, labels)
     bma = mixed.scored(split)
-    sums = {
-        k: measured(tally, split, sums_only=True) for k, tally in (steps | {count: bma}).items()
-    }
-    own_sums = [measured(tally, split, sums_only=True) for tally in tallies]
     return Passes(
         None,
         {"bma": bma},
         torch.cat(aleatoric)[split.tokens_back],
-        averaged(own_sums, lambda values: sum(values) / count),
+        averaged([measured(tally, split, sums_only=True) for tally in tallies]),
         torch.cat(draws_nll)[split.windows_back],
-        sums,
+        {
+            k: measured(tally, split, sums_only=True)
+            for k, tally in (steps | {count: bma.tally}).items()
+        },
     )
 
 
-class _Collected:
-    """Token scores that come batch by batch."""
+def temperatures(forward: Forward, split: Split, held_in: Rows) -> Tensor:
+    """τ for each scored row [W], fitted on held-in data that is not scored with it.
 
-    def __init__(self, tally: Tally | None = None) -> None:
-        self._tally = tally or Tally()
-        self._tokens: list[TokenScores] = []
-        self._window_nll: list[Tensor] = []
+    Where the held-in data themselves are scored, each half of the rows has the temperature of the
+    other half (cross-fitting); a row that is alone there has 1.
+    """
+    count = len(split.indices)
+    if not split.windows.overlaps(held_in):
+        return torch.full((count,), fit_temperature(forward, held_in, split.batch_size))
 
-    def add(self, scores: TokenScores, labels: Tensor) -> None:
-        self._tally.add(scores)
-        self._tokens.append(scores.compact())
-        nll = torch.zeros(labels.shape, dtype=torch.float64)
-        nll[labels.cpu() != IGNORED] = -scores.log_likelihood
-        self._window_nll.append(nll.reshape(len(nll), -1).sum(1))
+    def of_half(half: int) -> float:
+        other = split.windows.take(split.indices[half::2])
+        return fit_temperature(forward, other, split.batch_size)
 
-    def scored(self, split: Split | None = None) -> Scored:
-        """All of it, in the order of the split where `split` was read."""
-        tokens, window_nll = TokenScores.cat(self._tokens), torch.cat(self._window_nll)
-        if split is not None:
-            tokens, window_nll = tokens.take(split.tokens_back), window_nll[split.windows_back]
-        return Scored(self._tally, tokens, window_nll)
+    return cross_fitted(count, of_half, torch.float32)
+
+
+def fit_temperature(forward: Forward, windows: Rows, batch_size: int) -> float:
+    """τ that minimises the NLL of softmax(logits/τ) on `windows`, evenly spaced over the text.
+
+    Guo et al. 2017, https://arxiv.org/abs/1706.04599, section 4.2. `forward` must hold the
+    checkpoint's weights; `windows` must be data that are not scored afterwards.
+    """
+    kept_log_probs: list[Tensor] = []
+    kept_labels: list[Tensor] = []
+    most = MAX_EXAMPLES if windows.row_targets == 1 else MAX_WINDOWS
+    count = min(most, len(windows), max(1, MAX_TOKENS // windows.row_targets))
+    stride = 1
+    for part in evenly_spaced(len(windows), count).split(batch_size):
+        batch = windows.batch(part)
+        scored = batch["labels"] != IGNORED
+        log_probs = forward.target_log_probs(batch).cpu()
+        if not kept_log_probs:  # of a large vocabulary every n-th token must do
+            most = int(scored.reshape(len(part), -1).sum(1).max())  # targets of a row
+            stride = math.ceil(count * most * log_probs.shape[-1] / KEPT_ELEMENTS)
+        kept_log_probs.append(log_probs[::stride].clone())
+        kept_labels.append(batch["labels"][scored][::stride])
+    log_probs, labels = torch.cat(kept_log_probs), torch.cat(kept_labels)
+
+    def nll(log_tau: float) -> float:
+        return float(F.cross_entropy(log_probs / math.exp(log_tau), labels))
+
+    result = minimize_scalar(nll, bounds=(-3.0, 3.0), method="bounded", options={"xatol": 1e-4})
+    return math.exp(float(result.x))

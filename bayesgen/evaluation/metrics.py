@@ -1,4 +1,4 @@
-"""Metrics: one function each, from what a predictor said of a split to a number.
+"""Metrics: one function each, from what a predictor said of a split to a number; and intervals.
 
 A metric of your own is registered before an evaluation, or named by the entry point of a package
 (group `bayesgen.metrics`), and is then in every evaluation file, table and summary:
@@ -28,29 +28,12 @@ from bayesgen.registry import Registry
 
 Values = dict[str, Any]
 """Metric -> number, or None; and under a key of its own the reason why there is none."""
+RESAMPLES = 2000
+ONE_WINDOW = "an interval needs two windows or more"
 
 
-@dataclass(frozen=True)
-class Passes:
-    """What the predictors said of one split.
-
-    Attributes:
-        temperature: of `temperature_scaled`; None where nothing can be scaled.
-        said: predictor -> what it said of every observation (`classes.Scored`, `numbers.Predicted`
-            or `numbers.Densities`); without `mean_of_draws`.
-        aleatoric: mean over the draws of the entropy of each observation's distribution [n], in
-            nats; None where there are no such distributions.
-        draws: the average of the draws' own numbers.
-        draws_window_nll: the average of their summed NLL of each row [W].
-        by_draws: number of draws -> the mixture of the first so many, in `walk.draw_order`.
-    """
-
-    temperature: float | None
-    said: dict[str, Any]
-    aleatoric: Tensor | None
-    draws: Values
-    draws_window_nll: Tensor
-    by_draws: dict[int, Values]
+class Undefined(Exception):
+    """There is no such number; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +76,29 @@ METRICS = Registry[Metric](
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Passes:
+    """What the predictors said of one split.
+
+    Attributes:
+        temperature: of `temperature_scaled`; None where nothing can be scaled.
+        said: predictor -> what it said of every observation (`classes.Scored`, `numbers.Predicted`
+            or `numbers.Densities`); without `mean_of_draws`.
+        aleatoric: mean over the draws of the entropy of each observation's distribution [n], in
+            nats; None where there are no such distributions.
+        draws: the average of the draws' own numbers.
+        draws_window_nll: the average of their summed NLL of each row [W].
+        by_draws: number of draws -> the mixture of the first so many, in `walk.draw_order`.
+    """
+
+    temperature: float | None
+    said: dict[str, Any]
+    aleatoric: Tensor | None
+    draws: Values
+    draws_window_nll: Tensor
+    by_draws: dict[int, Values]
+
+
 def measured(said: Any, split: Split, sums_only: bool = False) -> Values:
     """Every metric of what a predictor said.
 
@@ -100,13 +106,12 @@ def measured(said: Any, split: Split, sums_only: bool = False) -> Values:
         sums_only: `said` is a `classes.Tally`, and only what needs no more is measured.
     """
     found: Values = {}
-    for metric in METRICS.values():
+    for metric in list(METRICS.values()):
         if split.kind not in metric.labels or (sums_only and not metric.of_sums):
             continue
-        sums = getattr(said, "tally", said) if metric.of_sums else said
         value, why = None, None
         try:
-            value = metric.of(sums, split)
+            value = metric.of(getattr(said, "tally", said) if metric.of_sums else said, split)
         except Undefined as undefined:
             why = str(undefined)
         found[metric.name] = value
@@ -115,19 +120,23 @@ def measured(said: Any, split: Split, sums_only: bool = False) -> Values:
     return found
 
 
-def averaged(each: Sequence[Values], mean: Callable[[list[float]], float]) -> Values:
+def mean(numbers: list[float]) -> float:
+    return sum(numbers) / len(numbers)
+
+
+def averaged(each: Sequence[Values], mean: Callable[[list[float]], Any] = mean) -> Values:
     """The average of the draws' own numbers; what one draw lacks is None, for its reason.
 
     Perplexity is exp of the mean NLL.
     """
     found: Values = {}
+    names = set(METRICS)
     for key in dict.fromkeys(key for own in each for key in own):
-        values = [own.get(key) for own in each]
-        if key in METRICS:
-            numbers = [value for value in values if value is not None]
-            found[key] = mean(numbers) if len(numbers) == len(values) else None
+        there = [own[key] for own in each if own.get(key) is not None]
+        if key in names:
+            found[key] = float(mean(there)) if len(there) == len(each) else None
         else:
-            found[key] = next((why for why in values if why is not None), None)
+            found[key] = there[0] if there else None
     if "perplexity" in found:
         found["perplexity"] = exp(found["nll"])
     return found
@@ -147,22 +156,15 @@ def _macro_f1(said: Any, split: Split) -> float:
     return float(multiclass_f1_score(said.tokens.guess, split.labels, classes, average="macro"))
 
 
-def _built_in(
-    name: str, heading: str, labels: Sequence[LabelKind], what: str = "", **more: Any
-) -> Metric:
-    """A number that a predictor's scores have as a property, `what`."""
-    return Metric(
-        name, lambda said, split: getattr(said, what or name), labels, heading=heading, **more
-    )
-
-
 CLASSES: tuple[LabelKind, ...] = ("class", "token")
 # nats per observation
-NLL = _built_in("nll", "NLL", (*CLASSES, "number", "own"), of_sums=True)
+NLL = Metric(
+    "nll", lambda said, _: said.nll, (*CLASSES, "number", "own"), heading="NLL", of_sums=True
+)
 PERPLEXITY = Metric("perplexity", lambda said, _: exp(said.nll), CLASSES, digits=3, of_sums=True)
-ACCURACY = _built_in("accuracy", "accuracy", CLASSES, direction="higher", of_sums=True)
+ACCURACY = Metric("accuracy", lambda said, _: said.accuracy, CLASSES, "higher", of_sums=True)
 # of the predictive mean, in units of the labels, and its correlations with them
-RMSE = _built_in("rmse", "RMSE", ("number",))
+RMSE = Metric("rmse", lambda said, _: said.rmse, ("number",), heading="RMSE")
 SPEARMAN = Metric(
     "spearman", lambda said, _: said.correlations["spearman"], ("number",), "higher", 4, "Spearman",
     reason="no_correlation",
@@ -173,18 +175,13 @@ PEARSON = Metric(
 )  # fmt: skip
 # of classes, confidence against accuracy in 15 bins (Guo et al. 2017,
 # https://arxiv.org/abs/1706.04599, eq. 3); of real-valued labels, see `numbers.calibration_error`
-ECE = _built_in("ece", "ECE", (*CLASSES, "number"), of_sums=True)
+ECE = Metric("ece", lambda said, _: said.ece, (*CLASSES, "number"), heading="ECE", of_sums=True)
 # summed over the classes or the vocabulary (Brier 1950)
-BRIER = _built_in("brier", "Brier", CLASSES, "mean_brier", of_sums=True)
+BRIER = Metric("brier", lambda said, _: said.mean_brier, CLASSES, heading="Brier", of_sums=True)
 MACRO_F1 = Metric("macro_f1", _macro_f1, ("class",), "higher", heading="macro-F1")
 
 
-RESAMPLES = 2000
-ONE_WINDOW = "an interval needs two windows or more"
-
-
-class Undefined(Exception):
-    """There is no such number; the message says why."""
+# -- bootstrap intervals -------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -196,7 +193,7 @@ class Interval:
     high: float
 
 
-def percentile_interval(
+def percentile_intervals(
     statistic: Callable[..., np.ndarray],
     samples: tuple[np.ndarray, ...],
     *,
@@ -204,11 +201,11 @@ def percentile_interval(
     batch: int = 100,
     seed: int = 0,
     paired: bool = False,
-) -> Interval:
-    """`statistic(*samples, axis=-1)` with its 95 % percentile bootstrap interval.
+) -> list[Interval]:
+    """Numbers `statistic(*samples, axis=-1)` [k] with their 95 % percentile bootstrap intervals.
 
     Args:
-        statistic: takes [..., n_i] for each sample and returns [...].
+        statistic: takes [..., n_i] for each sample and returns [k, ...].
         samples: [n_i] each, n_i of 2 or more.
         batch: resamples that are handed to `statistic` at once.
         paired: resample all `samples` together, instead of independently of each other.
@@ -223,14 +220,14 @@ def percentile_interval(
         batch=batch,
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return Interval(float(statistic(*samples, axis=-1)), float(interval.low), float(interval.high))
+    each = zip(statistic(*samples, axis=-1), interval.low, interval.high, strict=True)
+    return [Interval(*map(float, numbers)) for numbers in each]
 
 
 def paired_difference(first: Tensor, second: Tensor, tokens: Tensor, seed: int = 0) -> Interval:
     """Mean NLL of `first` minus that of `second`, per token.
 
-    Tokens of one window share their context, so whole windows are resampled (paired percentile
-    bootstrap, 2,000 resamples).
+    Tokens of one window share their context, so whole windows are resampled.
 
     Args:
         first, second: summed NLL of each window, [windows].
@@ -239,8 +236,8 @@ def paired_difference(first: Tensor, second: Tensor, tokens: Tensor, seed: int =
     samples = (first - second).double().numpy(), tokens.double().numpy()
 
     def per_token(d: np.ndarray, n: np.ndarray, axis: int = -1) -> np.ndarray:
-        return np.asarray(d.sum(axis=axis) / n.sum(axis=axis))
+        return np.asarray(d.sum(axis=axis) / n.sum(axis=axis))[None]
 
     if len(tokens) < 2:
-        return Interval(float(per_token(*samples)), math.nan, math.nan)
-    return percentile_interval(per_token, samples, seed=seed, paired=True)
+        return Interval(float(per_token(*samples)[0]), math.nan, math.nan)
+    return percentile_intervals(per_token, samples, seed=seed, paired=True)[0]

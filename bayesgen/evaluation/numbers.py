@@ -1,10 +1,13 @@
-"""Scores of predicted real-valued labels: density, error, correlation, and calibration."""
+"""Predicted real-valued labels, and likelihoods of the user's own: what the predictors say of them.
+
+The scores of real-valued labels: density, error, correlation, and calibration.
+"""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,16 +18,16 @@ from scipy import stats
 from torch import Tensor
 
 from bayesgen.data.windows import Rows
-from bayesgen.evaluation.classes import MAX_EXAMPLES
 from bayesgen.evaluation.metrics import (
     Interval,
     Passes,
     Undefined,
     averaged,
     measured,
-    percentile_interval,
+    percentile_intervals,
 )
 from bayesgen.evaluation.walk import (
+    MAX_EXAMPLES,
     STEPS,
     Split,
     Weights,
@@ -34,7 +37,7 @@ from bayesgen.evaluation.walk import (
     each_number,
     progress_bar,
 )
-from bayesgen.likelihoods import Gaussian
+from bayesgen.likelihoods import Gaussian, Likelihood
 from bayesgen.predictive import Predictive
 from bayesgen.predictive.mixture import GaussianMixture, log_mean
 
@@ -48,6 +51,8 @@ BATCH = 10
 CONSTANT = "the outputs or the labels do not vary in some resample"
 COVERAGES = (0.5, 0.8, 1.0)
 """Shares of the rows, the most certain ones, whose error is reported."""
+LEAST_TAU = 1e-6
+"""Of the variance of real-valued labels, where the residuals are all zero."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,113 @@ class Predicted:
         return correlations(self.mean, self.labels)
 
 
+@dataclass(frozen=True)
+class Densities:
+    """What one predictor said, where a likelihood gives the density of what was seen alone.
+
+    Attributes:
+        window_nll: NLL of each row [W], float64, in nats.
+        observations: in all rows.
+    """
+
+    window_nll: Tensor
+    observations: int
+
+    @property
+    def nll(self) -> float:
+        return float(self.window_nll.sum()) / self.observations
+
+
+# -- what the networks say -----------------------------------------------------------------------
+
+
+def read_numbers(
+    predictive: Predictive, split: Split, held_in: Rows, progress: str | None
+) -> dict[str, Tensor]:
+    """A number of each row by `deterministic` and `posterior_mean` [W], and by every draw in the
+    order of the run, `draws` [S, W]: the mean of its label, or its log-likelihood, in nats.
+
+    Of real-valued labels also the `labels` [W] and the `residuals`, label minus the deterministic
+    mean of each held-in row [m]: none where these are among the rows that are scored.
+    """
+    model, posterior, forward = predictive.model, predictive.posterior, predictive.forward
+    numbers, near, more = split.kind == "number", None, {}
+    if numbers:
+        more = {"labels": _finite(split), "residuals": torch.zeros(0)}
+        if not split.windows.overlaps(held_in):
+            near = Split.of(held_in, split.batch_size, MAX_EXAMPLES, split.device, model.likelihood)
+    total = (len(posterior) + 2) * len(split.indices) + (len(near.indices) if near else 0)
+    with progress_bar(progress, total, split.unit) as advance:
+
+        def read(rows: Split, weights: Weights) -> Tensor:
+            if numbers:
+                return each_number(forward, rows, weights, lambda out, _: out.flatten(), advance)
+            return densities(forward, rows, model.likelihood, weights, advance)
+
+        alone = read(split, [model.theta, posterior.mean().to(model.device)])
+        if near:
+            more["residuals"] = _finite(near) - read(near, [model.theta])[0]
+        draws = read(split, posterior)
+    return {"deterministic": alone[0].clone(), "posterior_mean": alone[1].clone(), "draws": draws,
+            **more}  # fmt: skip
+
+
+def _finite(split: Split) -> Tensor:
+    labels = split.labels.float()
+    if not labels.isfinite().all():
+        raise ValueError("a label is not finite")
+    return labels
+
+
+def passes_of_numbers(likelihood: Likelihood, split: Split, found: Mapping[str, Tensor]) -> Passes:
+    """The passes, of what `read_numbers` found."""
+    draws = found["draws"]
+    taus, said = None, {}
+    if isinstance(likelihood, Gaussian):
+        std, taus = likelihood.std, _variances(found, likelihood.std)
+
+        def mixed(means: Tensor, sigma: float | Tensor = std) -> Any:
+            return Predicted.of(GaussianMixture.of(means, sigma), found["labels"])
+
+        said["temperature_scaled"] = mixed(found["deterministic"][None], std * taus.sqrt())
+    else:
+
+        def mixed(means: Tensor, sigma: float | Tensor = 0.0) -> Any:
+            return Densities(-log_mean(means), int(split.tokens.sum()))
+
+    for name in ("deterministic", "posterior_mean"):
+        said[name] = mixed(found[name][None])
+    said["bma"] = mixed(draws)
+    alone = [mixed(draw[None]) for draw in draws]
+    order = list(draw_order(len(draws)))
+    first = {k: mixed(draws[order[:k]]) for k in STEPS if k < len(draws)}
+    return Passes(
+        None if taus is None else float(taus.mean()),
+        said,
+        None,
+        averaged([measured(own, split) for own in alone], np.mean),
+        torch.stack([own.window_nll for own in alone]).mean(0),
+        {k: measured(own, split) for k, own in (first | {len(draws): said["bma"]}).items()},
+    )
+
+
+def _variances(found: Mapping[str, Tensor], std: float) -> Tensor:
+    """What the variance σ² of each row [n] is multiplied by, fitted on rows that are not scored
+    with it: of highest likelihood is the mean squared residual / σ². See `classes.temperatures`."""
+
+    def tau(residuals: Tensor) -> Tensor:
+        return (residuals.double().square().mean() / std**2).clamp(min=LEAST_TAU)
+
+    count = len(found["labels"])
+    if len(found["residuals"]):
+        return tau(found["residuals"]).expand(count)
+    residuals = found["labels"] - found["deterministic"]
+    return cross_fitted(count, lambda half: tau(residuals[half::2]), torch.float64)
+
+
+# -- scores --------------------------------------------------------------------------------------
+
+
 def correlations(
     first: Tensor, second: Tensor, names: str = "outputs or labels"
 ) -> dict[str, float]:
@@ -141,6 +253,25 @@ def _pearson(first: np.ndarray, second: np.ndarray) -> np.ndarray:
         return np.asarray(stats.pearsonr(first, second, axis=-1).statistic)
 
 
+def spearman_difference(first: Tensor, second: Tensor, labels: Tensor) -> Interval:
+    """Spearman's correlation of `first` with `labels` minus that of `second`, all [n].
+
+    Rows are resampled (paired percentile bootstrap). Where outputs or labels do not vary there is
+    no number, and where they do not in some resample, no interval.
+    """
+    y, a, b = (values.double().numpy() for values in (labels, first, second))
+
+    def of_rows(chosen: np.ndarray, axis: int = -1) -> np.ndarray:
+        return np.asarray(spearman(a[chosen], y[chosen]) - spearman(b[chosen], y[chosen]))[None]
+
+    rows = np.arange(len(y))
+    if len(y) < 2 or not np.isfinite(of_rows(rows)):
+        return Interval(math.nan, math.nan, math.nan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        return percentile_intervals(of_rows, (rows,), resamples=RESAMPLES, batch=BATCH)[0]
+
+
 def covered(pit: Tensor, level: float) -> float:
     """Share of the labels inside their central interval of probability `level`."""
     return float(((pit - 0.5).abs() <= level / 2).double().mean())
@@ -173,8 +304,8 @@ def coverage_table(predicted: Predicted) -> list[dict[str, float]]:
     ]
 
 
-def sureness(predicted: Predicted, predictor: str = "bma") -> dict[str, Any]:
-    """How well the epistemic sd of `predicted` ranks the errors of its mean, plain data.
+def sureness(predicted: Predicted) -> dict[str, Any]:
+    """How well the epistemic sd of the mixture ranks the errors of its mean, plain data.
 
     `rmse`: at each of `coverages`, the rows with the largest sd left out; `rmse_random`: the same
     of a random order, whatever the coverage. `spearman`, `pearson`: correlations of |error| with
@@ -182,152 +313,24 @@ def sureness(predicted: Predicted, predictor: str = "bma") -> dict[str, Any]:
     order, and the squared error is its expectation over that order, exactly.
     """
     errors = (predicted.mean - predicted.labels.double()).abs()
-    sd, why = predicted.epistemic.sqrt(), None
-    found: dict[str, Any] = {"spearman": None, "pearson": None}
-    try:
-        found = correlations(errors, sd, "errors or epistemic sds")
-    except Undefined as undefined:
-        why = str(undefined)
-    return {
-        "predictor": predictor,
-        "coverages": list(COVERAGES),
-        "rmse": _kept_rmse(errors.numpy(), sd.numpy(), COVERAGES),
-        "rmse_random": float(errors.square().mean().sqrt()),
-        **found,
-        "no_correlation": why,
-    }
-
-
-def _kept_rmse(errors: np.ndarray, unsure: np.ndarray, coverages: Sequence[float]) -> list[float]:
-    order = np.argsort(unsure, kind="stable")
-    ranked = unsure[order]
+    sd = predicted.epistemic.sqrt()
+    order = np.argsort(sd.numpy(), kind="stable")
+    ranked = sd.numpy()[order]
     edges = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]) + 1, len(ranked))
-    squared = np.append(0, np.square(errors[order]).cumsum())
-    kept = np.array(coverages) * len(ranked)
+    squared = np.append(0, np.square(errors.numpy()[order]).cumsum())
+    kept = np.array(COVERAGES) * len(ranked)
     # within a tie the expected sum grows along a line, so that interpolation is exact
     sums = np.interp(kept, np.append(0, edges), np.append(0, squared[edges]))
-    return [float(value) for value in np.sqrt(sums / kept)]
-
-
-def spearman_difference(first: Tensor, second: Tensor, labels: Tensor) -> Interval:
-    """Spearman's correlation of `first` with `labels` minus that of `second`, all [n].
-
-    Rows are resampled (paired percentile bootstrap). Where outputs or labels do not vary there is
-    no number, and where they do not in some resample, no interval.
-    """
-    y, a, b = (values.double().numpy() for values in (labels, first, second))
-
-    def of_rows(chosen: np.ndarray, axis: int = -1) -> np.ndarray:
-        return np.asarray(spearman(a[chosen], y[chosen]) - spearman(b[chosen], y[chosen]))
-
-    rows = np.arange(len(y))
-    if len(y) < 2 or not math.isfinite(float(of_rows(rows))):
-        return Interval(math.nan, math.nan, math.nan)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        return percentile_interval(of_rows, (rows,), resamples=RESAMPLES, batch=BATCH, seed=0)
-
-
-LEAST_TAU = 1e-6
-"""Of the variance of real-valued labels, where the residuals are all zero."""
-
-
-@dataclass(frozen=True)
-class Densities:
-    """What one predictor said, where a likelihood gives the density of what was seen alone.
-
-    Attributes:
-        window_nll: NLL of each row [W], float64, in nats.
-        observations: in all rows.
-    """
-
-    window_nll: Tensor
-    observations: int
-
-    @property
-    def nll(self) -> float:
-        return float(self.window_nll.sum()) / self.observations
-
-
-def read_numbers(
-    predictive: Predictive, split: Split, held_in: Rows, progress: str | None
-) -> dict[str, Tensor]:
-    """A number of each row by `deterministic` and `posterior_mean` [W], and by every draw in the
-    order of the run, `draws` [S, W]: the mean of its label, or its log-likelihood, in nats.
-
-    Of real-valued labels also the `labels` [W] and the `residuals`, label minus the deterministic
-    mean of each held-in row [m]: none where these are among the rows that are scored.
-    """
-    model, posterior, forward = predictive.model, predictive.posterior, predictive.forward
-    numbers, near, labels = split.kind == "number", None, torch.zeros(0)
-    if numbers:
-        labels = _finite(split)
-        if not split.windows.overlaps(held_in):
-            # as many as a temperature of classes is fitted on
-            near = Split.of(held_in, split.batch_size, MAX_EXAMPLES, split.device, model.likelihood)
-    total = (len(posterior) + 2) * len(split.indices) + (len(near.indices) if near else 0)
-    with progress_bar(progress, total, split.unit) as advance:
-
-        def read(rows: Split, weights: Weights) -> Tensor:
-            if numbers:
-                return each_number(forward, rows, weights, lambda out, _: out.flatten(), advance)
-            return densities(forward, rows, model.likelihood, weights, advance)
-
-        alone = read(split, [model.theta, posterior.mean().to(model.device)])
-        residuals = _finite(near) - read(near, [model.theta])[0] if near else torch.zeros(0)
-        draws = read(split, posterior)
-    found = {"deterministic": alone[0].clone(), "posterior_mean": alone[1].clone(), "draws": draws}
-    return found | ({"labels": labels, "residuals": residuals} if numbers else {})
-
-
-def passes_of_numbers(predictive: Predictive, split: Split, found: Mapping[str, Tensor]) -> Passes:
-    """The passes, of what `read_numbers` found."""
-    likelihood, draws = predictive.model.likelihood, found["draws"]
-    taus, said = None, {}
-    if isinstance(likelihood, Gaussian):
-        std, taus = likelihood.std, _variances(found, likelihood.std)
-
-        def mixed(means: Tensor, sigma: float | Tensor = std) -> Any:
-            return Predicted.of(GaussianMixture.of(means, sigma), found["labels"])
-
-        said["temperature_scaled"] = mixed(found["deterministic"][None], std * taus.sqrt())
-    else:
-
-        def mixed(means: Tensor, sigma: float | Tensor = 0.0) -> Any:
-            return Densities(-log_mean(means), int(split.tokens.sum()))
-
-    for name in ("deterministic", "posterior_mean"):
-        said[name] = mixed(found[name][None])
-    said["bma"] = mixed(draws)
-    alone = [mixed(draw[None]) for draw in draws]
-    order = list(draw_order(len(draws)))
-    first = {k: mixed(draws[order[:k]]) for k in STEPS if k < len(draws)}
-    return Passes(
-        None if taus is None else float(taus.mean()),
-        said,
-        None,
-        averaged([measured(own, split) for own in alone], lambda values: float(np.mean(values))),
-        torch.stack([own.window_nll for own in alone]).mean(0),
-        {k: measured(own, split) for k, own in (first | {len(draws): said["bma"]}).items()},
-    )
-
-
-def _variances(found: Mapping[str, Tensor], std: float) -> Tensor:
-    """What the variance σ² of each row [n] is multiplied by, fitted on rows that are not scored
-    with it: of highest likelihood is the mean squared residual / σ². See `_temperatures`."""
-
-    def tau(residuals: Tensor) -> Tensor:
-        return (residuals.double().square().mean() / std**2).clamp(min=LEAST_TAU)
-
-    count = len(found["labels"])
-    if len(found["residuals"]):
-        return tau(found["residuals"]).expand(count)
-    residuals = found["labels"] - found["deterministic"]
-    return cross_fitted(count, lambda half: tau(residuals[half::2]), torch.float64)
-
-
-def _finite(split: Split) -> Tensor:
-    labels = split.labels.float()
-    if not labels.isfinite().all():
-        raise ValueError("a label is not finite")
-    return labels
+    found: dict[str, Any] = {
+        "predictor": "bma",
+        "coverages": list(COVERAGES),
+        "rmse": np.sqrt(sums / kept).tolist(),
+        "rmse_random": float(errors.square().mean().sqrt()),
+        "spearman": None,
+        "pearson": None,
+        "no_correlation": None,
+    }
+    try:
+        return found | correlations(errors, sd, "errors or epistemic sds")
+    except Undefined as why:
+        return found | {"no_correlation": str(why)}

@@ -1,8 +1,13 @@
-"""How well an uncertainty detects out-of-distribution documents."""
+"""Detection of out-of-distribution text or rows by the uncertainty about them.
+
+Documents are windows or rows; the score of one is the mean over its tokens. The posterior's mutual
+information and total entropy stand against what the deterministic model has: its entropy, and one
+minus its largest probability.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,173 +15,26 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
-from bayesgen.evaluation.metrics import Interval, Passes, percentile_interval
-from bayesgen.evaluation.selective import Array, uncertainties
+from bayesgen.evaluation.metrics import Passes, percentile_intervals
+from bayesgen.evaluation.selective import uncertainties
 from bayesgen.evaluation.walk import Split
 
+SCORES = (
+    "bma_epistemic", "bma_total", "deterministic_entropy", "deterministic_max_probability",
+)  # fmt: skip
+"""The first is compared with the others."""
 RESAMPLES = 1000
 BATCH = 10
 """Resamples that are ranked at once: more is no faster, and takes memory."""
 
 
-@dataclass(frozen=True)
-class Detection:
-    """Detection of out-of-distribution documents, the positive class, by one score.
-
-    AUROC: Hendrycks & Gimpel 2017, https://arxiv.org/abs/1610.02136; the false-positive rate with
-    these as the positive class: Hendrycks et al. 2019, https://arxiv.org/abs/1812.04606.
-
-    Attributes:
-        auroc: chance that a document from outside scores higher than one from inside; ties count
-            half.
-        fpr95: share of the documents inside that are taken for out-of-distribution where 95 % of
-            those outside are: the smallest of any threshold with TPR >= 0.95, a score at the
-            threshold counting as positive.
-        ratio: mean score outside over that inside; None where it is undefined.
-        ratio_undefined: why, or None.
-    """
-
-    num_inside: int
-    num_outside: int
-    auroc: Interval
-    fpr95: Interval
-    ratio: Interval | None
-    ratio_undefined: str | None
-
-
-def detection(
-    inside: Array, outside: Array, *, resamples: int = RESAMPLES, seed: int = 0
-) -> Detection:
-    """Detection of `outside` against `inside`, with 95 % percentile bootstrap intervals.
-
-    Documents inside and outside are resampled independently.
-
-    Args:
-        inside: score of each document like the training data, [n_in]; higher means more
-            out-of-distribution. May be infinite, not NaN.
-        outside: the same of each out-of-distribution document, [n_out].
+def detect_shift(inside: tuple[Passes, Split], outside: tuple[Passes, Split]) -> dict[str, Any]:
+    """Compare the rows of two passes of the same predictors; see `detection`.
 
     Raises:
-        ValueError: a side has fewer than two documents, is not [n], or holds a NaN.
+        ValueError: one of the two has fewer than two rows, or a score is NaN.
     """
-    samples = _scores(inside, "inside"), _scores(outside, "outside")
-    auroc, fpr95 = (
-        percentile_interval(statistic, samples, resamples=resamples, batch=BATCH, seed=seed)
-        for statistic in (_auroc, _fpr95)
-    )
-    ratio, ratio_undefined = _ratio(*samples, resamples, seed)
-    return Detection(len(inside), len(outside), auroc, fpr95, ratio, ratio_undefined)
-
-
-def auroc_difference(
-    first: tuple[Array, Array],
-    second: tuple[Array, Array],
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Interval:
-    """AUROC of the score `first` minus that of `second`, with its 95 % interval.
-
-    Paired: both are taken on the same resampled documents.
-
-    Args:
-        first, second: two scores of the same documents, (inside [n_in], outside [n_out]), as in
-            `detection`.
-
-    Raises:
-        ValueError: as in `detection`, or the scores are not of the same documents.
-    """
-    (one_in, one_out), (other_in, other_out) = (
-        (_scores(inside, "inside"), _scores(outside, "outside"))
-        for inside, outside in (first, second)
-    )
-    if one_in.shape != other_in.shape or one_out.shape != other_out.shape:
-        raise ValueError(
-            f"{len(one_in)} + {len(one_out)} documents (inside + outside) cannot be paired with"
-            f" {len(other_in)} + {len(other_out)}"
-        )
-
-    def of_documents(inside: np.ndarray, outside: np.ndarray, axis: int = -1) -> np.ndarray:
-        one = _auroc(one_in[inside], one_out[outside], axis)
-        other = _auroc(other_in[inside], other_out[outside], axis)
-        return np.asarray(one - other)
-
-    documents = np.arange(len(one_in)), np.arange(len(one_out))
-    return percentile_interval(of_documents, documents, resamples=resamples, batch=BATCH, seed=seed)
-
-
-def _auroc(inside: np.ndarray, outside: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Mann-Whitney's U of `outside` over its largest value; ties share their mean rank."""
-    # torchmetrics passes scores beyond [0, 1] through a sigmoid, after which high ones tie.
-    n, m = inside.shape[axis], outside.shape[axis]
-    ranks = rankdata(np.concatenate([inside, outside], axis), axis=axis)
-    of_outside = ranks.take(np.arange(n, n + m), axis)
-    return np.asarray((of_outside.sum(axis) - m * (m + 1) / 2) / (n * m))
-
-
-def _fpr95(inside: np.ndarray, outside: np.ndarray, axis: int = -1) -> np.ndarray:
-    # The highest threshold that 95 % of the scores outside reach is one of them.
-    below = outside.shape[axis] * 5 // 100
-    threshold = np.partition(outside, below, axis).take([below], axis)
-    return np.asarray((inside >= threshold).mean(axis))
-
-
-def _ratio(
-    inside: np.ndarray, outside: np.ndarray, resamples: int, seed: int
-) -> tuple[Interval | None, str | None]:
-    """The ratio of the mean scores, or why there is none."""
-    if not (np.isfinite(inside).all() and np.isfinite(outside).all()):
-        return None, "some scores are infinite"
-    estimate = inside.mean()
-    if estimate == 0:
-        return None, "the mean score inside is 0"
-    rng = np.random.default_rng(seed)
-    means_inside, means_outside = (
-        np.array([rng.choice(scores, len(scores)).mean() for _ in range(resamples)])
-        for scores in (inside, outside)
-    )
-    if (np.sign(means_inside) != np.sign(estimate)).any():
-        return None, "the mean score inside is 0, or of the other sign, in some resamples"
-    low, high = np.percentile(means_outside / means_inside, [2.5, 97.5])
-    return Interval(float(outside.mean() / estimate), float(low), float(high)), None
-
-
-def _scores(scores: Array, side: str) -> np.ndarray:
-    array = np.asarray(scores, dtype=np.float64)
-    if array.ndim != 1:
-        raise ValueError(f"scores {side} must be [n], not {list(array.shape)}")
-    if len(array) < 2:
-        raise ValueError(f"an interval needs two documents or more {side}, not {len(array)}")
-    if np.isnan(array).any():
-        raise ValueError(f"{int(np.isnan(array).sum())} of {len(array)} scores {side} are NaN")
-    return array
-
-
-EPISTEMIC = "bma_epistemic"
-SCORES = (EPISTEMIC, "bma_total", "deterministic_entropy", "deterministic_max_probability")
-
-
-def detect_shift(
-    inside: tuple[Passes, Split], outside: tuple[Passes, Split]
-) -> dict[str, dict[str, Any]]:
-    """Compare the rows of two passes of the same predictors; plain data.
-
-    `scores`: uncertainty -> its `ood.Detection`. `epistemic_minus`: uncertainty -> AUROC of the
-    mutual information minus that of the uncertainty, with its interval.
-
-    Raises:
-        ValueError: one of the two has fewer than two rows.
-    """
-    one, other = window_scores(*inside), window_scores(*outside)
-    scores = {name: (one[name], other[name]) for name in SCORES}
-    return {
-        "scores": {name: asdict(detection(*pair)) for name, pair in scores.items()},
-        "epistemic_minus": {
-            name: asdict(auroc_difference(scores[EPISTEMIC], pair))
-            for name, pair in scores.items()
-            if name != EPISTEMIC
-        },
-    }
+    return detection(window_scores(*inside), window_scores(*outside))
 
 
 def window_scores(passes: Passes, split: Split) -> dict[str, Tensor]:
@@ -188,3 +46,106 @@ def window_scores(passes: Passes, split: Split) -> dict[str, Tensor]:
         / split.tokens
         for name in SCORES
     }
+
+
+def detection(
+    inside: Mapping[str, Any],
+    outside: Mapping[str, Any],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Detection of out-of-distribution documents, the positive class, by scores; plain data.
+
+    `scores`: of each score `auroc`, the chance that a document from outside scores higher than one
+    from inside, where ties count half (Hendrycks & Gimpel 2017, https://arxiv.org/abs/1610.02136);
+    `fpr95`, the share of the documents inside that are taken for out-of-distribution where 95 % of
+    those outside are: the smallest of any threshold with TPR >= 0.95, a score at the threshold
+    counting as positive (with these as the positive class: Hendrycks et al. 2019,
+    https://arxiv.org/abs/1812.04606); `ratio`, the mean score outside over that inside, or None
+    with the reason `ratio_undefined`. `epistemic_minus`: the first score's AUROC minus that of each
+    other. Intervals are 95 % percentile bootstraps: documents inside and outside are resampled
+    independently, for all scores the same ones.
+
+    Args:
+        inside: name -> score of each document like the training data, [n_in]; higher means more
+            out-of-distribution. May be infinite, not NaN.
+        outside: the same of the out-of-distribution documents, [n_out].
+
+    Raises:
+        ValueError: a side has fewer than two documents, or a score is NaN.
+    """
+    near, far = (
+        np.stack([np.asarray(side[name], dtype=np.float64) for name in inside])
+        for side in (inside, outside)
+    )
+    for side, scores in (("inside", near), ("outside", far)):
+        count = scores.shape[1]
+        if count < 2:
+            raise ValueError(f"an interval needs two documents or more {side}, not {count}")
+        nans = int(np.isnan(scores).any(0).sum())
+        if nans:
+            raise ValueError(f"{nans} of {count} scores {side} are NaN")
+
+    def of_documents(i: np.ndarray, o: np.ndarray, axis: int = -1) -> np.ndarray:
+        one, other = near[:, i], far[:, o]
+        aurocs = _auroc(one, other)
+        return np.concatenate([aurocs, _fpr95(one, other), aurocs[:1] - aurocs[1:]])
+
+    documents = np.arange(near.shape[1]), np.arange(far.shape[1])
+    found = percentile_intervals(
+        of_documents, documents, resamples=resamples, batch=BATCH, seed=seed
+    )
+    intervals = [vars(interval) for interval in found]
+    count = len(near)
+    return {
+        "scores": {
+            name: {
+                "num_inside": near.shape[1],
+                "num_outside": far.shape[1],
+                "auroc": intervals[k],
+                "fpr95": intervals[count + k],
+                **_ratio(near[k], far[k], resamples, seed),
+            }
+            for k, name in enumerate(inside)
+        },
+        "epistemic_minus": dict(zip(list(inside)[1:], intervals[2 * count :], strict=True)),
+    }
+
+
+def _auroc(inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
+    """Mann-Whitney's U of `outside` over its largest value; ties share their mean rank."""
+    # torchmetrics passes scores beyond [0, 1] through a sigmoid, after which high ones tie.
+    n, m = inside.shape[-1], outside.shape[-1]
+    ranks = rankdata(np.concatenate([inside, outside], -1), axis=-1)
+    return np.asarray((ranks[..., n:].sum(-1) - m * (m + 1) / 2) / (n * m))
+
+
+def _fpr95(inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
+    # The highest threshold that 95 % of the scores outside reach is one of them.
+    below = outside.shape[-1] * 5 // 100
+    threshold = np.partition(outside, below, -1)[..., below, None]
+    return np.asarray((inside >= threshold).mean(-1))
+
+
+def _ratio(inside: np.ndarray, outside: np.ndarray, resamples: int, seed: int) -> dict[str, Any]:
+    """The ratio of the mean scores, or why there is none."""
+
+    def undefined(why: str) -> dict[str, Any]:
+        return {"ratio": None, "ratio_undefined": why}
+
+    if not (np.isfinite(inside).all() and np.isfinite(outside).all()):
+        return undefined("some scores are infinite")
+    estimate = inside.mean()
+    if estimate == 0:
+        return undefined("the mean score inside is 0")
+    rng = np.random.default_rng(seed)
+    means_inside, means_outside = (
+        np.array([rng.choice(scores, len(scores)).mean() for _ in range(resamples)])
+        for scores in (inside, outside)
+    )
+    if (np.sign(means_inside) != np.sign(estimate)).any():
+        return undefined("the mean score inside is 0, or of the other sign, in some resamples")
+    low, high = np.percentile(means_outside / means_inside, [2.5, 97.5])
+    ratio = {"estimate": float(outside.mean() / estimate), "low": float(low), "high": float(high)}
+    return {"ratio": ratio, "ratio_undefined": None}

@@ -7,26 +7,26 @@ excess: Geifman et al. 2019, https://arxiv.org/abs/1805.08206.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from bayesgen.evaluation.metrics import ONE_WINDOW, Interval, Passes, percentile_interval
+from bayesgen.evaluation.metrics import ONE_WINDOW, Interval, Passes, percentile_intervals
 from bayesgen.evaluation.walk import Split, progress_bar
 
 RESAMPLES = 1000
 CHUNK_ELEMENTS = 2**17
 """Token weights of the resamples that are worked on at once: 1 MiB of int64, to stay in a cache."""
-
 CURVE_POINTS = 21
 COVERAGE = 0.8
 """Share of labelled rows, the most certain ones, whose accuracy is reported."""
-Array = np.ndarray | Tensor
-"""A tensor must lie on the CPU."""
+MEASURES = (
+    "aurc", "minus_deterministic", "accuracy_at_80", "accuracy_at_80_minus_max_probability",
+)  # fmt: skip
+"""Of tokens the first two, of classes all."""
 
 
 def uncertainties(passes: Passes) -> dict[str, Tensor]:
@@ -48,160 +48,74 @@ def uncertainties(passes: Passes) -> dict[str, Tensor]:
 def selective(passes: Passes, split: Split, progress: str | None = None) -> dict[str, Any]:
     """How well each of `uncertainties` ranks the errors of its `predictor`, plain data.
 
-    `curve`: a `RiskCoverage`. `aurc`: its area with the interval over windows, and
+    `curve`: see `risk_coverage`. `aurc`: its area with the interval over windows, and
     `minus_deterministic`, that minus the deterministic predictor's by its entropy.
     `accuracy_at_80`: accuracy among the 80 % most certain rows, of classes alone, and
     `accuracy_at_80_minus_max_probability`, that minus the deterministic predictor's by its largest
     probability. `no_interval`: why there are none, or None.
     """
-    windows = torch.arange(len(split.tokens)).repeat_interleave(split.tokens)
-    ranked = {
-        name: (~passes.said[name.split("_")[0]].tokens.correct, values)
+    windows = np.repeat(np.arange(len(split.tokens)), split.tokens)
+    rankings = {
+        name: Ranking.of(~passes.said[name.split("_")[0]].tokens.correct, values, windows)
         for name, values in uncertainties(passes).items()
     }
-    entropy, best = ranked["deterministic_entropy"], ranked["deterministic_max_probability"]
+    entropy, best = rankings["deterministic_entropy"], rankings["deterministic_max_probability"]
     several = len(split.tokens) > 1
-    measures: dict[str, tuple[Measure, Any, bool]] = {
-        "aurc": (Ranking.aurcs, None, several),
-        "minus_deterministic": (Ranking.aurcs, entropy, several),
-        "accuracy_at_80": (accuracy_at(COVERAGE), None, several and split.kind == "class"),
-        "accuracy_at_80_minus_max_probability": (
-            accuracy_at(COVERAGE), best, several and split.kind == "class",
-        ),
-    }  # fmt: skip
+    measured = MEASURES[: 4 if split.kind == "class" else 2] if several else ()
     found = {}
-    with progress_bar(progress and f"{progress}: intervals", len(ranked)) as advance:
-        for name, own in ranked.items():
-            intervals = {
-                key: asdict(selective_interval(measure, own, windows, minus)) if there else None
-                for key, (measure, minus, there) in measures.items()
-            }
+    with progress_bar(progress and f"{progress}: intervals", len(rankings)) as advance:
+        for name, own in rankings.items():
+
+            def measures(counts: np.ndarray, own: Ranking = own) -> list[np.ndarray]:
+                numbers = [own.aurcs(counts)]
+                numbers.append(numbers[0] - entropy.aurcs(counts))
+                if "accuracy_at_80" in measured:
+                    numbers.append(own.accuracies(COVERAGE, counts))
+                    numbers.append(numbers[2] - best.accuracies(COVERAGE, counts))
+                return numbers
+
+            intervals = window_intervals(measures, own) if several else []
             found[name] = {
                 "predictor": name.split("_")[0],
-                "curve": asdict(risk_coverage(*own, CURVE_POINTS)),
-                **intervals,
+                "curve": own.curve(CURVE_POINTS),
+                **dict.fromkeys(MEASURES),
+                **{key: vars(interval) for key, interval in zip(measured, intervals, strict=True)},
                 "no_interval": None if several else ONE_WINDOW,
             }
             advance(1)
     return found
 
 
-@dataclass(frozen=True)
-class RiskCoverage:
-    """The risk-coverage curve of one predictor with one measure of its uncertainty.
-
-    Attributes:
-        coverages: evenly spaced, 0 to 1.
-        risks: error rate among that share of the tokens, the most certain ones; a token on the edge
-            counts with the part of it that is covered. At coverage 0: the limit.
-        aurc: mean over k = 1..n of the error rate among the k most certain tokens.
-        excess_aurc: aurc minus that of the best ordering, which puts every error last (that of n
-            tokens, where the paper takes its limit).
-        aurc_random: aurc of a random ordering, the error rate.
-    """
-
-    num_tokens: int
-    coverages: list[float]
-    risks: list[float]
-    aurc: float
-    excess_aurc: float
-    aurc_random: float
-
-
-def risk_coverage(errors: Array, uncertainty: Array, points: int = 101) -> RiskCoverage:
-    """The risk-coverage curve, its area, and the areas that it lies between.
-
-    Tokens of equal uncertainty are taken in random order, and the risk is its expectation over
-    that order, exactly.
-
-    Args:
-        errors: whether the predicted token was wrong, [n], bool.
-        uncertainty: higher where less sure, [n]; may be infinite, not NaN.
-        points: coverages that the curve is given at, 2 or more.
-
-    Raises:
-        ValueError: there are no tokens, shapes or dtypes do not fit, or an uncertainty is NaN.
-    """
-    if points < 2:
-        raise ValueError(f"a curve needs 2 points or more, not {points}")
-    wrong, unsure = _tokens(errors, uncertainty)
-    n = len(wrong)
-    ranking, best = Ranking.of(wrong, unsure), Ranking.of(wrong, wrong)
-    once = np.ones((1, 1), dtype=np.int64)
-    kept, errors_kept = (totals[0] for totals in ranking.totals(once))
-    coverages = np.linspace(0, 1, points)
-    covered = coverages[1:] * n
-    # Expected errors grow along a line within a tie, so that interpolation is exact.
-    expected = np.interp(covered, kept, errors_kept)
-    risks = np.append(errors_kept[1] / kept[1], expected / covered)
-    aurc = float(ranking.aurcs(once)[0])
-    return RiskCoverage(
-        num_tokens=n,
-        coverages=coverages.tolist(),
-        risks=risks.tolist(),
-        aurc=aurc,
-        excess_aurc=aurc - float(best.aurcs(once)[0]),
-        aurc_random=float(wrong.mean()),
-    )
-
-
-Measure = Callable[["Ranking", np.ndarray], np.ndarray]
-"""A number of a ranking in each of b samples of its windows, see `Ranking.aurcs`."""
-
-
-def selective_interval(
-    measure: Measure,
-    first: tuple[Array, Array],
-    groups: Array,
-    minus: tuple[Array, Array] | None = None,
+def window_intervals(
+    measures: Callable[[np.ndarray], list[np.ndarray]],
+    ranking: Ranking,
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
-) -> Interval:
-    """A measure of the ranking `first` with its 95 % interval, or its difference to another's.
+) -> list[Interval]:
+    """Measures of rankings with their 95 % intervals.
 
-    Tokens of one window share their context, so whole windows are resampled (percentile bootstrap).
-    A difference is paired: both are taken on the same resampled windows.
+    Tokens of one window share their context, so whole windows are resampled (percentile bootstrap),
+    for all measures the same ones.
 
     Args:
-        measure: `Ranking.aurcs`, the area under the risk-coverage curve, or `accuracy_at(c)`.
-        first: errors and uncertainty of the tokens, as in `risk_coverage`.
-        groups: the window of each token, [n], integers; of labelled rows each is one.
-        minus: errors and uncertainty of the same tokens, by what is subtracted.
-
-    Raises:
-        ValueError: as in `risk_coverage`, or groups do not fit or are fewer than two.
+        measures: `counts` [b, windows], how often each window is there in b samples -> each
+            measure of these, [b].
+        ranking: one of those that are measured, for its windows: two or more.
     """
-    windows = _windows(groups)
-    one = Ranking.of(*_tokens(*first), windows)
-    other = None if minus is None else Ranking.of(*_tokens(*minus), windows)
-    count = int(windows.max()) + 1
+    count = int(ranking.windows.max()) + 1
 
     def of_resampled(chosen: np.ndarray, axis: int = -1) -> np.ndarray:
         rows = chosen.reshape(-1, count)
         cells = rows + count * np.arange(len(rows))[:, None]
         counts = np.bincount(cells.ravel(), minlength=rows.size).reshape(rows.shape)
-        found = measure(one, counts)
-        if other is not None:
-            found = found - measure(other, counts)
-        return found.reshape(chosen.shape[:-1])
+        found = np.stack(measures(counts))
+        return found.reshape(len(found), *chosen.shape[:-1])
 
-    batch = max(1, CHUNK_ELEMENTS // len(windows))
-    return percentile_interval(
+    batch = max(1, CHUNK_ELEMENTS // len(ranking.windows))
+    return percentile_intervals(
         of_resampled, (np.arange(count),), resamples=resamples, batch=batch, seed=seed
     )
-
-
-def accuracy_at(coverage: float) -> Measure:
-    """Accuracy among the most certain tokens, a share `coverage` of all: one minus the risk there
-    (see `RiskCoverage`).
-
-    Raises:
-        ValueError: the coverage is not in (0, 1].
-    """
-    if not 0 < coverage <= 1:
-        raise ValueError(f"a coverage lies in (0, 1], not {coverage}")
-    return lambda ranking, counts: ranking.accuracies(coverage, counts)
 
 
 @dataclass(frozen=True)
@@ -210,7 +124,7 @@ class Ranking:
 
     Attributes:
         errors: [n], int64, in that order.
-        windows: which window each token belongs to, [n], in that order.
+        windows: which window each token belongs to, counted from zero [n], in that order.
         edges: tokens before each tie group, and n, [t + 1].
     """
 
@@ -219,18 +133,26 @@ class Ranking:
     edges: np.ndarray
 
     @classmethod
-    def of(
-        cls, errors: np.ndarray, uncertainty: np.ndarray, windows: np.ndarray | None = None
-    ) -> Ranking:
-        """`windows` [n] counts from zero; None: all tokens are one window."""
-        windows = np.zeros(len(errors), dtype=np.int64) if windows is None else windows
-        if len(windows) != len(errors):
-            raise ValueError(f"{len(errors)} tokens, but the windows of {len(windows)}")
-        order = np.argsort(uncertainty)
-        ranked = uncertainty[order]
+    def of(cls, errors: Any, uncertainty: Any, windows: Any) -> Ranking:
+        """Rank n tokens, given as arrays, or tensors on the CPU.
+
+        Args:
+            errors: whether the predicted token was wrong, [n].
+            uncertainty: higher where less sure, [n]; may be infinite, not NaN.
+            windows: the window of each token, [n], integers.
+
+        Raises:
+            ValueError: an uncertainty is NaN.
+        """
+        unsure = np.asarray(uncertainty)
+        if np.isnan(unsure).any():
+            raise ValueError(f"{int(np.isnan(unsure).sum())} uncertainties are NaN")
+        order = np.argsort(unsure)
+        ranked = unsure[order]
         steps = np.flatnonzero(ranked[1:] != ranked[:-1]) + 1
         edges = np.concatenate([[0], steps, [len(ranked)]])
-        return cls(errors[order].astype(np.int64), windows[order], edges)
+        numbered = np.unique(windows, return_inverse=True)[1]
+        return cls(np.asarray(errors)[order].astype(np.int64), numbered[order], edges)
 
     def totals(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Tokens, and errors among them, before each edge: [b, t + 1] each.
@@ -246,7 +168,8 @@ class Ranking:
         return kept, running.take(self.edges, axis=1)
 
     def accuracies(self, coverage: float, counts: np.ndarray) -> np.ndarray:
-        """Accuracy at `coverage` of each of b samples, as in `aurcs`: [b]."""
+        """Accuracy among the most certain tokens, a share `coverage` of all, in each of b samples
+        as in `aurcs`: [b]. One minus the risk there."""
         kept, wrong = self.totals(counts)
         covered = coverage * kept[:, -1]
         # Expected errors grow along a line within a tie, so that interpolation is exact.
@@ -268,32 +191,38 @@ class Ranking:
         line_at_zero *= np.diff(harmonic.take(kept))
         return np.asarray((wrong[:, -1] + line_at_zero.sum(1)) / kept[:, -1])
 
+    def curve(self, points: int) -> dict[str, Any]:
+        """The risk-coverage curve, its area, and the areas that it lies between; plain data.
+
+        `coverages`: `points` of them, evenly spaced, 0 to 1. `risks`: error rate among that share
+        of the `num_tokens` tokens, the most certain ones; a token on the edge counts with the part
+        of it that is covered; at coverage 0: the limit. `aurc`: mean over k = 1..n of the error
+        rate among the k most certain tokens. `excess_aurc`: that minus the one of the best
+        ordering, which puts every error last (that of n tokens, where the paper takes its limit).
+        `aurc_random`: that of a random ordering, the error rate.
+
+        Tokens of equal uncertainty are taken in random order, and the risk is its expectation over
+        that order, exactly.
+        """
+        once = np.ones((1, int(self.windows.max()) + 1), dtype=np.int64)
+        kept, wrong = (totals[0] for totals in self.totals(once))
+        coverages = np.linspace(0, 1, points)
+        covered = coverages[1:] * kept[-1]
+        # Expected errors grow along a line within a tie, so that interpolation is exact.
+        risks = np.append(wrong[1] / kept[1], np.interp(covered, kept, wrong) / covered)
+        aurc = float(self.aurcs(once)[0])
+        best = Ranking.of(self.errors, self.errors, self.windows)
+        return {
+            "num_tokens": len(self.errors),
+            "coverages": coverages.tolist(),
+            "risks": risks.tolist(),
+            "aurc": aurc,
+            "excess_aurc": aurc - float(best.aurcs(once)[0]),
+            "aurc_random": float(self.errors.mean()),
+        }
+
 
 @lru_cache(maxsize=1)  # all resamples of one sample need about as much of it
 def _harmonic(bits: int) -> np.ndarray:
     """Harmonic numbers H_0, H_1, ... for indices of so many bits: [2**bits]."""
     return np.append(0, (1 / np.arange(1, 2**bits)).cumsum())
-
-
-def _tokens(errors: Array, uncertainty: Array) -> tuple[np.ndarray, np.ndarray]:
-    wrong, unsure = np.asarray(errors), np.asarray(uncertainty)
-    if wrong.dtype != bool:
-        raise ValueError(f"errors must be bool, not {wrong.dtype}")
-    if wrong.ndim != 1 or wrong.shape != unsure.shape:
-        raise ValueError(f"errors {wrong.shape} and uncertainty {unsure.shape} must both be [n]")
-    if not len(wrong):
-        raise ValueError("there are no tokens")
-    if np.isnan(unsure).any():
-        raise ValueError(f"{int(np.isnan(unsure).sum())} uncertainties are NaN")
-    return wrong, unsure
-
-
-def _windows(groups: Array) -> np.ndarray:
-    """The windows numbered from zero, [n]."""
-    labels = np.asarray(groups)
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"groups must be integers [n], not {labels.dtype} {labels.shape}")
-    names, windows = np.unique(labels, return_inverse=True)
-    if len(names) < 2:
-        raise ValueError(f"an interval needs two windows or more, not {len(names)}")
-    return windows

@@ -16,7 +16,7 @@ from sacrebleu import BLEU, extract_word_ngrams
 
 from bayesgen.data.windows import Windows
 from bayesgen.draws import Draws
-from bayesgen.evaluation.metrics import RESAMPLES, Undefined, percentile_interval
+from bayesgen.evaluation.metrics import RESAMPLES, Undefined, percentile_intervals
 from bayesgen.evaluation.walk import progress_bar
 from bayesgen.likelihoods import IGNORED
 from bayesgen.predictive import Predictive
@@ -40,9 +40,6 @@ class TextSamples:
     references: list[str]
     continuations: dict[str, list[str]]
     settings: dict[str, Any]
-
-    def to_json(self) -> dict[str, Any]:
-        return vars(self)
 
     def scores(self) -> dict[str, Any]:
         """BLEU, ROUGE and diversity, for a split's report."""
@@ -76,7 +73,7 @@ def sample_texts(
     Raises:
         ValueError: the model has no tokenizer, or there are not so many whole windows.
     """
-    tokenizer = predictive.model.tokenizer
+    model, tokenizer = predictive.model, predictive.model.tokenizer
     if tokenizer is None:
         raise ValueError("this model has no tokenizer: its texts cannot be compared")
     half = max(1, windows.block_size // 2)
@@ -84,28 +81,22 @@ def sample_texts(
     prompts = [ids[:half] for ids in chosen]
     references = [tokenizer.decode(ids[half:]) for ids in chosen]
     at_once = max(1, min(TEXTS_AT_ONCE, MAX_ELEMENTS // (half * tokenizer.vocab_size)))
-    model = predictive.model
     alone = Predictive(model, Draws.from_draws(model.theta[None], model.layout))
-    decoding: dict[str, Any] = {
-        "max_new_tokens": windows.block_size + 1 - half,
-        "temperature": 1.0,
-        "seed": seed,
-    }
-    continuations: dict[str, list[str]] = {}
+    settings: dict[str, Any] = {
+        "max_new_tokens": windows.block_size + 1 - half, "temperature": 1.0, "seed": seed,
+    }  # fmt: skip
+    continuations: dict[str, list[str]] = {"deterministic": [], "bma": []}
     with progress_bar(progress, 2 * count, "text") as advance:
-        for name, who in {"deterministic": alone, "bma": predictive}.items():
-            continuations[name] = []
+        for who, found in zip((alone, predictive), continuations.values(), strict=True):
             for start in range(0, count, at_once):
                 part = prompts[start : start + at_once]
                 # places in a batch have streams of their own, batches seeds of their own
-                texts = who.generate_all(part, **(decoding | {"seed": seed + start}))
-                continuations[name] += [text.continuation for text in texts]
+                texts = who.generate_all(part, **(settings | {"seed": seed + start}))
+                found += [text.continuation for text in texts]
                 advance(len(part))
+    settings["texts_at_once"] = at_once
     return TextSamples(
-        [tokenizer.decode(ids) for ids in prompts],
-        references,
-        continuations,
-        decoding | {"texts_at_once": at_once},
+        [tokenizer.decode(ids) for ids in prompts], references, continuations, settings
     )
 
 
@@ -149,14 +140,8 @@ def overlap(
     Args:
         minus: other hypotheses, whose BLEU of characters and ROUGE-L are subtracted; texts are then
             resampled together with both of theirs. Without them there is everything.
-
-    Raises:
-        ValueError: there are not as many of each as references.
     """
     predictors = [hypotheses] if minus is None else [hypotheses, minus]
-    for texts in predictors:
-        if len(texts) != len(references):
-            raise ValueError(f"{len(texts)} hypotheses for {len(references)} references")
     tokenizers = (CHARACTERS, WORDS) if minus is None else (CHARACTERS,)
     kinds = list(ROUGE_WORDS) if minus is None else ["rougeL"]
     return {
@@ -183,9 +168,6 @@ def diversity(texts: Sequence[str]) -> dict[str, Any]:
         "distinct_2": _distinct(texts, 2),
         "self_bleu": _self_bleu(texts),
     }
-
-
-Score = Callable[[np.ndarray], float]
 
 
 def _bleu(
@@ -241,7 +223,9 @@ def _rouge(
     }
 
 
-def _estimate(stats: list[np.ndarray], score: Score, seed: int) -> dict[str, Any]:
+def _estimate(
+    stats: list[np.ndarray], score: Callable[[np.ndarray], float], seed: int
+) -> dict[str, Any]:
     """The score of one predictor, or the first's minus the second's, as `estimate`, with the ends
     `low` and `high` of its 95 % interval, over `num_texts`; `reason` says why one is None.
 
@@ -255,21 +239,20 @@ def _estimate(stats: list[np.ndarray], score: Score, seed: int) -> dict[str, Any
     count = len(stats[0])
 
     def of_texts(index: np.ndarray, axis: int = -1) -> np.ndarray:
-        """Scores [...] of the texts in `index`, [..., texts]."""
+        """Scores [1, ...] of the texts in `index`, [..., texts]."""
         rows = index.reshape(-1, count)
         each = [np.array([score(sums) for sums in own[rows].sum(axis=1)]) for own in stats]
-        return (each[0] if len(each) == 1 else each[0] - each[1]).reshape(index.shape[:-1])
+        return (each[0] if len(each) == 1 else each[0] - each[1]).reshape(1, *index.shape[:-1])
 
+    estimate = None
     try:
-        estimate = float(of_texts(np.arange(count)))
+        estimate = float(of_texts(np.arange(count))[0])
+        if count < 2:
+            return _unknown(count, "an interval needs two texts", estimate)
+        (found,) = percentile_intervals(of_texts, (np.arange(count),), seed=seed)
     except Undefined as why:
-        return _unknown(count, str(why))
-    if count < 2:
-        return _unknown(count, "an interval needs two texts", estimate)
-    try:
-        found = percentile_interval(of_texts, (np.arange(count),), seed=seed)
-    except Undefined as why:
-        return _unknown(count, f"no interval: in a resample {why}", estimate)
+        reason = str(why) if estimate is None else f"no interval: in a resample {why}"
+        return _unknown(count, reason, estimate)
     return {**vars(found), "num_texts": count, "reason": None}
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -32,6 +32,8 @@ TRUNK_BYTES = 2**28
 """Outputs of modules that are kept from one draw to the next, but for those of a single batch."""
 STEPS = (1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 500, 1000)
 """Numbers of draws at which the mixture is scored on the way to all of them."""
+MAX_EXAMPLES = 8192
+"""Labelled examples that one number, such as a temperature, is fitted on."""
 LabelKind = Literal["token", "class", "number", "own"]
 """What is predicted; `own` is whatever a likelihood of the user's own is a density of."""
 Advance = Callable[[int], Any]
@@ -70,8 +72,13 @@ class Split:
         device: torch.device,
         likelihood: Likelihood = Categorical(),  # noqa: B008
     ) -> Split:
+        """At most `max_windows` of the rows, evenly spaced."""
         indices = evenly_spaced(len(windows), max_windows)
-        kind = label_kind(likelihood, windows)
+        kind: LabelKind = "own"
+        if isinstance(likelihood, Gaussian):
+            kind = "number"
+        elif isinstance(likelihood, Categorical):
+            kind = "token" if windows.num_classes is None else "class"
         # what goes through the network at once may be held at once
         parts = [windows.batch(part)["labels"] for part in indices.split(batch_size)]
         if kind in {"token", "class"}:
@@ -101,6 +108,10 @@ class Split:
         return self.order.argsort()
 
     @property
+    def of_classes(self) -> bool:
+        return self.kind in {"token", "class"}
+
+    @property
     def unit(self) -> str:
         """What a row is called."""
         return "row" if self.windows.row_targets == 1 else "window"
@@ -119,16 +130,17 @@ class Block:
     forward: Forward
     split: Split
     places: Tensor
-    trunk: Trunk | None
+    trunk: Trunk
     read: Callable[[Batch], Tensor]
 
     def under(self, theta: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Places and labels of each batch, and what is read of it under `theta` [P]."""
         self.forward.load(theta)
         places = self.places.split(self.split.batch_size)
-        batches = self._batches() if self.trunk is None else self._held
+        # padding batches takes longer than a Bayesian head
+        batches = self._held if self.trunk.modules else self._batches()
         for number, (part, batch) in enumerate(zip(places, batches, strict=True)):
-            with nullcontext() if self.trunk is None else self.trunk.over(number):
+            with self.trunk.over(number):
                 found = self.read(batch)
             yield part, batch["labels"], found
 
@@ -137,8 +149,6 @@ class Block:
 
     @cached_property
     def _held(self) -> list[dict[str, Tensor]]:
-        """The batches, held beside what the trunk keeps of them: padding them takes longer than a
-        Bayesian head."""
         return list(self._batches())
 
 
@@ -155,14 +165,11 @@ def walk(
     # the longest row comes first: none has larger outputs
     (longest,) = split.batches(split.indices[split.order[:1]])
     trunk = forward.trunk(longest)
-    most = len(split.indices) if most is None else most
-    if trunk is not None:
-        batches = max(1, TRUNK_BYTES // max(1, trunk.bytes * split.batch_size))
-        most = min(most, batches * split.batch_size)
+    batches = max(1, TRUNK_BYTES // max(1, trunk.bytes * split.batch_size))
+    most = min(most or len(split.indices), batches * split.batch_size)
     for places in split.order.split(most):
         yield Block(forward, split, places, trunk, read)
-        if trunk is not None:
-            trunk.forget()
+        trunk.forget()
 
 
 def each_number(
@@ -178,7 +185,7 @@ def each_number(
         of: makes them of what the network puts out for a batch, and of its labels. Of classes and
             tokens it is given log p(class | input) [m, V] of the observations alone, and these [m].
     """
-    classes = split.kind in {"token", "class"}
+    classes = split.of_classes
     found: list[list[Tensor]] = [[] for _ in weights]
     read = forward.target_log_probs if classes else forward.outputs
     for block in walk(forward, split, read):
@@ -190,13 +197,49 @@ def each_number(
     return torch.stack([torch.cat(own) for own in found])[:, back]
 
 
-def label_kind(likelihood: Likelihood, rows: Rows) -> LabelKind:
-    """What the labels of `rows` are under `likelihood`."""
-    if isinstance(likelihood, Gaussian):
-        return "number"
-    if isinstance(likelihood, Categorical):
-        return "token" if rows.num_classes is None else "class"
-    return "own"
+def densities(
+    forward: Forward,
+    split: Split,
+    likelihood: Likelihood,
+    weights: Weights,
+    advance: Advance = lambda rows: None,
+) -> Tensor:
+    """log p(label | x, θ) by each of S > 0 `weights`: [S, n], float64, in nats. Of classes and
+    tokens n are the labels that are observations, and else the rows: of a real number that is NaN,
+    exactly 0."""
+    density = (
+        likelihood.per_observation
+        if isinstance(likelihood, Categorical)
+        else likelihood.per_sequence
+    )
+
+    def of(said: Tensor, labels: Tensor) -> Tensor:
+        return density(said, labels).double()
+
+    with torch.no_grad():
+        return each_number(forward, split, weights, of, advance)
+
+
+def log_likelihoods(
+    forward: Forward, likelihood: Likelihood, draws: Tensor, rows: Rows, batch_size: int = 64
+) -> Tensor:
+    """`densities` of `rows`, in their order, by `draws` [S, P]."""
+    split = Split.of(rows, batch_size, None, forward.device, likelihood)
+    return densities(forward, split, likelihood, draws)
+
+
+def nll_of(
+    forward: Forward, likelihood: Likelihood, draws: Tensor, rows: Rows, batch_size: int = 64
+) -> tuple[float, float]:
+    """NLL of the mixture of `draws` [S, P] on `rows`, and the mean of theirs, in nats per
+    observation; infinite without a draw. For many short looks: one number is kept of each draw and
+    observation, and nothing else."""
+    if not len(draws):
+        return math.inf, math.inf
+    every = log_likelihoods(forward, likelihood, draws, rows, batch_size)
+    count = rows.num_targets
+    both = -float(log_mean(every).sum()) / count, -float(every.mean(0).sum()) / count
+    return (math.inf, math.inf) if math.isnan(sum(both)) else both
 
 
 def evenly_spaced(rows: int, most: int | None) -> Tensor:
@@ -212,28 +255,6 @@ def draw_order(count: int) -> Sequence[int]:
     return order
 
 
-@contextmanager
-def progress_bar(title: str | None, total: int, unit: str = "") -> Iterator[Advance]:
-    """A bar that is advanced by so many units at a time, with their rate; none without a title.
-
-    Args:
-        unit: `row`, `window`, `text`; without one there is no rate, for a few steps of some time.
-    """
-    bare = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]"
-    bar = tqdm(
-        total=total,
-        desc=title,
-        unit=unit,
-        unit_scale=bool(unit),
-        bar_format=None if unit else bare,
-        disable=title is None,
-        dynamic_ncols=True,
-        mininterval=0.5 if sys.stderr.isatty() else 30,
-    )
-    with bar:
-        yield bar.update
-
-
 def cross_fitted(
     count: int, of_half: Callable[[int], float | Tensor], dtype: torch.dtype
 ) -> Tensor:
@@ -244,45 +265,22 @@ def cross_fitted(
     return found
 
 
-def nll_of(
-    forward: Forward, likelihood: Likelihood, draws: Tensor, rows: Rows, batch_size: int = 64
-) -> tuple[float, float]:
-    """NLL of the mixture of `draws` [S, P] on `rows`, and the mean of theirs, in nats per
-    observation; infinite without a draw."""
-    if not len(draws):
-        return math.inf, math.inf
-    every = log_likelihoods(forward, likelihood, draws, rows, batch_size)
-    count = rows.num_targets
-    both = -float(log_mean(every).sum()) / count, -float(every.mean(0).sum()) / count
-    return (math.inf, math.inf) if math.isnan(sum(both)) else both
+@contextmanager
+def progress_bar(title: str | None, total: int, unit: str = "") -> Iterator[Advance]:
+    """A bar that is advanced by so many units at a time, with their rate; none without a title.
 
-
-def log_likelihoods(
-    forward: Forward, likelihood: Likelihood, draws: Tensor, rows: Rows, batch_size: int = 64
-) -> Tensor:
-    """log p(label | x, θ_s) of `rows`, in their order, by each of S > 0 draws: [S, n], float64, in
-    nats. Of classes and tokens n are the labels that are observations, and else the rows: of a real
-    number that is NaN, exactly 0."""
-    split = Split.of(rows, batch_size, None, forward.device, likelihood)
-    return densities(forward, split, likelihood, list(draws))
-
-
-def densities(
-    forward: Forward,
-    split: Split,
-    likelihood: Likelihood,
-    weights: Weights,
-    advance: Advance = lambda rows: None,
-) -> Tensor:
-    """The same of a split, by each of `weights`."""
-    density = (
-        likelihood.per_observation
-        if isinstance(likelihood, Categorical)
-        else likelihood.per_sequence
-    )
-
-    def of(said: Tensor, labels: Tensor) -> Tensor:
-        return density(said, labels).double()
-
-    with torch.no_grad():
-        return each_number(forward, split, weights, of, advance)
+    Args:
+        unit: `row`, `window`, `text`; without one there is no rate, for a few steps of some time.
+    """
+    bare = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]"
+    with tqdm(
+        total=total,
+        desc=title,
+        unit=unit,
+        unit_scale=bool(unit),
+        bar_format=None if unit else bare,
+        disable=title is None,
+        dynamic_ncols=True,
+        mininterval=0.5 if sys.stderr.isatty() else 30,
+    ) as bar:
+        yield bar.update

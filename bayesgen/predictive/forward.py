@@ -1,31 +1,106 @@
-"""A network under one set of weights after the other."""
+"""A network under one set of weights after the other, and what no set changes.
+
+Where only the last part of a network is Bayesian, the rest runs once: modules without Bayesian
+parameters that have run when θ is first read give the same outputs under every draw. Their outputs
+over a batch are kept in the first draw's pass and handed out in those of the others. The numbers
+are, bit for bit, those of plain passes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bayesgen.likelihoods import IGNORED, Categorical
 from bayesgen.models.functional import Batch, FunctionalModel
 from bayesgen.parameters import FlatModule
 
+Precision = Literal["fp32", "bf16"]
+
+
+class Forward:
+    """A model whose weights are set by a vector: the cheap way through many draws in turn.
+
+    Args:
+        precision: of the network's arithmetic; outputs and probabilities are always float32.
+    """
+
+    def __init__(self, model: FunctionalModel, precision: Precision = "fp32") -> None:
+        self.precision = precision
+        self.device = model.device
+        self._model = model
+        # weights are rounded once a draw, not at every product
+        self._flat = model.bind(torch.bfloat16 if precision == "bf16" else None)
+
+    def load(self, theta: Tensor) -> None:
+        """Make `theta` [P] the weights from here on."""
+        self._flat.theta.copy_(theta)
+
+    def trunk(self, batch: Batch) -> Trunk:
+        """What the passes of all θ over a batch like this have in common."""
+        return find_trunk(self._flat, partial(self.outputs, batch))
+
+    @torch.no_grad()
+    def outputs(self, batch: Batch) -> Tensor:
+        """What the network puts out, float32, on the model's device: logits [..., V] of classes,
+        or means [B, 1] of real-valued labels."""
+        inputs = {k: v.to(self.device) for k, v in batch.items()}
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            return self._model.call(self._flat.module, inputs).float()
+
+    def log_probs(self, batch: Batch) -> Tensor:
+        """log p(class | input) [..., V], float32, on the model's device: of a language model
+        [B, T, V], of a classifier [B, V].
+
+        Raises:
+            ValueError: the model's labels are no classes.
+        """
+        return self._logits(batch).log_softmax(-1)
+
+    def target_log_probs(self, batch: Batch) -> Tensor:
+        """The same of the n labels that are observations alone [n, V], in their order: of masked
+        tokens a few of all that the network reads."""
+        logits = self._logits(batch)
+        scored = (batch["labels"] != IGNORED).to(self.device)
+        chosen = logits.flatten(0, -2) if bool(scored.all()) else logits[scored]
+        return chosen.log_softmax(-1)
+
+    def _logits(self, batch: Batch) -> Tensor:
+        if not isinstance(self._model.likelihood, Categorical):
+            task = self._model.info.task
+            raise ValueError(f"a {task} model has no distribution over classes")
+        return self.outputs(batch)
+
+
+def scoring_precision(wanted: Precision, model: FunctionalModel) -> Precision:
+    """`wanted`, but float32 where the processor has no bfloat16 of its own and would be slower."""
+    native = True
+    if model.device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif model.device.type == "cpu":
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return wanted if native else "fp32"
+
 
 class Trunk:
     """Modules whose outputs are kept.
 
     Attributes:
+        modules: none where draws share nothing.
         bytes: that the outputs over the batch take with which it was found.
     """
 
-    def __init__(self, modules: Sequence[nn.Module]) -> None:
+    def __init__(self, modules: Sequence[nn.Module] = ()) -> None:
+        self.modules = modules
         self.bytes = 0
-        self._modules = modules
         self._kept: dict[int, dict[nn.Module, Any]] = {}
 
     @contextmanager
@@ -33,13 +108,13 @@ class Trunk:
         """A pass in here is over the batch of this number: the first one computes the outputs of
         the modules and keeps them, the others find them."""
         outputs = self._kept.setdefault(batch, {})
-        own = [vars(module).get("forward") for module in self._modules]
-        for module in self._modules:
+        own = [vars(module).get("forward") for module in self.modules]
+        for module in self.modules:
             vars(module)["forward"] = _once(module, outputs)
         try:
             yield
         finally:
-            for module, forward in zip(self._modules, own, strict=True):
+            for module, forward in zip(self.modules, own, strict=True):
                 if forward is None:
                     del vars(module)["forward"]
                 else:
@@ -51,12 +126,12 @@ class Trunk:
 
     def held(self) -> int:
         """Bytes of what is kept."""
-        storages = (t.untyped_storage() for t in _tensors(self._kept))
+        storages = (tensor.untyped_storage() for tensor in _tensors(self._kept))
         return sum({s.data_ptr(): s.nbytes() for s in storages}.values())
 
 
-def find_trunk(flat: FlatModule, outputs: Callable[[], Tensor]) -> Trunk | None:
-    """The trunk of a network, or None where nothing can be shared.
+def find_trunk(flat: FlatModule, outputs: Callable[[], Tensor]) -> Trunk:
+    """What the passes of a network have in common.
 
     One pass is watched for the first operation on θ. Then passes with kept outputs are compared
     with plain ones under several θ, to find a network that changes what it was given, or keeps a
@@ -66,12 +141,9 @@ def find_trunk(flat: FlatModule, outputs: Callable[[], Tensor]) -> Trunk | None:
         outputs: what the network in `flat` puts out for some batch under the θ that it holds.
     """
     if flat.layout.size == sum(p.numel() for p in flat.module.parameters()):
-        return None
-    modules = _shared(_calls(flat, outputs), flat)
-    if not modules:
-        return None
-    trunk = Trunk(modules)
-    return trunk if _exact(trunk, flat, outputs) else None
+        return Trunk()
+    trunk = Trunk(_shared(_calls(flat, outputs), flat))
+    return trunk if trunk.modules and _exact(trunk, flat, outputs) else Trunk()
 
 
 @dataclass
@@ -97,7 +169,7 @@ class _Watch(TorchDispatchMode):
         self.seen = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        inputs = _tensors((args, kwargs or {}))
+        inputs = _tensors((args, kwargs))
         self.seen = self.seen or any(_place(tensor) == self._place for tensor in inputs)
         return func(*args, **(kwargs or {}))
 
@@ -181,87 +253,6 @@ def _place(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def _tensors(value: Any) -> list[Tensor]:
     """All tensors in dictionaries, lists and tuples, however deep."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from _tensors(list(value.values()))
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)
-
-
-Precision = Literal["fp32", "bf16"]
-
-
-class Forward:
-    """A model whose weights are set by a vector: the cheap way through many draws in turn.
-
-    Args:
-        precision: of the network's arithmetic; outputs and probabilities are always float32.
-    """
-
-    def __init__(self, model: FunctionalModel, precision: Precision = "fp32") -> None:
-        self.precision = precision
-        self._no_classes = (
-            None
-            if isinstance(model.likelihood, Categorical)
-            else f"a {model.info.task} model has no distribution over classes"
-        )
-        self._call = model.call
-        # weights are rounded once a draw, not at every product
-        self._flat = model.bind(torch.bfloat16 if precision == "bf16" else None)
-        self.device = model.device
-
-    def load(self, theta: Tensor) -> None:
-        """Make `theta` [P] the weights from here on."""
-        self._flat.theta.copy_(theta)
-
-    def trunk(self, batch: Batch) -> Trunk | None:
-        """What the passes of all θ over a batch like this have in common, or None."""
-        return find_trunk(self._flat, lambda: self.outputs(batch))
-
-    @torch.no_grad()
-    def outputs(self, batch: Batch) -> Tensor:
-        """What the network puts out, float32, on the model's device: logits [..., V] of classes,
-        or means [B, 1] of real-valued labels."""
-        inputs = {k: v.to(self.device) for k, v in batch.items()}
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            return self._call(self._flat.module, inputs).float()
-
-    def log_probs(self, batch: Batch) -> Tensor:
-        """log p(class | input) [..., V], float32, on the model's device: of a language model
-        [B, T, V], of a classifier [B, V].
-
-        Raises:
-            ValueError: the model's labels are no classes.
-        """
-        return self._logits(batch).log_softmax(-1)
-
-    def target_log_probs(self, batch: Batch) -> Tensor:
-        """The same of the n labels that are observations alone [n, V], in their order: of masked
-        tokens a few of all that the network reads.
-
-        Raises:
-            ValueError: the model's labels are no classes.
-        """
-        logits = self._logits(batch)
-        scored = (batch["labels"] != IGNORED).to(self.device)
-        chosen = logits.flatten(0, -2) if bool(scored.all()) else logits[scored]
-        return chosen.log_softmax(-1)
-
-    def _logits(self, batch: Batch) -> Tensor:
-        if self._no_classes:
-            raise ValueError(self._no_classes)
-        return self.outputs(batch)
-
-
-def scoring_precision(wanted: Precision, model: FunctionalModel) -> Precision:
-    """`wanted`, but float32 where the processor has no bfloat16 of its own and would be slower."""
-    if wanted == "bf16" and model.device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    if wanted == "bf16" and model.device.type == "cpu":
-        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        return "bf16" if native else "fp32"
-    return wanted
+    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]

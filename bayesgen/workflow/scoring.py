@@ -202,7 +202,7 @@ def score_run(
             far_key = cache.key(far[1], options["held_in"], predictive)
         for name, windows in material.scored.items():
             report = evaluate_split(predictive, windows, progress=f"scoring {name}", **options)
-            reports[name] = report.to_json()
+            reports[name] = report.content
             window_nll |= {f"{name}.{who}": nll for who, nll in report.window_nll.items()}
             window_nll[f"{name}.tokens"] = report.window_tokens
             window_nll[f"{name}.rows"] = evenly_spaced(len(windows), settings.eval_max_samples)
@@ -238,7 +238,7 @@ def _continued(
 ) -> dict[str, Any]:
     """Texts of a split, continued, and how good they are."""
     samples = sample_texts(predictive, windows, count, progress=progress)
-    return {"texts": samples.to_json(), "scores": samples.scores()}
+    return {"texts": vars(samples), "scores": samples.scores()}
 
 
 def _free_name(run: Run) -> str:

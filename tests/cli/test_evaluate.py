@@ -560,7 +560,7 @@ def test_a_second_look_computes_nothing_again(
 
     monkeypatch.setattr(Forward, "log_probs", never)
     for name in (
-        "bayesgen.evaluation.selective.selective_interval",
+        "bayesgen.evaluation.selective.window_intervals",
         "bayesgen.workflow.scoring.sample_texts",
         "bayesgen.workflow.scoring.detect_shift",
     ):

@@ -140,17 +140,17 @@ def test_the_temperature_is_fitted_on_validation_rows(here: Path) -> None:
 
 
 def test_a_quick_look_fits_it_on_few_rows(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bayesgen.evaluation import evaluate
+    from bayesgen.evaluation import classes
     from bayesgen.workflow import scoring
 
     monkeypatch.setattr(scoring, "HELD_IN", 5)
-    fitted, fit = [], evaluate.fit_temperature
+    fitted, fit = [], classes.fit_temperature
 
     def counted(forward: Any, rows: Any, batch_size: int) -> float:
         fitted.append(len(rows))
         return fit(forward, rows, batch_size)
 
-    monkeypatch.setattr(evaluate, "fit_temperature", counted)
+    monkeypatch.setattr(classes, "fit_temperature", counted)
     folder = here / "split"
     folder.mkdir()
     for name, count in (("train", 40), ("val", 24), ("test", 16)):
@@ -207,11 +207,11 @@ def test_under_a_learned_prior_a_chain_is_cooler_and_goes_further(
     here: Path, task: str, prior: str
 ) -> None:
     argv = ["--sampler", "sgld", "--task", task]
-    tuned = COMMAND.understand(argv).settings
+    tuned = TRAIN.understand(argv).settings
     argv += ["--prior-path", "prior.safetensors"]
-    by_flag = COMMAND.understand([*argv, "--prior", prior])
+    by_flag = TRAIN.understand([*argv, "--prior", prior])
     Path("config.py").write_text(f"CONFIG_SGLD_LABELLED = {{'prior': '{prior}'}}\n")
-    by_config = COMMAND.understand(argv)
+    by_config = TRAIN.understand(argv)
     assert by_flag.settings == by_config.settings
     assert set(by_flag.sources) == set(by_config.sources) == {"task", "prior", "prior_path"}
     settings = by_flag.settings
@@ -225,8 +225,8 @@ def test_under_a_learned_prior_a_chain_is_cooler_and_goes_further(
 
 @pytest.mark.parametrize("sampler", ["map", "swag"])
 def test_an_optimizer_on_labelled_data_has_an_encoders_step_size(sampler: str, here: Path) -> None:
-    text = COMMAND.understand(["--sampler", sampler]).settings
-    rows = COMMAND.understand(["--sampler", sampler, "--task", "sequence-classification"]).settings
+    text = TRAIN.understand(["--sampler", sampler]).settings
+    rows = TRAIN.understand(["--sampler", sampler, "--task", "sequence-classification"]).settings
     assert rows.learning_rate < text.learning_rate
     assert (rows.prior, rows.parameters) == ("pretrained", "layers=-2:,head")
     argv = ["--sampler", sampler, "--task", "sequence-classification", "--model", "tuned"]
@@ -240,8 +240,8 @@ def test_an_optimizer_on_labelled_data_has_an_encoders_step_size(sampler: str, h
 def test_from_a_mode_a_chain_has_the_presets_of_a_fine_tune(here: Path) -> None:
     argv = ["--sampler", "sgld", "--task", "sequence-classification", "--prior", "swag"]
     argv += ["--prior-path", "prior.safetensors"]
-    new = COMMAND.understand(argv).settings
-    tuned = COMMAND.understand([*argv, "--init-from", "mode"]).settings
+    new = TRAIN.understand(argv).settings
+    tuned = TRAIN.understand([*argv, "--init-from", "mode"]).settings
     own = SAMPLERS["sgld"].defaults("sequence-classification")
     for key in ("learning_rate", "temperature"):
         assert getattr(tuned, key) == own[key] != getattr(new, key)

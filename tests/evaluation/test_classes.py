@@ -12,7 +12,7 @@ from torchmetrics.functional.classification import (
     multiclass_calibration_error,
 )
 
-from bayesgen.evaluation.classes import Tally, TokenScores
+from bayesgen.evaluation.classes import Tally, TokenScores, _Collected
 from bayesgen.evaluation.metrics import averaged, exp
 
 
@@ -72,13 +72,18 @@ def test_ignored_labels_are_left_out(predictions: tuple[torch.Tensor, torch.Tens
     log_probs, labels = predictions
     padded = labels.clone()
     padded[100:] = -100
-    assert tally_of(log_probs, padded).tokens == 100
-    found, expected = tally_of(log_probs, padded), tally_of(log_probs[:100], labels[:100])
+    collected = _Collected()
+    collected.add(log_probs[:100], padded)
+    found, expected = collected.tally, tally_of(log_probs[:100], labels[:100])
+    assert found.tokens == 100
     assert (found.nll, found.ece, found.mean_brier) == (
         expected.nll,
         expected.ece,
         expected.mean_brier,
     )
+    nll = torch.cat(collected.window_nll)
+    assert len(nll) == 500
+    assert (nll[100:] == 0).all()
 
 
 def test_mean_of_scores_reports_exp_of_the_mean_nll() -> None:

@@ -26,6 +26,7 @@ from bayesgen.evaluation.walk import draw_order
 from bayesgen.likelihoods import Categorical
 from bayesgen.models import FunctionalModel
 from bayesgen.predictive import Forward, Predictive
+from tests.evaluation.reports import by_draws
 
 TOKENS = np.random.default_rng(0).integers(0, 11, 101).astype(np.uint16)
 
@@ -65,28 +66,36 @@ def test_report_equals_the_dense_computation(
         "posterior_mean": dense(model, predictive.posterior.mean())[0],
         "bma": mixture,
     }
-    assert report.num_tokens == 100
-    assert report.num_draws == 4
+    assert report.content["num_tokens"] == 100
+    assert report.content["num_draws"] == 4
     for name, log_probs in expected.items():
         nll = -log_probs[torch.arange(100), targets].mean()
-        assert report.predictors[name]["nll"] == pytest.approx(float(nll), abs=1e-5)
+        assert report.content["predictors"][name]["nll"] == pytest.approx(float(nll), abs=1e-5)
         accuracy = (log_probs.argmax(-1) == targets).double().mean()
-        assert report.predictors[name]["accuracy"] == pytest.approx(float(accuracy))
+        assert report.content["predictors"][name]["accuracy"] == pytest.approx(float(accuracy))
     own = -each[:, torch.arange(100), targets].mean(1)
-    assert report.predictors["mean_of_draws"]["nll"] == pytest.approx(float(own.mean()), abs=1e-5)
-    assert report.predictors["bma"]["nll"] < report.predictors["mean_of_draws"]["nll"]
+    assert report.content["predictors"]["mean_of_draws"]["nll"] == pytest.approx(
+        float(own.mean()), abs=1e-5
+    )
+    assert (
+        report.content["predictors"]["bma"]["nll"]
+        < report.content["predictors"]["mean_of_draws"]["nll"]
+    )
     total = -(mixture.exp() * mixture).sum(-1).mean()
     aleatoric = -(each.exp() * each).sum(-1).mean()
-    assert report.entropy.total == pytest.approx(float(total), abs=1e-5)
-    assert report.entropy.aleatoric == pytest.approx(float(aleatoric), abs=1e-5)
-    assert report.entropy.epistemic == pytest.approx(float(total - aleatoric), abs=1e-5)
-    assert report.entropy.epistemic > 0
-    for name in report.predictors:
+    assert report.content["entropy"]["total"] == pytest.approx(float(total), abs=1e-5)
+    assert report.content["entropy"]["aleatoric"] == pytest.approx(float(aleatoric), abs=1e-5)
+    assert report.content["entropy"]["epistemic"] == pytest.approx(
+        float(total - aleatoric), abs=1e-5
+    )
+    assert report.content["entropy"]["epistemic"] > 0
+    for name in report.content["predictors"]:
         summed = report.window_nll[name].sum() / report.window_tokens.sum()
-        assert float(summed) == pytest.approx(report.predictors[name]["nll"], abs=1e-9)
-    difference = report.differences["deterministic"]
-    assert difference.estimate == pytest.approx(
-        report.predictors["bma"]["nll"] - report.predictors["deterministic"]["nll"]
+        assert float(summed) == pytest.approx(report.content["predictors"][name]["nll"], abs=1e-9)
+    difference = report.content["bma_minus"]["deterministic"]
+    assert difference["estimate"] == pytest.approx(
+        report.content["predictors"]["bma"]["nll"]
+        - report.content["predictors"]["deterministic"]["nll"]
     )
 
 
@@ -109,7 +118,7 @@ def test_the_training_text_is_scored_with_the_temperature_of_its_other_half(
         torch.testing.assert_close(found, nll, rtol=1e-5, atol=1e-5)
     shares = [len(half) / len(windows) for half in halves]
     mean = shares[0] * taus[1] + shares[1] * taus[0]
-    assert report.temperature == pytest.approx(mean, rel=1e-5)
+    assert report.content["fitted_temperature"] == pytest.approx(mean, rel=1e-5)
 
 
 def test_temperature_scaled_wins_on_text_like_the_one_it_was_fitted_on(
@@ -117,7 +126,7 @@ def test_temperature_scaled_wins_on_text_like_the_one_it_was_fitted_on(
 ) -> None:
     scores = evaluate_split(
         predictive, Windows.tiled(TOKENS, 8), Windows.tiled(TOKENS.copy(), 8)
-    ).predictors
+    ).content["predictors"]
     assert scores["temperature_scaled"]["nll"] < scores["deterministic"]["nll"]
 
 
@@ -149,7 +158,7 @@ def test_temperature_is_recovered(
 def test_max_windows_are_spread_over_the_split(predictive: Predictive) -> None:
     windows = Windows.tiled(TOKENS, 8)
     report = evaluate_split(predictive, windows, windows, max_windows=2)
-    assert report.num_tokens == 8 + 4  # the first window and the last, shorter one
+    assert report.content["num_tokens"] == 8 + 4  # the first window and the last, shorter one
 
 
 def test_a_checkpoint_scores_as_the_deterministic_predictor(predictive: Predictive) -> None:
@@ -157,7 +166,7 @@ def test_a_checkpoint_scores_as_the_deterministic_predictor(predictive: Predicti
     report = evaluate_split(predictive, windows, windows)
     tally = score_checkpoint(predictive.model, windows).tally
     found = {"nll": tally.nll, "accuracy": tally.accuracy, "ece": tally.ece}
-    assert found.items() <= report.predictors["deterministic"].items()
+    assert found.items() <= report.content["predictors"]["deterministic"].items()
 
 
 # -- the mixture on its way to all draws ---------------------------------------------------------
@@ -177,13 +186,13 @@ def test_by_draws_is_the_mixture_of_the_first_so_many_in_the_fixed_order(
     predictive = several(tiny_gpt, 7)
     windows = Windows.tiled(TOKENS, 8)
     report = evaluate_split(predictive, windows, windows)
-    assert list(report.by_draws) == [1, 2, 3, 5, 7]
+    assert list(by_draws(report)) == [1, 2, 3, 5, 7]
     order = draw_order(7)
     assert order != sorted(order)
     each = torch.stack([dense(tiny_gpt, theta)[0].exp() for theta in predictive.posterior])
     targets = dense(tiny_gpt, tiny_gpt.theta)[1]
     one_hot = torch.nn.functional.one_hot(targets, 11)
-    for count, scores in report.by_draws.items():
+    for count, scores in by_draws(report).items():
         probs = each[list(order[:count])].mean(0)
         nll = -probs[torch.arange(100), targets].log().mean()
         assert scores["nll"] == pytest.approx(float(nll), abs=1e-5)
@@ -192,10 +201,10 @@ def test_by_draws_is_the_mixture_of_the_first_so_many_in_the_fixed_order(
         assert scores["accuracy"] == pytest.approx(float(accuracy))
         brier = (probs - one_hot).square().sum(-1).mean()
         assert scores["brier"] == pytest.approx(float(brier), abs=1e-5)
-    assert report.by_draws[7] == report.predictors["bma"]
-    rows = report.to_json()["by_num_draws"]
+    assert by_draws(report)[7] == report.content["predictors"]["bma"]
+    rows = report.content["by_num_draws"]
     assert [row["draws"] for row in rows] == [1, 2, 3, 5, 7]
-    assert rows[2]["nll"] == report.by_draws[3]["nll"]
+    assert rows[2]["nll"] == by_draws(report)[3]["nll"]
 
 
 @pytest.mark.parametrize("count", [1, 2, 10, 97])
@@ -214,9 +223,9 @@ def test_identical_draws_have_no_epistemic_uncertainty(tiny_gpt: FunctionalModel
     epistemic = found.said["bma"].tokens.entropy.double() - found.aleatoric
     assert float(epistemic.abs().max()) < 1e-6
     report = evaluate_split(Predictive(tiny_gpt, posterior), windows, windows)
-    assert abs(report.entropy.epistemic) < 1e-6
-    assert report.predictors["bma"]["nll"] == pytest.approx(
-        report.predictors["deterministic"]["nll"]
+    assert abs(report.content["entropy"]["epistemic"]) < 1e-6
+    assert report.content["predictors"]["bma"]["nll"] == pytest.approx(
+        report.content["predictors"]["deterministic"]["nll"]
     )
 
 
@@ -232,7 +241,7 @@ def test_total_is_aleatoric_and_epistemic_at_every_token(predictive: Predictive)
     torch.testing.assert_close(aleatoric, -(each.exp() * each).sum(-1).mean(0), rtol=0, atol=1e-5)
     torch.testing.assert_close(aleatoric + divergence, total, rtol=0, atol=1e-5)
     assert float((total - aleatoric).min()) > 0
-    entropy = evaluate_split(predictive, windows, windows).entropy
+    entropy = evaluate_split(predictive, windows, windows).content["entropy"]
     assert entropy.total == pytest.approx(entropy.aleatoric + entropy.epistemic, abs=1e-12)
     assert entropy.total == pytest.approx(float(total.mean()), abs=1e-6)
 
@@ -240,9 +249,11 @@ def test_total_is_aleatoric_and_epistemic_at_every_token(predictive: Predictive)
 def test_the_reliability_diagram_adds_up_to_the_ece(predictive: Predictive) -> None:
     windows = Windows.tiled(TOKENS, 8)
     report = evaluate_split(predictive, windows, windows)
-    assert set(report.reliability) == set(report.predictors) - {"mean_of_draws"}
-    for name, bins in report.reliability.items():
-        scores = report.predictors[name]
+    assert set(report.content["reliability"]) == set(report.content["predictors"]) - {
+        "mean_of_draws"
+    }
+    for name, bins in report.content["reliability"].items():
+        scores = report.content["predictors"][name]
         rows = list(zip(*(bins[k] for k in ("tokens", "accuracy", "confidence")), strict=True))
         assert len(rows) == 15
         filled = [(n, a, c) for n, a, c in rows if n]
@@ -253,7 +264,7 @@ def test_the_reliability_diagram_adds_up_to_the_ece(predictive: Predictive) -> N
         assert sum(n * a for n, a, _ in filled) / 100 == pytest.approx(scores["accuracy"])
     log_probs, targets = dense(predictive.model, predictive.model.theta)
     confidence, guess = (t.numpy() for t in log_probs.exp().max(-1))
-    bins = report.reliability["deterministic"]
+    bins = report.content["reliability"]["deterministic"]
     for i in range(15):
         inside = (confidence > i / 15) & (confidence <= (i + 1) / 15)
         assert bins["tokens"][i] == inside.sum()
@@ -279,22 +290,25 @@ def test_selective_ranks_each_predictors_own_errors(predictive: Predictive) -> N
         "bma_epistemic": (mixture, total + (each.exp() * each).sum(-1).mean(0)),
         "bma_max_probability": (mixture, -mixture.max(-1).values),
     }
-    assert list(report.selective) == list(ranked)
+    assert list(report.content["selective"]) == list(ranked)
     areas = {}
     for name, (log_probs, unsure) in ranked.items():
         wrong = (log_probs.argmax(-1) != targets)[unsure.argsort()].double()
         areas[name] = float((wrong.cumsum(0) / torch.arange(1, 101)).mean())
-        found = report.selective[name]
+        found = report.content["selective"][name]
         assert found["curve"]["aurc"] == pytest.approx(
             areas[name], abs=1.5e-3
         )  # a near-tie turns round
         assert found["curve"]["risks"][-1] == pytest.approx(
-            1 - report.predictors[found["predictor"]]["accuracy"]
+            1 - report.content["predictors"][found["predictor"]]["accuracy"]
         )
         assert found["aurc"] is not None
         assert found["aurc"]["estimate"] == found["curve"]["aurc"]
         assert found["minus_deterministic"] is not None
-        gain = found["curve"]["aurc"] - report.selective["deterministic_entropy"]["curve"]["aurc"]
+        gain = (
+            found["curve"]["aurc"]
+            - report.content["selective"]["deterministic_entropy"]["curve"]["aurc"]
+        )
         assert found["minus_deterministic"]["estimate"] == pytest.approx(gain)
     assert np.diff(sorted(areas.values())).min() > 1.5e-3  # none is taken for another
 
@@ -305,7 +319,7 @@ def test_selective_ranks_each_predictors_own_errors(predictive: Predictive) -> N
 def equal(one: SplitReport, other: SplitReport) -> bool:
     nll = all(torch.equal(v, other.window_nll[k]) for k, v in one.window_nll.items())
     tokens = torch.equal(one.window_tokens, other.window_tokens)
-    return nll and tokens and one.to_json() == other.to_json()
+    return nll and tokens and one.content == other.content
 
 
 @pytest.mark.parametrize("max_windows", [None, 5])
@@ -373,8 +387,8 @@ def test_kept_log_likelihoods_give_the_reported_nll(predictive: Predictive, tmp_
         expected = log_probs[torch.arange(100), targets].numpy()
         np.testing.assert_allclose(row, expected, rtol=0, atol=1e-5)
     nll = -np.log(np.exp(each).mean(0)).mean()
-    assert report.predictors["bma"]["nll"] == pytest.approx(nll, abs=1e-6)
-    for count, scores in report.by_draws.items():
+    assert report.content["predictors"]["bma"]["nll"] == pytest.approx(nll, abs=1e-6)
+    for count, scores in by_draws(report).items():
         first = each[list(draw_order(4)[:count])]
         assert scores["nll"] == pytest.approx(-np.log(np.exp(first).mean(0)).mean(), abs=1e-6)
 
@@ -383,12 +397,12 @@ def test_bf16_changes_the_numbers_a_little(predictive: Predictive) -> None:
     windows = Windows.tiled(TOKENS, 8)
     coarse = Predictive(predictive.model, predictive.posterior, "bf16")
     one, other = (evaluate_split(who, windows, windows) for who in (predictive, coarse))
-    gap = abs(one.predictors["bma"]["nll"] - other.predictors["bma"]["nll"])
+    gap = abs(one.content["predictors"]["bma"]["nll"] - other.content["predictors"]["bma"]["nll"])
     assert 0 < gap < 0.02
 
 
 def test_a_single_window_has_no_intervals(predictive: Predictive) -> None:
     windows = Windows.tiled(TOKENS[:9], 8)
-    content = evaluate_split(predictive, windows, windows).to_json()
+    content = evaluate_split(predictive, windows, windows).content
     assert all(ranked["aurc"] is None for ranked in content["selective"].values())
     assert math.isnan(content["bma_minus"]["deterministic"]["low"])

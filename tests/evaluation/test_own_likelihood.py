@@ -21,6 +21,7 @@ from bayesgen.models import FunctionalModel
 from bayesgen.predictive import Forward, Predictive
 from bayesgen.reports.tables import plain, predictor_caption, table_of
 from bayesgen.runs import finite
+from tests.evaluation.reports import by_draws
 from tests.evaluation.test_regression import Points
 
 
@@ -72,18 +73,22 @@ def test_it_is_scored_by_its_nll_alone(predictive: Predictive, tmp_path: Path) -
          for theta in predictive.posterior]
     )  # fmt: skip
     bma = each.logsumexp(0) - math.log(7)
-    found = {name: values["nll"] for name, values in report.predictors.items()}
+    found = {name: values["nll"] for name, values in report.content["predictors"].items()}
     assert found["bma"] == pytest.approx(-float(bma.sum()) / count, rel=1e-5)
     assert found["mean_of_draws"] == pytest.approx(-float(each.sum()) / 7 / count, rel=1e-5)
     alone = model.likelihood.total(model(model.theta, vars(data)), data.y)
     assert found["deterministic"] == pytest.approx(-float(alone) / count, rel=1e-5)
-    assert (report.num_tokens, report.temperature) == (count, None)
+    assert (report.content["num_tokens"], report.content["fitted_temperature"]) == (count, None)
     assert found["temperature_scaled"] is None
-    assert "temperature" in report.predictors["temperature_scaled"]["no_nll"]
-    assert report.by_draws[7] == report.predictors["bma"]
-    assert list(report.by_draws) == [1, 2, 3, 5, 7]
+    assert "temperature" in report.content["predictors"]["temperature_scaled"]["no_nll"]
+    assert by_draws(report)[7] == report.content["predictors"]["bma"]
+    assert list(by_draws(report)) == [1, 2, 3, 5, 7]
     torch.testing.assert_close(report.window_nll["bma"], -bma, rtol=1e-5, atol=1e-5)
-    assert report.differences.keys() == {"deterministic", "posterior_mean", "mean_of_draws"}
+    assert report.content["bma_minus"].keys() == {
+        "deterministic",
+        "posterior_mean",
+        "mean_of_draws",
+    }
     mixed, _ = nll_of(
         Forward(model), model.likelihood, torch.stack(list(predictive.posterior)), data
     )
@@ -94,13 +99,13 @@ def test_a_second_look_runs_no_network_and_tables_show_it(
     predictive: Predictive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, held_in, cache = rows(40, 0), rows(9, 5, "other"), TokenCache(tmp_path)
-    first = finite(evaluate_split(predictive, data, held_in, cache=cache).to_json())
+    first = finite(evaluate_split(predictive, data, held_in, cache=cache).content)
 
     def no_network(*_: Any) -> Tensor:
         raise AssertionError("the network was run")
 
     monkeypatch.setattr(predictive.forward, "outputs", no_network)
-    again = finite(evaluate_split(predictive, data, held_in, cache=cache).to_json())
+    again = finite(evaluate_split(predictive, data, held_in, cache=cache).content)
     assert json.loads(json.dumps(again, allow_nan=False)) == json.loads(json.dumps(first))
     evaluation = {"splits": {"test": again}}
     table = table_of("predictors", {"run": evaluation})

@@ -21,6 +21,7 @@ from bayesgen.evaluation.classes import score_mixture, score_weights
 from bayesgen.evaluation.metrics import Passes
 from bayesgen.evaluation.walk import Split, draw_order, evenly_spaced
 from bayesgen.predictive import Forward, Predictive
+from bayesgen.predictive.forward import Trunk
 from tests.encoder import save_encoder, write_rows
 
 pytest.importorskip("transformers")
@@ -146,7 +147,7 @@ def test_the_report_is_that_of_rows_in_the_order_of_the_file(
     found = evaluate_split(who, rows, rows, batch_size=8)
     in_order_of_the_file(monkeypatch)
     expected = evaluate_split(who, rows, rows, batch_size=8)
-    for one, other in zip(numbers(found.to_json()), numbers(expected.to_json()), strict=True):
+    for one, other in zip(numbers(found.content), numbers(expected.content), strict=True):
         assert one == pytest.approx(other, abs=1e-5, nan_ok=True)
     for name, nll in expected.window_nll.items():
         torch.testing.assert_close(found.window_nll[name], nll, rtol=0, atol=1e-5)
@@ -184,7 +185,7 @@ def test_what_draws_share_changes_no_bit(
     batches = -(-len(split.indices) // 8)
     looking = 1 + 3 + 1 + 1  # a watched pass, plain ones, one that keeps; and one for the size
     assert len(calls) == batches + looking
-    monkeypatch.setattr(Forward, "trunk", lambda *_: None)
+    monkeypatch.setattr(Forward, "trunk", lambda *_: Trunk())
     plain = mixed(who, split)
     assert len(calls) == batches + looking + 4 * batches + 1
     assert torch.equal(shared.said["bma"].window_nll, plain.said["bma"].window_nll)

@@ -26,8 +26,10 @@ from bayesgen.evaluation.walk import draw_order
 from bayesgen.likelihoods import Gaussian
 from bayesgen.models import FunctionalModel, ModelInfo
 from bayesgen.predictive import Forward, Predictive
+from bayesgen.predictive.forward import Trunk
 from bayesgen.runs import finite
 from tests.encoder import save_encoder
+from tests.evaluation.reports import by_draws
 
 STD = 0.5
 
@@ -118,39 +120,55 @@ def test_the_report_equals_the_dense_computation(predictive: Predictive, batch_s
         "mean_of_draws": -each.mean(0),
         "bma": -bma,
     }
-    assert tuple(report.predictors) == PREDICTORS
+    assert tuple(report.content["predictors"]) == PREDICTORS
     for name, rowwise in nll.items():
-        assert report.predictors[name]["nll"] == pytest.approx(float(rowwise.mean()), rel=1e-5)
+        assert report.content["predictors"][name]["nll"] == pytest.approx(
+            float(rowwise.mean()), rel=1e-5
+        )
         torch.testing.assert_close(report.window_nll[name], rowwise, rtol=1e-4, atol=1e-5)
-    assert report.predictors["bma"]["nll"] < report.predictors["mean_of_draws"]["nll"]
-    error = f.mean(0) - y
-    assert report.predictors["bma"]["rmse"] == pytest.approx(float(error.square().mean().sqrt()))
-    own = [float((d - y).square().mean().sqrt()) for d in f]
-    assert report.predictors["mean_of_draws"]["rmse"] == pytest.approx(np.mean(own), rel=1e-5)
-    ranks = [stats.spearmanr(d, y).statistic for d in f]
-    assert report.predictors["mean_of_draws"]["spearman"] == pytest.approx(np.mean(ranks), abs=1e-3)
-    epistemic = float(f.var(0, correction=0).mean())
-    assert report.variance.aleatoric == pytest.approx(STD**2)
-    assert report.variance.epistemic == pytest.approx(epistemic, rel=1e-5)
-    assert report.variance.total == pytest.approx(STD**2 + epistemic, rel=1e-5)
-    assert (report.num_tokens, report.num_draws, report.noise_std) == (40, 7, STD)
-    difference = report.differences["deterministic"]
-    assert difference.estimate == pytest.approx(
-        report.predictors["bma"]["nll"] - report.predictors["deterministic"]["nll"]
+    assert (
+        report.content["predictors"]["bma"]["nll"]
+        < report.content["predictors"]["mean_of_draws"]["nll"]
     )
-    assert difference.high < 0
+    error = f.mean(0) - y
+    assert report.content["predictors"]["bma"]["rmse"] == pytest.approx(
+        float(error.square().mean().sqrt())
+    )
+    own = [float((d - y).square().mean().sqrt()) for d in f]
+    assert report.content["predictors"]["mean_of_draws"]["rmse"] == pytest.approx(
+        np.mean(own), rel=1e-5
+    )
+    ranks = [stats.spearmanr(d, y).statistic for d in f]
+    assert report.content["predictors"]["mean_of_draws"]["spearman"] == pytest.approx(
+        np.mean(ranks), abs=1e-3
+    )
+    epistemic = float(f.var(0, correction=0).mean())
+    assert report.content["variance"]["aleatoric"] == pytest.approx(STD**2)
+    assert report.content["variance"]["epistemic"] == pytest.approx(epistemic, rel=1e-5)
+    assert report.content["variance"]["total"] == pytest.approx(STD**2 + epistemic, rel=1e-5)
+    assert (
+        report.content["num_tokens"],
+        report.content["num_draws"],
+        report.content["noise_std"],
+    ) == (40, 7, STD)
+    difference = report.content["bma_minus"]["deterministic"]
+    assert difference["estimate"] == pytest.approx(
+        report.content["predictors"]["bma"]["nll"]
+        - report.content["predictors"]["deterministic"]["nll"]
+    )
+    assert difference["high"] < 0
 
 
 def test_the_mixture_of_the_first_few_draws(predictive: Predictive) -> None:
     rows = points(40, 0)
     report = evaluate_split(predictive, rows, rows)
-    assert list(report.by_draws) == [1, 2, 3, 5, 7]
+    assert list(by_draws(report)) == [1, 2, 3, 5, 7]
     f = means(draws_of(predictive), rows.x)
     first = f[list(draw_order(7)[:3])]
     each = Normal(first, STD).log_prob(rows.y.double())
     expected = -float((each.logsumexp(0) - math.log(3)).mean())
-    assert report.by_draws[3]["nll"] == pytest.approx(expected, rel=1e-5)
-    assert report.by_draws[7] == report.predictors["bma"]
+    assert by_draws(report)[3]["nll"] == pytest.approx(expected, rel=1e-5)
+    assert by_draws(report)[7] == report.content["predictors"]["bma"]
 
 
 def test_a_variance_is_fitted_on_held_in_rows(predictive: Predictive) -> None:
@@ -159,7 +177,7 @@ def test_a_variance_is_fitted_on_held_in_rows(predictive: Predictive) -> None:
     report = evaluate_split(predictive, rows, held_in)
     residual = held_in.y.double() - means(predictive.model.theta[None], held_in.x)[0]
     variance = float(residual.square().mean())
-    assert report.temperature == pytest.approx(variance / STD**2, rel=1e-5)
+    assert report.content["fitted_temperature"] == pytest.approx(variance / STD**2, rel=1e-5)
     start = means(predictive.model.theta[None], rows.x)[0]
     expected = -Normal(start, math.sqrt(variance)).log_prob(rows.y.double())
     torch.testing.assert_close(
@@ -184,9 +202,11 @@ def test_rows_that_are_held_in_themselves_have_the_variance_of_their_other_half(
     found = report.window_nll["temperature_scaled"]
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     one = evaluate_split(predictive, rows, rows, max_windows=1)
-    assert one.temperature == 1
-    assert one.to_json()["bma_minus"]["deterministic"]["no_interval"] is not None
-    assert one.predictors["bma"]["no_correlation"] == "a correlation needs two rows or more"
+    assert one.content["fitted_temperature"] == 1
+    assert one.content["bma_minus"]["deterministic"]["no_interval"] is not None
+    assert (
+        one.content["predictors"]["bma"]["no_correlation"] == "a correlation needs two rows or more"
+    )
 
 
 def design(x: Tensor) -> Tensor:
@@ -214,22 +234,24 @@ def test_exact_draws_of_a_conjugate_posterior_predict_as_its_closed_form() -> No
     epistemic = ((design(x) @ covariance) * design(x)).sum(1)
     exact = Normal(design(x) @ centre, (variance + epistemic).sqrt())
     y = test.y.double()
-    bma, alone = report.predictors["bma"], report.predictors["deterministic"]
+    bma, alone = report.content["predictors"]["bma"], report.content["predictors"]["deterministic"]
     assert bma["nll"] == pytest.approx(-float(exact.log_prob(y).mean()), abs=0.015)
     assert bma["nll"] < alone["nll"] - 0.02
     assert bma["ece"] < 0.02 < alone["ece"]
-    assert report.variance.epistemic == pytest.approx(float(epistemic.mean()), rel=0.2)
+    assert report.content["variance"]["epistemic"] == pytest.approx(
+        float(epistemic.mean()), rel=0.2
+    )
     pit = exact.cdf(y)
-    for row in report.coverage["bma"]:
+    for row in report.content["coverage"]["bma"]:
         closed = float(((pit - 0.5).abs() <= row["level"] / 2).double().mean())
         assert row["coverage"] == pytest.approx(closed, abs=0.02)
         assert row["coverage"] == pytest.approx(row["level"], abs=0.05)  # three standard errors
         width = 2 * stats.norm.ppf((1 + row["level"]) / 2) * float(exact.stddev.mean())
         assert row["width"] == pytest.approx(width, rel=0.03)
     # the network alone is too sure: its intervals hold fewer labels
-    assert report.coverage["deterministic"][2]["coverage"] < 0.87
+    assert report.content["coverage"]["deterministic"][2]["coverage"] < 0.87
     # and the rows that the draws agree on have the smaller errors
-    kept = report.selective["bma_epistemic"]
+    kept = report.content["selective"]["bma_epistemic"]
     assert kept["rmse"][0] < kept["rmse"][1] < kept["rmse_random"] == pytest.approx(kept["rmse"][2])
 
 
@@ -257,7 +279,7 @@ def test_what_draws_share_is_read_once_and_long_rows_first(
     looking = 1 + 3 + 1  # a watched pass, plain ones, one that keeps
     assert len(widths) == 2 * (looking + 3)  # the network and the mean weights; all draws
     assert widths[looking : looking + 3] == sorted(widths[-3:], reverse=True) == widths[-3:]
-    monkeypatch.setattr(Forward, "trunk", lambda *_: None)
+    monkeypatch.setattr(Forward, "trunk", lambda *_: Trunk())
     plain = numbers.read_numbers(who, split, rows, None)
     for name, value in plain.items():
         assert torch.equal(shared[name], value)
@@ -280,7 +302,7 @@ def test_a_second_look_runs_no_network(
 
     monkeypatch.setattr(predictive.forward, "outputs", no_network)
     second = evaluate_split(predictive, rows, held_in, cache=cache)
-    assert second.to_json() == first.to_json()
+    assert second.content == first.content
     assert second.key == first.key
     with pytest.raises(AssertionError, match="was run"):
         evaluate_split(predictive, points(40, 9), held_in, cache=cache)
@@ -304,7 +326,7 @@ def test_a_difference_of_rank_correlations_is_paired() -> None:
 
 def test_what_cannot_be_correlated_is_null_with_its_reason(predictive: Predictive) -> None:
     rows = Points(points(6, 0).x, torch.full((6,), 2.0))
-    content = finite(evaluate_split(predictive, rows, rows).to_json())
+    content = finite(evaluate_split(predictive, rows, rows).content)
     bma = content["predictors"]["bma"]
     assert bma["spearman"] is bma["pearson"] is None
     assert bma["no_correlation"] == "the outputs or labels do not vary"
@@ -348,7 +370,7 @@ def test_labels_must_be_real_numbers(predictive: Predictive, tiny_gpt: Functiona
 def test_the_report_as_plain_data(predictive: Predictive) -> None:
     report = evaluate_split(predictive, points(40, 0), points(30, 5, "other"))
     assert isinstance(report, SplitReport)
-    content = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    content = json.loads(json.dumps(report.content, allow_nan=False))
     assert set(content["predictors"]["bma"]) >= {"nll", "rmse", "spearman", "pearson", "ece"}
     assert set(content["variance"]) == {"total", "aleatoric", "epistemic"}
     assert content["selective"]["bma_epistemic"]["coverages"] == [0.5, 0.8, 1.0]

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from itertools import permutations
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,35 +16,49 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import bootstrap
 
-from bayesgen.evaluation.selective import (
-    Interval,
-    Ranking,
-    accuracy_at,
-    risk_coverage,
-    selective_interval,
-)
+from bayesgen.evaluation.metrics import Interval
+from bayesgen.evaluation.selective import Ranking, window_intervals
 
 Tokens = tuple[np.ndarray, np.ndarray]
 
 
+def risk_coverage(errors: Any, uncertainty: Any, points: int = 101) -> SimpleNamespace:
+    ranking = Ranking.of(errors, uncertainty, np.arange(len(errors)) // 3)
+    return SimpleNamespace(**ranking.curve(points))
+
+
 def aurc_interval(errors: Any, uncertainty: Any, groups: Any, **options: int) -> Interval:
-    return selective_interval(Ranking.aurcs, (errors, uncertainty), groups, **options)
+    ranking = Ranking.of(errors, uncertainty, groups)
+    (found,) = window_intervals(lambda counts: [ranking.aurcs(counts)], ranking, **options)
+    return found
 
 
 def aurc_difference(first: Any, second: Any, groups: Any, **options: int) -> Interval:
-    return selective_interval(Ranking.aurcs, first, groups, second, **options)
+    one, other = Ranking.of(*first, groups), Ranking.of(*second, groups)
+    (found,) = window_intervals(
+        lambda counts: [one.aurcs(counts) - other.aurcs(counts)], one, **options
+    )
+    return found
 
 
 def accuracy_interval(
     errors: Any, uncertainty: Any, groups: Any, coverage: float, **options: int
 ) -> Interval:
-    return selective_interval(accuracy_at(coverage), (errors, uncertainty), groups, **options)
+    one = Ranking.of(errors, uncertainty, groups)
+    (found,) = window_intervals(lambda counts: [one.accuracies(coverage, counts)], one, **options)
+    return found
 
 
 def accuracy_difference(
     first: Any, second: Any, groups: Any, coverage: float, **options: int
 ) -> Interval:
-    return selective_interval(accuracy_at(coverage), first, groups, second, **options)
+    one, other = Ranking.of(*first, groups), Ranking.of(*second, groups)
+    (found,) = window_intervals(
+        lambda counts: [one.accuracies(coverage, counts) - other.accuracies(coverage, counts)],
+        one,
+        **options,
+    )
+    return found
 
 
 def tokens(max_size: int, levels: int) -> st.SearchStrategy[Tokens]:
@@ -170,7 +185,7 @@ def test_tensors_and_arrays_give_the_same_and_json_holds_it() -> None:
     assert risk_coverage(*tensors[:2]) == curve
     interval = aurc_interval(errors, uncertainty, groups, resamples=20)
     assert aurc_interval(*tensors, resamples=20) == interval
-    content = [asdict(curve), asdict(interval)]
+    content = [vars(curve), asdict(interval)]
     assert json.loads(json.dumps(content, allow_nan=False)) == content
 
 
@@ -322,29 +337,12 @@ def test_accuracy_covers_the_truth_about_as_often_as_it_says() -> None:
 
 # -- refusals ------------------------------------------------------------------------------------
 
-ERRORS, UNSURE, GROUPS = np.array([True, False]), np.array([1.0, 2.0]), np.array([0, 1])
+
+def test_an_uncertainty_that_is_not_a_number_is_refused() -> None:
+    with pytest.raises(ValueError, match="1 uncertainties are NaN"):
+        risk_coverage(np.array([True, False]), np.array([0, np.nan]))
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: risk_coverage(ERRORS[:0], UNSURE[:0]), "no tokens"),
-        (lambda: risk_coverage(ERRORS, UNSURE[:1]), r"must both be \[n\]"),
-        (lambda: risk_coverage(ERRORS[None], UNSURE[None]), r"must both be \[n\]"),
-        (lambda: risk_coverage(ERRORS.astype(float), UNSURE), "must be bool, not float64"),
-        (lambda: risk_coverage(ERRORS, np.array([0, np.nan])), "1 uncertainties are NaN"),
-        (lambda: risk_coverage(ERRORS, UNSURE, points=1), "2 points or more, not 1"),
-        (lambda: aurc_interval(ERRORS, UNSURE, np.zeros(2, dtype=int)), "two windows or more"),
-        (lambda: aurc_interval(ERRORS, UNSURE, UNSURE), "groups must be integers"),
-        (lambda: aurc_interval(ERRORS, UNSURE, np.arange(3)), "2 tokens, but the windows of 3"),
-        (lambda: accuracy_interval(ERRORS, UNSURE, GROUPS, 0), r"lies in \(0, 1\], not 0"),
-        (lambda: accuracy_interval(ERRORS, UNSURE, GROUPS, 1.5), r"lies in \(0, 1\], not 1.5"),
-        (
-            lambda: aurc_difference((ERRORS, UNSURE), (ERRORS[:1], UNSURE[:1]), GROUPS),
-            "1 tokens, but the windows of 2",
-        ),
-    ],
-)
-def test_what_cannot_be_computed_is_refused(call: Callable[[], object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        call()
+def test_one_window_has_no_interval() -> None:
+    with pytest.raises(ValueError, match="two or more"):
+        aurc_interval(np.array([True, False]), np.array([1.0, 2.0]), np.zeros(2, dtype=int))

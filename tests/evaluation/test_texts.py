@@ -184,7 +184,7 @@ def test_one_text_has_scores_without_intervals(predictive: Predictive) -> None:
     assert score["low"] is None
     assert score["reason"]
     assert math.isfinite(score["estimate"])
-    assert json.loads(json.dumps(samples.to_json())) == samples.to_json()
+    assert json.loads(json.dumps(vars(samples))) == vars(samples)
 
 
 def test_a_model_without_a_tokenizer_is_refused(tiny_gpt: FunctionalModel) -> None:
@@ -397,9 +397,9 @@ def test_an_empty_hypothesis_scores_a_rouge_of_zero() -> None:
 
 
 def test_every_hypothesis_needs_a_reference() -> None:
-    with pytest.raises(ValueError, match="2 hypotheses for 3 references"):
+    with pytest.raises(ValueError, match="is longer than"):
         overlap(CLOSE[:2], REFERENCES[:3])
-    with pytest.raises(ValueError, match="2 hypotheses for 3 references"):
+    with pytest.raises(ValueError, match="is longer than"):
         paired_overlap(CLOSE[:3], FAR[:2], REFERENCES[:3])
 
 

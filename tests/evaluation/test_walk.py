@@ -37,8 +37,8 @@ def test_it_is_the_nll_of_the_report(tiny_gpt: FunctionalModel) -> None:
     posterior = Draws.from_draws(draws, tiny_gpt.layout)
     report = evaluate_split(Predictive(tiny_gpt, posterior), windows, windows)
     mixed, each = nll_of(Forward(tiny_gpt), tiny_gpt.likelihood, draws, windows, batch_size=5)
-    assert mixed == pytest.approx(report.predictors["bma"]["nll"], rel=1e-6)
-    assert each == pytest.approx(report.predictors["mean_of_draws"]["nll"], rel=1e-6)
+    assert mixed == pytest.approx(report.content["predictors"]["bma"]["nll"], rel=1e-6)
+    assert each == pytest.approx(report.content["predictors"]["mean_of_draws"]["nll"], rel=1e-6)
 
 
 def test_without_a_draw_it_is_infinite(tiny_gpt: FunctionalModel) -> None:
