@@ -8,6 +8,7 @@ import os
 import types
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from inspect import get_annotations
 from pathlib import Path
 from typing import (
@@ -120,15 +121,14 @@ class Setting(NamedTuple):
 
 
 def described(cls: type) -> Mapping[str, Setting]:
-    """Every field of a settings class, by name; made once for each class."""
-    if cls not in _DESCRIBED:
-        hints = get_type_hints(cls, include_extras=True)
-        found = {f.name: _setting(cls, f.name, hints[f.name], f.default) for f in fields(cls)}
-        _DESCRIBED[cls] = found
-    return _DESCRIBED[cls]
+    """Every field of a settings class, by name."""
+    return _described(cls)
 
 
-_DESCRIBED: dict[type, Mapping[str, Setting]] = {}
+@cache
+def _described(cls: type) -> Mapping[str, Setting]:
+    hints = get_type_hints(cls, include_extras=True)
+    return {f.name: _setting(cls, f.name, hints[f.name], f.default) for f in fields(cls)}
 
 
 def _setting(cls: type, name: str, hint: Any, default: Any) -> Setting:
