@@ -24,7 +24,7 @@ def _run(given: Given[SimilaritySettings]) -> str | None:
     if settings.out is not None and Path(settings.out).exists():
         raise UserError(f"`out`: '{settings.out}' already exists; name a file that does not")
 
-    from bayesgen.data.labelled import read_pairs
+    from bayesgen.data.corpora import read_pairs
     from bayesgen.workflow.similarity import compare_texts, open_encoder
 
     if pairs is None:

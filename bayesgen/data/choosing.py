@@ -6,12 +6,14 @@ Columns are found by their names, or by what is in them; rows are drawn by seed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from contextlib import suppress
+from numbers import Integral
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bayesgen.data.tables import LABELS, PAIRS, TEXTS, Table, as_number, plain, short, some
+from bayesgen.data.tables import LABELS, PAIRS, TEXTS, Table, short, some
 from bayesgen.errors import UserError
 
 VALIDATION = 0.1
@@ -39,11 +41,8 @@ class Columns(NamedTuple):
 def find_columns(
     table: Table, numbers: bool, chosen: Names, train: Columns | None = None
 ) -> Columns:
-    """Where texts and labels are; in a file without a header, where they are in `train`.
-
-    Args:
-        numbers: whether labels are real numbers.
-    """
+    """Where texts and labels (real numbers, or else classes) are; in a file without a header, where
+    they are in `train`."""
     header = table.header
     if header is None:
         if train is None:
@@ -56,7 +55,7 @@ def find_columns(
 
     def find(name: str | None, known: Sequence[str], setting: str) -> int | None:
         if name is None:
-            return _first(header, known)
+            return table.find(known)
         if name in header:
             return header.index(name)
         raise UserError(
@@ -67,9 +66,9 @@ def find_columns(
     pair = find(chosen.pair, PAIRS if chosen.text is None else (), "`pair_column`")
     label = find(chosen.label, NUMBERS if numbers else LABELS, "`label_column`")
     if text is None or label is None:
-        what, setting = ("text", "`text_column`") if text is None else ("label", "`label_column`")
+        what = "text" if text is None else "label"
         raise UserError(
-            f"{table.source}: no {what} column among {some(header)}; name it by {setting}"
+            f"{table.source}: no {what} column among {some(header)}; name it by `{what}_column`"
         )
     if len({text, pair, label}) < 3:
         raise UserError(
@@ -79,19 +78,13 @@ def find_columns(
     return Columns(text, pair, label)
 
 
-def has_pairs(table: Table) -> bool:
-    """Whether a column is called as second texts are."""
-    return _first(table.header or (), PAIRS) is not None
-
-
 def find_texts(table: Table, pairs: bool, setting: str) -> tuple[int, int | None]:
     """Where the texts are in a table whose labels do not matter, and of `pairs` the second ones.
 
-    Args:
-        setting: that named the data, for errors.
+    The column is known by its name, or it is the only one, or of two without a header the one with
+    more distinct values.
     """
-    header = table.header or ()
-    first, second = _first(header, TEXTS), _first(header, PAIRS)
+    first, second = table.find(TEXTS), table.find(PAIRS)
     width = len(table.rows[0])
     if first is None and width == 1 + pairs:  # nothing else is there
         first, second = 0, 1
@@ -100,38 +93,30 @@ def find_texts(table: Table, pairs: bool, setting: str) -> tuple[int, int | None
     if first is None or (pairs and second is None):
         needed = "'sentence1' and 'sentence2'" if pairs else "'text'"
         what = "pairs of texts, as the run's data are" if pairs else "column of texts"
-        found = some(table.header) if table.header else f"{width} columns without a header"
         raise UserError(
-            f"{setting}: no {what}, in {table.source} ({found}); call it {needed} in a first line"
+            f"{setting}: no {what}, in {table.source} ({_columns(table)}); call it {needed} in a"
+            " first line"
         )
     return first, second if pairs else None
 
 
-def find_pairs(table: Table, setting: str) -> tuple[int, int]:
+def find_pairs(table: Table) -> tuple[int, int]:
     """Where the pairs are in a table of nothing else: sentence1 and sentence2, or the only two."""
-    header = table.header or ()
-    first, second = _first(header, TEXTS[-1:]), _first(header, PAIRS)
+    first, second = table.find(TEXTS[-1:]), table.find(PAIRS)
     if first is not None and second is not None:
         return first, second
-    width = len(table.rows[0])
-    if width == 2 and _first(header, LABELS) is not None:
-        raise UserError(
-            f"{setting}: '{table.source}' has one column of texts ({some(header)}); name two of"
-            " them sentence1 and sentence2"
-        )
-    if width != 2:
-        found = f" ({some(header)})" if header else ""
-        raise UserError(
-            f"{setting}: '{table.source}' has {width} columns{found}; name two of them sentence1"
-            " and sentence2, or leave two"
-        )
-    return 0, 1
+    if len(table.rows[0]) == 2 and table.find(LABELS) is None:
+        return 0, 1
+    raise UserError(
+        f"`pairs_file`: no pairs of texts in '{table.source}' ({_columns(table)}); name two columns"
+        " sentence1 and sentence2, or leave two, both of texts"
+    )
 
 
-def _first(header: Sequence[str], known: Sequence[str]) -> int | None:
-    """Place of the first of the `known` names that is in the header."""
-    names = [plain(name) for name in header]
-    return next((names.index(name) for name in known if name in names), None)
+def _columns(table: Table) -> str:
+    """What columns there are, for a message."""
+    header = table.header
+    return some(header) if header else f"{len(table.rows[0])} columns without a header"
 
 
 def _guessed(table: Table, numbers: bool) -> Columns:
@@ -142,7 +127,7 @@ def _guessed(table: Table, numbers: bool) -> Columns:
             f"{table.source}: {len(columns)} columns and no header that tells the text from the"
             " label; put one on top, such as text and label"
         )
-    numeric = [all(as_number(value) is not None for value in column) for column in columns]
+    numeric = [None not in as_numbers(column) for column in columns]
     distinct = [len(set(column)) for column in columns]
     if numbers and numeric[0] != numeric[1]:
         label = numeric.index(True)
@@ -162,18 +147,28 @@ def _guessed(table: Table, numbers: bool) -> Columns:
     return Columns(1 - label, None, label)
 
 
+def as_numbers(values: Sequence[Any]) -> list[int | float | None]:
+    """Each value as a number, an int where it is whole; None where it is none."""
+    return [_as_number(value) for value in values]
+
+
+def _as_number(value: Any) -> int | float | None:
+    if isinstance(value, str | Integral):
+        with suppress(ValueError):
+            return int(value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return int(number) if number.is_integer() else number
+
+
 def held_out(
     rows: int, validation: float, seed: int, name: str
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Which of so many rows train and which validate, drawn by `seed`, each in their order.
 
-    Args:
-        validation: a share below 1 (of which at least one row comes), or a number of rows.
-        name: of the data, for errors.
-
-    Raises:
-        UserError: `validation` leaves nothing to train on, or asks for nothing; or there is one
-            row.
+    `validation` is a share below 1 (of which at least one row comes), or a number of rows.
     """
     if rows < 2:
         raise UserError(
@@ -188,15 +183,14 @@ def held_out(
             f"`validation={validation:g}`: {name} has {rows:,} rows; choose a share below 1 or a"
             f" number from 1 to {rows - 1}"
         )
-    order = shuffled(rows, seed, "validation")
-    return np.sort(order[int(number) :]), np.sort(order[: int(number)])
+    held, kept = np.split(shuffled(rows, seed, "validation"), [int(number)])
+    return np.sort(kept), np.sort(held)
 
 
 def drawn(rows: int, num: int, seed: int, what: str) -> NDArray[np.int64]:
     """Places of `num` of so many rows, drawn without replacement, in their order.
 
-    With the same seed a smaller choice lies within every larger one. Raises UserError, which says
-    `what` there is, where there are not so many.
+    With the same seed a smaller choice lies within every larger one. An error says `what` there is.
     """
     if not 1 <= num <= rows:
         raise UserError(f"`train_samples={num}`: {what}; choose a number from 1 to {rows}")
@@ -204,10 +198,7 @@ def drawn(rows: int, num: int, seed: int, what: str) -> NDArray[np.int64]:
 
 
 def shuffled(rows: int, seed: int, purpose: str) -> NDArray[np.int64]:
-    """A permutation of `rows` by `seed`; two purposes never share a stream.
-
-    Raises UserError for a negative seed.
-    """
+    """A permutation of `rows` by `seed`; two purposes never share a stream."""
     if seed < 0:
         raise UserError(f"`seed={seed}`: choose a number that is not negative")
     stream = np.random.SeedSequence(seed, spawn_key=tuple(purpose.encode()))

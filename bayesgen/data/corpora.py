@@ -1,15 +1,15 @@
-"""A corpus by name or path: its train and validation tokens, and a fingerprint of both."""
+"""Texts by name or path: a corpus in two splits, a whole text, the texts of a table, or pairs."""
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import http.client
+import io
 import os
+import shutil
 import tempfile
 import unicodedata
 import urllib.request
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayesgen.data import tables
-from bayesgen.data.labelled import lines, load_texts, running_text
-from bayesgen.data.tables import holds_tables
+from bayesgen.data.choosing import VALIDATION, find_pairs, find_texts
+from bayesgen.data.labelled import Labelled, split_rows
+from bayesgen.data.tables import PAIRS, Table, holds_tables, read_tables, unknown_name
 from bayesgen.data.tokenizers import (
     CharTokenizer,
     TiktokenTokenizer,
@@ -35,11 +36,7 @@ SHAKESPEARE_URL = (
 )
 SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 
-# Opens a URL as a binary stream, and raises OSError where it cannot.
-Opener = Callable[[str], IO[bytes]]
-
 _TIMEOUT_SECONDS = 10.0
-_DOWNLOAD_CHUNK = 1 << 16
 _SCAN_CHUNK = 1 << 22
 # Single and double quotes, dashes; NFKD has no ASCII for these.
 _PLAIN = str.maketrans("\u2018\u2019\u201c\u201d\u2013\u2014", "''\"\"--")
@@ -49,19 +46,27 @@ _PLAIN = str.maketrans("\u2018\u2019\u201c\u201d\u2013\u2014", "''\"\"--")
 class Corpus:
     """A text as two 1-D arrays of token ids (uint16 or int64; a memmap where read from a .bin).
 
-    `fingerprint` is plain data: "sha256" (of the text in UTF-8, or of the bytes of train.bin
-    followed by those of val.bin), "train_tokens", "val_tokens", "tokenizer" and "vocab_size".
+    `sha256` is of the text in UTF-8, or of the bytes of train.bin followed by those of val.bin.
     """
 
     name: str
     tokenizer: Tokenizer
     train: NDArray[Any]
     val: NDArray[Any]
-    fingerprint: dict[str, Any]
+    sha256: str
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        return {
+            "sha256": self.sha256,
+            "train_tokens": len(self.train),
+            "val_tokens": len(self.val),
+            "tokenizer": self.tokenizer.name,
+            "vocab_size": self.tokenizer.vocab_size,
+        }
 
 
 def open_url(url: str) -> IO[bytes]:
-    """Open `url` for reading, with a timeout of 10 seconds. Raises OSError where it cannot."""
     stream: IO[bytes] = urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS)
     return stream
 
@@ -71,63 +76,49 @@ def load_corpus(
     tokenizer: Tokenizer | None = None,
     tokenizer_kind: str = "char",
     data_dir: Path | None = None,
-    download: Opener = open_url,
 ) -> Corpus:
-    """Load a built-in corpus (`NAMES`), a UTF-8 text file, or a data folder of nanoGPT.
+    """Load a built-in corpus (`NAMES`), a UTF-8 text file, a data folder of nanoGPT, or a table.
 
     A text is cut, before it is encoded, into its first 90 % of characters (train) and the rest
     (val), and encoded with `tokenizer` or else with a new one of `tokenizer_kind`. A folder
     (train.bin, val.bin) is encoded already: its meta.pkl says how, and without one the ids are
-    taken for `tokenizer`'s or else for GPT-2's, as nanoGPT does. Of labelled data (a name or path
-    that `tables.holds_tables`) the texts make a text, one per line, in their own splits
-    (`running_text`). `data_dir` keeps downloads and holds built-in sets (default:
-    ~/.cache/bayesgen). Raises UserError for whatever is missing or damaged.
+    taken for `tokenizer`'s or else for GPT-2's, as nanoGPT does. Of a table, see `running_text`.
+    `data_dir` keeps downloads and holds built-in sets (default: ~/.cache/bayesgen). Raises
+    UserError for whatever is missing or damaged.
     """
     path = Path(name_or_path).expanduser()
-    if holds_tables(name_or_path) and not (path / "train.bin").is_file():
-        named, train, val = running_text(name_or_path, data_dir, "`corpus`")
-        return text_corpus(named, train, val, tokenizer, tokenizer_kind)
+    if not (path / "train.bin").is_file() and holds_tables(name_or_path):
+        name, train, val = running_text(name_or_path, data_dir, "`corpus`")
+        return text_corpus(name, train, val, tokenizer, tokenizer_kind)
     if name_or_path not in NAMES and path.is_dir():
         return _folder_corpus(path, tokenizer)
-    name, text = corpus_text(name_or_path, data_dir, download)
+    name, text = corpus_text(name_or_path, data_dir)
     cut = int(len(text) * 0.9)
     return text_corpus(name, text[:cut], text[cut:], tokenizer, tokenizer_kind)
 
 
 def corpus_text(
-    name_or_path: str,
-    data_dir: Path | None = None,
-    download: Opener = open_url,
-    setting: str = "`corpus`",
+    name_or_path: str, data_dir: Path | None = None, setting: str = "`corpus`"
 ) -> tuple[str, str]:
-    """Name and whole text of a built-in corpus or a UTF-8 file; of labelled data, the texts of a
-    single split (see `load_texts`). Raises as `load_corpus`."""
+    """Name and whole text of a built-in corpus or a UTF-8 file; of a table see `load_texts`."""
     if name_or_path == "python-docs":
         return name_or_path, python_docs_text()
     if name_or_path == "shakespeare":
-        return name_or_path, _read_text(shakespeare_path(data_dir, download))
+        return name_or_path, _read_text(_shakespeare(data_dir))
     if holds_tables(name_or_path):
         _, found = load_texts(name_or_path, pairs=False, data_dir=data_dir, setting=setting)
-        return found.name, lines(found)
+        return found.name, _lines(found)
     path = Path(name_or_path).expanduser()
     if path.exists():
         return path.name, _read_text(path)
-    known = (*NAMES, *tables.NAMES)
-    near = difflib.get_close_matches(name_or_path.lower(), known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else "pass one of these names or an existing path"
-    raise UserError(
-        f"{setting} {name_or_path}: neither a path nor a built-in corpus ({', '.join(known)});"
-        f" {hint}"
-    )
+    raise unknown_name(name_or_path, "a built-in corpus", (*NAMES, *tables.NAMES), setting)
 
 
 @dataclass(frozen=True, eq=False)
 class WholeText:
-    """A text that is scored whole, in a model's own tokens: one more, or one out of distribution.
+    """A text that is scored whole, as 1-D token ids: one more, or one out of distribution.
 
-    Attributes:
-        tokens: 1-D token ids.
-        kept: share of its characters that the tokenizer knows; the others were left out.
+    `kept` is the share of its characters that the tokenizer knows; the others were left out.
     """
 
     name: str
@@ -139,10 +130,7 @@ class WholeText:
 def load_whole_text(
     name_or_path: str, tokenizer: Tokenizer, data_dir: Path | None = None, setting: str = "`corpus`"
 ) -> WholeText:
-    """The whole text of a corpus, restricted to the characters that `tokenizer` knows.
-
-    Raises UserError for a text that is missing or damaged, or of which nothing is left.
-    """
+    """The whole text of a corpus, restricted to the characters that `tokenizer` knows."""
     name, text = corpus_text(name_or_path, data_dir, setting=setting)
     known = text
     if isinstance(tokenizer, CharTokenizer):
@@ -150,17 +138,12 @@ def load_whole_text(
         known = text.translate(others)
     if not known:
         raise UserError(f"{setting} {name}: the tokenizer knows none of its characters")
-    sha256 = hashlib.sha256(text.encode("utf-8")).hexdigest()
-    return WholeText(
-        name, _encode(tokenizer, known, f"{setting} {name}"), len(known) / len(text), sha256
-    )
+    tokens = _encode(tokenizer, known, f"{setting} {name}")
+    return WholeText(name, tokens, len(known) / len(text), _sha256(text))
 
 
 def python_docs_text() -> str:
-    """The help topics of the running Python, sorted by name, in plain ASCII (465,000 characters).
-
-    Raises UserError where this Python comes without them.
-    """
+    """The help topics of the running Python, sorted by name, in plain ASCII (465,000 of it)."""
     try:
         from pydoc_data.topics import topics
     except ImportError as error:
@@ -174,78 +157,52 @@ def python_docs_text() -> str:
     return plain.encode("ascii", "ignore").decode("ascii")
 
 
-def shakespeare_path(data_dir: Path | None = None, download: Opener = open_url) -> Path:
+def _shakespeare(data_dir: Path | None) -> Path:
     """The file of TinyShakespeare: $TINYSHAKESPEARE_PATH, else in the cache, else downloaded there.
 
-    Raises UserError where the variable names no file, or the download fails or is not the text.
+    It appears there whole and checked, or not at all.
     """
+    from tqdm import tqdm
+
     chosen = os.environ.get("TINYSHAKESPEARE_PATH")
-    if chosen:
-        if not Path(chosen).is_file():
-            raise UserError(
-                f"TINYSHAKESPEARE_PATH={chosen}: no such file; correct the variable or unset it"
-            )
-        return Path(chosen)
+    if chosen and not Path(chosen).is_file():
+        raise UserError(
+            f"TINYSHAKESPEARE_PATH={chosen}: no such file; correct the variable or unset it"
+        )
     root = Path.home() / ".cache" / "bayesgen" if data_dir is None else data_dir
-    path = root / "tinyshakespeare" / "input.txt"
-    if not path.is_file():
-        _download(SHAKESPEARE_URL, path, SHAKESPEARE_SHA256, download)
-    return path
-
-
-def _download(url: str, path: Path, sha256: str, opener: Opener) -> None:
-    """Fetch `url` to `path`, which appears whole and checked, or not at all."""
+    path = Path(chosen) if chosen else root / "tinyshakespeare" / "input.txt"
+    if path.is_file():
+        return path
     ways_out = f"set TINYSHAKESPEARE_PATH to the file, put it at {path}, or pass `corpus=PATH`"
-    partial: Path | None = None
+    content = io.BytesIO()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with opener(url) as source:
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-            partial = Path(name)
-            with os.fdopen(handle, "wb") as target:
-                digest = _copy(source, target)
-        if digest != sha256:
+        with open_url(SHAKESPEARE_URL) as source:
+            size = getattr(source, "length", None)
+            # a bar on a terminal only
+            with tqdm.wrapattr(source, "read", size, desc="shakespeare", disable=None) as watched:
+                shutil.copyfileobj(watched, content)
+        digest = hashlib.sha256(content.getbuffer()).hexdigest()
+        if digest != SHAKESPEARE_SHA256:
             raise UserError(
-                f"{url}: the download has the wrong checksum (sha256 {digest[:12]}..., not "
-                f"{sha256[:12]}...) and was removed: try again, or {ways_out}"
+                f"{SHAKESPEARE_URL}: the download has the wrong checksum (sha256 {digest[:12]}...,"
+                f" not {SHAKESPEARE_SHA256[:12]}...) and was removed: try again, or {ways_out}"
             )
-        partial.replace(path)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            partial = Path(folder) / path.name
+            partial.write_bytes(content.getbuffer())
+            partial.replace(path)
     except (OSError, http.client.HTTPException) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
             f"`corpus=shakespeare`: could not download to {path.parent} ({reason}): {ways_out}"
         ) from error
-    finally:
-        if partial is not None:
-            partial.unlink(missing_ok=True)
-
-
-def _copy(source: IO[bytes], target: IO[bytes]) -> str:
-    """Copy under a progress bar (on a terminal only); the sha256 of what was copied."""
-    from tqdm import tqdm
-
-    digest = hashlib.sha256()
-    size = getattr(source, "length", None)
-    with tqdm(total=size, unit="B", unit_scale=True, desc="shakespeare", disable=None) as bar:
-        while chunk := source.read(_DOWNLOAD_CHUNK):
-            target.write(chunk)
-            digest.update(chunk)
-            bar.update(len(chunk))
-    return digest.hexdigest()
+    return path
 
 
 def _read_text(path: Path) -> str:
     """The text of `path` with "\\n" line ends, as Python's text mode gives it to nanoGPT."""
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: not UTF-8 at byte {error.start}; convert the file to UTF-8"
-        ) from error
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); pass a readable text file"
-        ) from error
+    text = tables.read_text(path)
     if not text:
         raise UserError(f"{path}: the file is empty; pass a text file with content")
     return text.replace("\r\n", "\n").replace("\r", "\n")
@@ -259,8 +216,11 @@ def text_corpus(
     tokenizer = make_tokenizer(kind, text) if tokenizer is None else tokenizer
     train = _encode(tokenizer, train_text, f"`corpus={name}`, train split")
     val = _encode(tokenizer, val_text, f"`corpus={name}`, val split")
-    sha256 = hashlib.sha256(text.encode("utf-8")).hexdigest()
-    return Corpus(name, tokenizer, train, val, _fingerprint(sha256, train, val, tokenizer))
+    return Corpus(name, tokenizer, train, val, _sha256(text))
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 def _encode(tokenizer: Tokenizer, text: str, where: str) -> NDArray[Any]:
@@ -278,60 +238,105 @@ def _folder_corpus(folder: Path, tokenizer: Tokenizer | None) -> Corpus:
                 f"{folder}: no {file.name} in this folder; run nanoGPT's prepare.py there, or "
                 "pass a text file"
             )
-    tokenizer = _folder_tokenizer(folder, tokenizer)
-    train, val = (_open_bin(file) for file in files)
-    digest = hashlib.sha256()
-    for file, tokens in zip(files, (train, val), strict=True):
-        largest = _scan(tokens, digest)
-        if largest >= tokenizer.vocab_size:
-            raise UserError(
-                f"{file}: token id {largest} is outside the {tokenizer.vocab_size} ids of the "
-                f"{tokenizer.name} tokenizer; the file is from another tokenizer: prepare it anew"
-            )
-    fingerprint = _fingerprint(digest.hexdigest(), train, val, tokenizer)
-    return Corpus(folder.resolve().name, tokenizer, train, val, fingerprint)
-
-
-def _folder_tokenizer(folder: Path, tokenizer: Tokenizer | None) -> Tokenizer:
     meta = folder / "meta.pkl"
-    if not meta.exists():
-        return TiktokenTokenizer() if tokenizer is None else tokenizer
-    own = read_meta(meta)
-    if tokenizer is not None and tokenizer.to_dict() != own.to_dict():
-        raise UserError(
-            f"{meta}: its {own.vocab_size} characters are not the model's {tokenizer.name} "
-            f"vocabulary of {tokenizer.vocab_size}; pass the folder that the model was trained on"
-        )
-    return own
+    if meta.exists():
+        own = read_meta(meta)
+        if tokenizer is not None and tokenizer.to_dict() != own.to_dict():
+            raise UserError(
+                f"{meta}: its {own.vocab_size} characters are not the model's {tokenizer.name}"
+                f" vocabulary of {tokenizer.vocab_size}; pass the folder that the model was"
+                " trained on"
+            )
+        tokenizer = own
+    tokenizer = tokenizer or TiktokenTokenizer()
+    digest = hashlib.sha256()
+    train, val = (_read_bin(file, tokenizer, digest) for file in files)
+    return Corpus(folder.resolve().name, tokenizer, train, val, digest.hexdigest())
 
 
-def _open_bin(path: Path) -> NDArray[Any]:
-    """The uint16 ids of a .bin of nanoGPT, mapped and not read."""
+def _read_bin(path: Path, tokenizer: Tokenizer, digest: hashlib._Hash) -> NDArray[Any]:
+    """The uint16 ids of a .bin of nanoGPT, mapped; `digest` is fed their bytes."""
     size = path.stat().st_size
     if size == 0 or size % 2:
         raise UserError(
             f"{path}: {size} bytes are no array of 16-bit token ids; run nanoGPT's prepare.py again"
         )
-    return np.memmap(path, dtype="<u2", mode="r")
-
-
-def _scan(tokens: NDArray[Any], digest: hashlib._Hash) -> int:
-    """Feed the bytes of `tokens` to `digest`, a chunk at a time; the largest id."""
-    largest = 0
+    tokens = np.memmap(path, dtype="<u2", mode="r")
     for start in range(0, len(tokens), _SCAN_CHUNK):
         chunk = np.asarray(tokens[start : start + _SCAN_CHUNK])
         digest.update(chunk.data)
-        largest = max(largest, int(chunk.max()))
-    return largest
+        if chunk.max() >= tokenizer.vocab_size:
+            raise UserError(
+                f"{path}: token id {chunk.max()} is outside the {tokenizer.vocab_size} ids of the "
+                f"{tokenizer.name} tokenizer; the file is from another tokenizer: prepare it anew"
+            )
+    return tokens
 
 
-def _fingerprint(
-    sha256: str, train: NDArray[Any], val: NDArray[Any], tokenizer: Tokenizer
-) -> dict[str, Any]:
-    return {
-        "sha256": sha256,
-        "train_tokens": len(train),
-        "val_tokens": len(val),
-        "tokenizer": tokenizer.name,
-        "vocab_size": tokenizer.vocab_size,
+def load_texts(
+    name_or_path: str, *, pairs: bool, data_dir: Path | None, setting: str
+) -> tuple[str, Labelled]:
+    """Texts of what `load_labelled` takes, or of a table of texts alone: one split (test, else
+    val, else train), and its name. Label 0 stands in the place of each label.
+
+    Args:
+        pairs: whether a row is a pair of texts; else a second text is left out.
+        setting: what errors name.
+    """
+    name, splits = read_tables(name_or_path, data_dir, headed=False, setting=setting)
+    split, table = list(splits.items())[-1]
+    return split, _texts(name, split, table, pairs, setting)
+
+
+def running_text(name_or_path: str, data_dir: Path | None, setting: str) -> tuple[str, str, str]:
+    """Name, and the texts for training and for validation, one per line; labels are not read.
+
+    The second texts of pairs stand on lines of their own. Where there are no rows for validation,
+    a tenth of the training rows is held back: the rows that `load_labelled` holds back by default.
+    A test split is left alone.
+    """
+    name, splits = read_tables(name_or_path, data_dir, headed=False, setting=setting)
+    found = {
+        split: _texts(name, split, table, table.find(PAIRS) is not None, setting)
+        for split, table in splits.items()
+        if split != "test"
     }
+    train = found["train"]
+    train, val = (train, found["val"]) if "val" in found else split_rows(train, VALIDATION, 0)
+    return name, _lines(train), _lines(val)
+
+
+def _texts(name: str, split: str, table: Table, pairs: bool, setting: str) -> Labelled:
+    table.require_rows(split)
+    first, second = find_texts(table, pairs, setting)
+    labels = np.zeros(len(table.rows), dtype=np.int64)
+    seconds = None if second is None else table.texts(second)
+    return Labelled(f"{name}/{split}", table.texts(first), seconds, labels, None)
+
+
+def _lines(texts: Labelled) -> str:
+    """All texts that are not blank, one per line, each pair after the other."""
+    rows = zip(texts.first, texts.second or [""] * len(texts), strict=True)
+    # a text may have lines of its own
+    joined = (" ".join(text.splitlines()) for row in rows for text in row)
+    return "".join(f"{line}\n" for line in joined if line.strip())
+
+
+def read_pairs(path: Path) -> list[tuple[str, str]]:
+    """The pairs in a .tsv, .csv or .jsonl file, also with .gz.
+
+    They are the columns sentence1 and sentence2, whatever else there is, or the only two columns. A
+    .tsv or .csv has a header where one of its names is one of those that `load_labelled` knows.
+    """
+    if not path.is_file():
+        known = ", ".join(tables.KINDS)
+        raise UserError(f"`pairs_file`: no file at '{path}' ({known}, or with .gz)")
+    table = read_tables(str(path.absolute()), None, headed=False)[1]["train"]
+    if not table.rows:
+        raise UserError(f"`pairs_file`: '{path}' has no rows; add some")
+    first, second = find_pairs(table)
+    pairs = [(row[first], row[second]) for row in table.rows]
+    for i, pair in enumerate(pairs):
+        if not all(isinstance(text, str) and text.strip() for text in pair):
+            raise UserError(f"{table.at(i)}: a text is missing; complete or remove this row")
+    return pairs

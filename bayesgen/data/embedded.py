@@ -43,8 +43,7 @@ class Embedded(Rows):
     """`Examples` whose texts are embeddings; a batch is "sentence_embedding" [B, H], "labels" [B].
 
     Args:
-        embed: the encoder, as it will stay.
-        encoder: sha256 of it.
+        embed: the encoder, as it will stay; `encoder` is the sha256 of it.
         folder: where embeddings are kept (see `cache_folder`).
     """
 
@@ -57,7 +56,7 @@ class Embedded(Rows):
         self._places = np.arange(len(examples))
 
     def __len__(self) -> int:
-        return len(self.examples)
+        return len(self._places)
 
     @property
     def data(self) -> Labelled:
@@ -84,14 +83,12 @@ class Embedded(Rows):
         _ = self._whole.embeddings
 
     def describe(self) -> str:
-        """Number and lengths of the texts, and how many were cut, in words."""
         return self.examples.describe()
 
     def fingerprint(self) -> str:
         return hashlib.sha256(f"{self.encoder} {self.examples.fingerprint()}".encode()).hexdigest()
 
     def take(self, indices: ArrayLike) -> Embedded:
-        """The rows of the 1-D `indices`, in their order; no text is embedded for them again."""
         rows = np.asarray(indices, dtype=np.int64)
         chosen = copy.copy(self)
         vars(chosen).pop("embeddings", None)
@@ -109,7 +106,13 @@ class Embedded(Rows):
         parts = {start: self._kept(start) for start in starts}
         missing = [start for start, part in parts.items() if part is None]
         if missing:
-            self._make_folder()
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(
+                    f"`data_dir`: '{self.folder}' cannot be made ({error.strerror}), and embeddings"
+                    " are kept there; name a folder that can be written"
+                ) from error
             done = sum(len(part) for part in parts.values() if part is not None)
             with tqdm(
                 total=len(self.examples), initial=done, desc=f"embedding {self.examples.data.name}",
@@ -154,15 +157,6 @@ class Embedded(Rows):
             self._path(start), {"sentence_embedding": made}, {"data": self.examples.data.name}
         )
         return made
-
-    def _make_folder(self) -> None:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"`data_dir`: '{self.folder}' cannot be made ({error.strerror}), and embeddings are"
-                " kept there; name a folder that can be written"
-            ) from error
 
 
 def cache_folder(data_dir: Path | None) -> Path:

@@ -55,20 +55,22 @@ class Examples(Rows):
         self.apart = apart
         self.ids: list[NDArray[np.int32]] = []
         types: list[NDArray[np.uint8]] = []
-        self.cut = np.zeros(len(data), dtype=np.bool_)
-        for start in range(0, len(data), _ROWS):
-            chunk = np.arange(start, min(start + _ROWS, len(data)))
-            texts = _texts(data.take(chunk), apart)
-            found = _encoded(data.name, texts, tokenizer)
-            long = [i for i, row in enumerate(found["input_ids"]) if len(row) > max_length]
-            if long:
-                shorter = _encoded(data.name, [texts[i] for i in long], tokenizer, max_length)
+        texts = _texts(data, apart)
+        long: list[int] = []
+        for start in range(0, len(texts), _ROWS):
+            chunk = texts[start : start + _ROWS]
+            found = _encoded(data.name, chunk, tokenizer)
+            cut = [i for i, row in enumerate(found["input_ids"]) if len(row) > max_length]
+            if cut:
+                shorter = _encoded(data.name, [chunk[i] for i in cut], tokenizer, max_length)
                 for key, rows in found.items():
-                    for i, row in zip(long, shorter[key], strict=True):
+                    for i, row in zip(cut, shorter[key], strict=True):
                         rows[i] = row
-            self.cut[chunk[np.array(long, dtype=np.int64) // self.sequences]] = True
+            long.extend(start + i for i in cut)
             self.ids.extend(np.array(row, dtype=np.int32) for row in found["input_ids"])
             types.extend(np.array(r, dtype=np.uint8) for r in found.get("token_type_ids", ()))
+        self.cut = np.zeros(len(data), dtype=np.bool_)
+        self.cut[np.array(long, dtype=np.int64) // self.sequences] = True
         self.types = types or None
         for i, ids in enumerate(self.ids):
             if not len(ids):
@@ -80,7 +82,7 @@ class Examples(Rows):
                 )
 
     def __len__(self) -> int:
-        return len(self.data)
+        return len(self.cut)
 
     @property
     def sequences(self) -> int:
@@ -143,14 +145,13 @@ class Examples(Rows):
         return digest.hexdigest()
 
     def take(self, indices: ArrayLike) -> Examples:
-        """The rows of the 1-D `indices`, in their order."""
         rows = np.asarray(indices, dtype=np.int64)
-        chosen = copy.copy(self)
-        chosen.data = self.data.take(rows)
         places = self._places(rows)
+        chosen = copy.copy(self)
         chosen.ids = [self.ids[i] for i in places]
-        chosen.types = None if self.types is None else [self.types[i] for i in places]
+        chosen.types = self.types and [self.types[i] for i in places]
         chosen.cut = self.cut[rows]
+        chosen.data = self.data.take(rows)
         return chosen
 
     def overlaps(self, other: Rows) -> bool:

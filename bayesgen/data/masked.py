@@ -32,7 +32,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from bayesgen.data.choosing import drawn
-from bayesgen.data.windows import IGNORED, MASKS, ROW_MASKS, Rows, ShuffledWindows, stream
+from bayesgen.data.windows import IGNORED, MASKS, ROW_MASKS, ShuffledWindows, TextRows, stream
 from bayesgen.errors import UserError
 from bayesgen.tasks import Task
 
@@ -59,11 +59,8 @@ class Masking:
 
     @classmethod
     def of(cls, tokenizer: Any, task: Task) -> Masking:
-        """The masking of `task` with a tokenizer of transformers.
-
-        Raises:
-            UserError: the tokenizer has no mask token, or cannot pad.
-        """
+        """The masking of `task` with a tokenizer of transformers, which must be able to mask and
+        to pad."""
         from transformers import (
             DataCollatorForLanguageModeling,
             DataCollatorForPermutationLanguageModeling,
@@ -87,8 +84,7 @@ class Masking:
 
     @property
     def permuted(self) -> bool:
-        """Whether the targets are those of a permutation; windows must then be whole, and of an
-        even length."""
+        """Whether targets are of a permutation: of windows that are whole, and of even length."""
         return self.task.masking == "permute"
 
     @property
@@ -97,11 +93,7 @@ class Masking:
         return sorted(self.collator.tokenizer.all_special_ids)
 
     def room(self, block_size: int) -> int:
-        """Tokens of the text in a window of `block_size` tokens.
-
-        Raises:
-            UserError: there is none for any, or the length does not fit a permutation.
-        """
+        """Tokens of the text in a window of `block_size` tokens."""
         around = len(self.prefix) + len(self.suffix)
         if block_size <= around:
             raise UserError(
@@ -155,34 +147,26 @@ class Masking:
 
 
 @dataclass(frozen=True, eq=False)
-class MaskedWindows(Rows):
+class MaskedWindows(TextRows):
     """Windows side by side, each with masks of its own that never change: what is scored.
 
     The masks of a window depend on its place in the text alone, and each has a target: all
     predictors are asked for the same tokens, in batches of any size and order.
 
     Attributes:
-        tokens: 1-D ids of the text, without special tokens.
-        block_size: T, special tokens among them.
-        starts: where the text of each window begins.
+        tokens: 1-D ids of the text, without special tokens; `block_size` counts these, too.
         ordinary: tokens of each window that may be targets.
     """
 
-    tokens: NDArray[Any]
-    block_size: int
     masking: Masking
-    starts: NDArray[np.int64]
     ordinary: NDArray[np.int64]
 
     @classmethod
     def tiled(
         cls, tokens: NDArray[Any], block_size: int, masking: Masking, split: str = "corpus"
     ) -> MaskedWindows:
-        """All windows of `tokens`. The last may be short; one of a permutation is left out, and so
-        is a window that holds special tokens only.
-
-        Raises UserError, naming `split`, where `tokens` do not fill one window.
-        """
+        """All windows of `tokens` (of the `split`). The last may be short; one of a permutation is
+        left out, and so is a window that holds special tokens only."""
         room = masking.room(block_size)
         if len(tokens) < room:
             raise UserError(
@@ -200,10 +184,7 @@ class MaskedWindows(Rows):
                 f"the {split} split has special tokens only, such as the unknown one: take a text"
                 " in the tokenizer's own language"
             )
-        return cls(tokens, block_size, masking, starts[some], ordinary[some])
-
-    def __len__(self) -> int:
-        return len(self.starts)
+        return cls(tokens, block_size, starts[some], masking, ordinary[some])
 
     @property
     def room(self) -> int:
@@ -217,7 +198,7 @@ class MaskedWindows(Rows):
 
     @property
     def expected_targets(self) -> int:
-        """Probability of a token to be a target times the number of ordinary tokens, rounded."""
+        """Targets of one pass with masks drawn anew, in expectation, rounded."""
         return max(1, round(self.masking.probability * int(self.ordinary.sum())))
 
     @property
@@ -232,8 +213,7 @@ class MaskedWindows(Rows):
         return asked({name: torch.cat([window[name] for window in each]) for name in each[0]})
 
     def masked(self, indices: ArrayLike, *key: int) -> dict[str, Tensor]:
-        """The windows of the 1-D `indices`, masked under the random stream of `key`, with a label
-        for each of their positions."""
+        """The same under the random stream of `key`, with a label for each of their positions."""
         starts = self.starts[np.asarray(indices, dtype=np.int64)]
         texts = [self.tokens[start : start + self.room] for start in starts]
         ids, lengths = self.masking.enclose(texts, self.block_size)
@@ -248,39 +228,28 @@ class MaskedWindows(Rows):
         return replace(self, starts=self.starts[rows], ordinary=self.ordinary[rows])
 
     def subset(self, num: int, seed: int) -> MaskedWindows:
-        """`num` windows, see `choosing.drawn`."""
         what = f"the train split has {len(self)} windows of {self.block_size} tokens"
         return self.take(drawn(len(self), num, seed, what))
 
-    def fingerprint(self) -> str:
-        """sha256 of the text, how it is cut, and how it is masked."""
-        digest = hashlib.sha256(f"{self.block_size} {self.masking.fingerprint()}".encode())
-        digest.update(np.ascontiguousarray(self.starts).tobytes())
-        digest.update(np.ascontiguousarray(self.tokens).tobytes())
-        return digest.hexdigest()
-
-    def overlaps(self, other: Rows) -> bool:
-        return isinstance(other, MaskedWindows) and other.tokens is self.tokens
+    @property
+    def cut(self) -> str:
+        return f"{self.block_size} {self.masking.fingerprint()}"
 
 
 class MaskedBatches(ShuffledWindows):
     """Every window once per epoch, in a new order each, with new masks at every step."""
 
-    def __init__(self, windows: MaskedWindows, batch_size: int, seed: int) -> None:
-        super().__init__(windows, batch_size, seed)
-        self._masked = windows.masked
-        self._targets = windows.expected_targets
+    windows: MaskedWindows
 
     @property
     def num_observations(self) -> int:
         """N, the number of targets that one pass holds in expectation: the probability of a token
         to be masked times the number of ordinary tokens, rounded. (Spans of a permutation that
         reach over a window's end are cut: it may hold a little less.)"""
-        return self._targets
+        return self.windows.expected_targets
 
     def batch(self, step: int) -> dict[str, Tensor]:
-        """The windows of step >= 0, masked. Raises ValueError for step < 0."""
-        return asked(self._masked(self.rows(step), self.seed, MASKS, step))
+        return asked(self.windows.masked(self.rows(step), self.seed, MASKS, step))
 
 
 def asked(batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -22,13 +23,16 @@ PART = 256
 """Rows that are looked at together where all are."""
 
 
+@dataclass(eq=False)
 class OwnRows(Rows):
     """Rows of a map-style dataset, each a mapping of tensors with "labels", or a pair (x, y), which
     becomes {"inputs": x, "labels": y}.
 
     Args:
-        source: has a length and gives row i, such as a `torch.utils.data.Dataset` or a list.
+        source: has a length and gives row i, such as a `torch.utils.data.Dataset` or a list; or one
+            batch of all rows.
         count: of the likelihood.
+        places: of these rows in the source.
         collate: makes a batch of a list of rows.
         classes: how many there are, where these rows may lack some.
 
@@ -36,19 +40,13 @@ class OwnRows(Rows):
         UserError: there is no row, or a row is of another form.
     """
 
-    def __init__(
-        self,
-        source: Any,
-        count: Count,
-        places: NDArray[np.int64] | None = None,
-        collate: Callable[[list[Any]], Any] = default_collate,
-        classes: int | None = None,
-    ) -> None:
-        self.source = source
-        self.count = count
-        self.places = np.arange(len(source)) if places is None else places
-        self.collate = collate
-        self.classes = classes
+    source: Any
+    count: Count
+    places: NDArray[np.int64]
+    collate: Callable[[list[Any]], Any] = default_collate
+    classes: int | None = None
+
+    def __post_init__(self) -> None:
         if not len(self.places):
             raise UserError("`data`: there are no rows; give one or more")
 
@@ -58,8 +56,8 @@ class OwnRows(Rows):
     def batch(self, indices: ArrayLike) -> dict[str, Tensor]:
         """The rows of the 1-D `indices`, collated."""
         chosen = self.places[np.asarray(indices, dtype=np.int64)]
-        if isinstance(self.source, _Stacked):
-            return self.source.rows(chosen)
+        if isinstance(self.source, Mapping):
+            return {name: tensor[torch.from_numpy(chosen)] for name, tensor in self.source.items()}
         return as_batch(self.collate([self.source[int(i)] for i in chosen]))
 
     @cached_property
@@ -97,8 +95,7 @@ class OwnRows(Rows):
         return self._looked[2]
 
     def take(self, indices: ArrayLike) -> OwnRows:
-        chosen = self.places[np.asarray(indices, dtype=np.int64)]
-        return OwnRows(self.source, self.count, chosen, self.collate, self.classes)
+        return replace(self, places=self.places[np.asarray(indices, dtype=np.int64)])
 
     def overlaps(self, other: Rows) -> bool:
         return (
@@ -106,19 +103,6 @@ class OwnRows(Rows):
             and other.source is self.source
             and not set(self.places.tolist()).isdisjoint(other.places.tolist())
         )
-
-
-class _Stacked:
-    """Rows of one large batch."""
-
-    def __init__(self, batch: Mapping[str, Tensor]) -> None:
-        self.batch = batch
-
-    def __len__(self) -> int:
-        return len(self.batch["labels"])
-
-    def rows(self, places: NDArray[np.int64]) -> dict[str, Tensor]:
-        return {name: tensor[torch.from_numpy(places)] for name, tensor in self.batch.items()}
 
 
 def own_rows(data: Any, count: Count) -> OwnRows:
@@ -129,40 +113,37 @@ def own_rows(data: Any, count: Count) -> OwnRows:
             of tensors or a pair (x, y); or an iterable of such batches, such as a DataLoader, which
             is gone through once and kept in memory.
         count: of the likelihood.
-
-    Raises:
-        UserError: it is none of these, or the batches cannot be put together.
     """
     if isinstance(data, OwnRows):
         return data
     if isinstance(data, Mapping) or _is_pair(data):
-        return OwnRows(_Stacked(as_batch(data)), count)
-    if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
-        return OwnRows(data, count)
-    if not isinstance(data, Iterable):
+        source = as_batch(data)
+    elif hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+        return OwnRows(data, count, np.arange(len(data)))
+    elif isinstance(data, Iterable):
+        source = _together([as_batch(batch) for batch in data])
+    else:
         raise UserError(
             f"`data`: a {type(data).__name__} holds no rows; give a map-style dataset, tensors"
             " (x, y), or an iterable of batches"
         )
-    batches = [as_batch(batch) for batch in data]
+    return OwnRows(source, count, np.arange(len(source["labels"])))
+
+
+def _together(batches: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     if not batches:
         raise UserError("`data`: the iterable gives no batch; give one or more")
     try:
-        together = {name: torch.cat([b[name] for b in batches]) for name in batches[0]}
+        return {name: torch.cat([b[name] for b in batches]) for name in batches[0]}
     except (KeyError, RuntimeError) as error:
         raise UserError(
             f"`data`: the batches cannot be put together ({error}); give a map-style dataset, whose"
             " rows are collated batch by batch"
         ) from error
-    return OwnRows(_Stacked(together), count)
 
 
 def as_batch(found: Any) -> dict[str, Tensor]:
-    """A batch as named tensors, "labels" among them.
-
-    Raises:
-        UserError: it is neither a mapping with labels nor a pair.
-    """
+    """A batch as named tensors, "labels" among them."""
     if isinstance(found, Mapping):
         batch = {str(name): torch.as_tensor(value) for name, value in found.items()}
     elif _is_pair(found):

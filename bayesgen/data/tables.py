@@ -11,11 +11,10 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bayesgen.errors import UserError
 
@@ -30,24 +29,16 @@ _DATASETS = ("dataset_dict.json", "state.json")
 """One of these lies in a folder that `save_to_disk` of the library `datasets` wrote."""
 
 
-@dataclass(frozen=True)
-class _Format:
-    """What a built-in set looks like.
-
-    Attributes:
-        test: name of the file that tests.
-        columns: of its files, where they have no header.
-        extra: fields that some rows have at their end.
-    """
+class _Format(NamedTuple):
+    """What a built-in set looks like: the name of its file that tests, the columns of its files
+    where they have no header, and how many fields some rows have after these."""
 
     test: str = "test"
     columns: tuple[str, ...] | None = None
     extra: int = 0
 
 
-_ANY = _Format()
-
-_FORMATS: Mapping[str, _Format] = {
+_FORMATS = {
     "ag_news": _Format("test", ("text", "label")),
     "sst2": _Format("dev"),
     "imdb": _Format("test", ("label", "review")),
@@ -62,8 +53,7 @@ NAMES = tuple(_FORMATS)
 class Table:
     """Rows of raw fields, the columns' names where there are any, and where each row stands.
 
-    Attributes:
-        classes: by column, the names of classes that a `datasets` folder states.
+    `classes` has, by column, the names of classes that a `datasets` folder states.
     """
 
     source: str
@@ -76,7 +66,16 @@ class Table:
     def at(self, row: int) -> str:
         return f"{self.source}, {self.unit} {self.numbers[row]}"
 
-    def require_width(self, widths: Sequence[int]) -> None:
+    def find(self, known: Sequence[str]) -> int | None:
+        """Place of the first of the `known` names that is in the header, however it is written."""
+        names = _plain(self.header or ())
+        return next((names.index(name) for name in known if name in names), None)
+
+    def require_rows(self, split: str) -> None:
+        if not self.rows:
+            raise UserError(f"{self.source}: the {split} split has no rows; add some")
+
+    def require_width(self, *widths: int) -> None:
         """Raise UserError for a row that has not one of these numbers of fields."""
         for i, row in enumerate(self.rows):
             if len(row) not in widths:
@@ -87,17 +86,28 @@ class Table:
 
     def texts(self, place: int) -> tuple[str, ...]:
         """A column of texts. Raises UserError for a row that lacks one."""
-        for i, row in enumerate(self.rows):
-            if not isinstance(row[place], str):
-                where = f" in '{self.header[place]}'" if self.header else ""
-                raise UserError(f"{self.at(i)}: no text{where}; complete or remove this row")
-        return tuple(row[place] for row in self.rows)
+        column = tuple(row[place] for row in self.rows)
+        self._require(place, "text", [isinstance(value, str) for value in column])
+        return column
+
+    def labels(self, place: int) -> list[Any]:
+        """A column of labels. Raises UserError for a row that lacks one."""
+        column = [row[place] for row in self.rows]
+        there = [isinstance(value, str | Real) and value != "" for value in column]
+        self._require(place, "name or number", there)
+        return column
+
+    def _require(self, place: int, what: str, there: list[bool]) -> None:
+        if not all(there):
+            where = f" in '{self.header[place]}'" if self.header else ""
+            row = self.at(there.index(False))
+            raise UserError(f"{row}: no {what}{where}; complete or remove this row")
 
 
 def read_tables(
     name_or_path: str, data_dir: Path | None, headed: bool, setting: str = "`data`"
 ) -> tuple[str, dict[str, Table]]:
-    """The name of the data, and the table of each split, that of training first.
+    """The name of the data, and the tables of the splits, in the order train, val, test.
 
     Args:
         data_dir: holds folders of built-in sets.
@@ -106,27 +116,31 @@ def read_tables(
         setting: that named the data, for errors.
     """
     path = Path(name_or_path).expanduser()
+    name, kind = path.name, _FORMATS.get(name_or_path, _Format())
     if name_or_path in _FORMATS:
-        kind = _FORMATS[name_or_path]
-        folder = _built_in_folder(name_or_path, kind, data_dir, setting)
-        stems = {"train": "train", "test": kind.test}
-        files = {
-            split: _built_in_file(name_or_path, folder, stem, setting)
-            for split, stem in stems.items()
-        }
-        return name_or_path, {s: _read_table(f, headed, kind) for s, f in files.items()}
-    if path.is_dir():
+        name, files = name_or_path, _built_in_files(name_or_path, kind, data_dir, setting)
+    elif path.is_dir():
+        name = path.resolve().name
         if any((path / file).is_file() for file in _DATASETS):
-            return path.resolve().name, _datasets_tables(path)
+            return name, _datasets_tables(path)
         files = _folder_files(path)
-        return path.resolve().name, {s: _read_table(f, headed) for s, f in files.items()}
-    if path.exists():
-        return path.name, {"train": _read_table(path, headed)}
-    near = difflib.get_close_matches(name_or_path.lower(), NAMES, n=1, cutoff=0.5)
+        if "train" not in files:
+            raise UserError(
+                f"{path}: no train.tsv, .csv or .jsonl (or one of these with .gz) in this folder;"
+                " name the training file so, or pass a file"
+            )
+    elif path.exists():
+        files = {"train": path}
+    else:
+        raise unknown_name(name_or_path, "built-in data", NAMES, setting)
+    return name, {split: _read_table(file, headed, kind) for split, file in files.items()}
+
+
+def unknown_name(name: str, what: str, known: Sequence[str], setting: str) -> UserError:
+    """That there is no path of this `name`, and nothing built in."""
+    near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else "pass one of these names or an existing path"
-    raise UserError(
-        f"{setting} {name_or_path}: neither a path nor built-in data ({', '.join(NAMES)}); {hint}"
-    )
+    return UserError(f"{setting} {name}: neither a path nor {what} ({', '.join(known)}); {hint}")
 
 
 def holds_tables(name_or_path: str) -> bool:
@@ -134,46 +148,43 @@ def holds_tables(name_or_path: str) -> bool:
     path = Path(name_or_path).expanduser()
     if name_or_path in _FORMATS or not path.is_dir():
         return name_or_path in _FORMATS or Path(path.name.removesuffix(".gz")).suffix in KINDS
-    files = (name for split in _SPLITS for name in _file_names(split))
-    return any((path / file).is_file() for file in (*files, *_DATASETS))
+    return any((path / file).is_file() for file in _DATASETS) or bool(_folder_files(path))
 
 
-def _file_names(split: str) -> set[str]:
-    return {f"{s}{kind}{gz}" for s in _SPLITS[split] for kind in KINDS for gz in ("", ".gz")}
-
-
-def _built_in_folder(name: str, kind: _Format, data_dir: Path | None, setting: str) -> Path:
-    if data_dir is not None and (data_dir / name).is_dir():
-        return data_dir / name
-    variable = f"{name.upper()}_PATH"
+def _built_in_files(
+    name: str, kind: _Format, data_dir: Path | None, setting: str
+) -> dict[str, Path]:
+    """Those of a folder in `data_dir`, else that a variable names, else in the cache."""
+    cache, variable = Path.home() / ".cache" / "bayesgen", f"{name.upper()}_PATH"
     chosen = os.environ.get(variable)
-    if chosen:
-        if not Path(chosen).is_dir():
+    own = (data_dir or cache) / name
+    folder = own if data_dir and own.is_dir() else Path(chosen or cache / name)
+    if not folder.is_dir():
+        if chosen:
             raise UserError(
                 f"{variable}={chosen}: no such folder; correct the variable or unset it"
             )
-        return Path(chosen)
-    folder = Path.home() / ".cache" / "bayesgen" / name
-    if not folder.is_dir():
         raise UserError(
             f"{setting} {name}: not found; put train.tsv and {kind.test}.tsv (or .tsv.gz) into"
-            f" {folder if data_dir is None else data_dir / name}, or set {variable} to their folder"
+            f" {own}, or set {variable} to their folder"
         )
-    return folder
-
-
-def _built_in_file(name: str, folder: Path, stem: str, setting: str) -> Path:
-    for file in (folder / f"{stem}.tsv", folder / f"{stem}.tsv.gz"):
-        if file.is_file():
-            return file
-    raise UserError(f"{setting} {name}: no {stem}.tsv or {stem}.tsv.gz in {folder}; put it there")
+    files = {}
+    for split, stem in {"train": "train", "test": kind.test}.items():
+        there = [file for end in (".tsv", ".tsv.gz") if (file := folder / f"{stem}{end}").is_file()]
+        if not there:
+            raise UserError(
+                f"{setting} {name}: no {stem}.tsv or {stem}.tsv.gz in {folder}; put it there"
+            )
+        files[split] = there[0]
+    return files
 
 
 def _folder_files(folder: Path) -> dict[str, Path]:
+    """The file of each split that is in the folder."""
     found = {}
-    for split in _SPLITS:
-        names = _file_names(split)
-        files = sorted(file for file in folder.iterdir() if file.name in names)
+    for split, stems in _SPLITS.items():
+        names = {f"{stem}{kind}{gz}" for stem in stems for kind in KINDS for gz in ("", ".gz")}
+        files = [file for name in sorted(names) if (file := folder / name).is_file()]
         if len(files) > 1:
             raise UserError(
                 f"{folder}: {files[0].name} and {files[1].name} are both the {split} split; keep"
@@ -181,32 +192,38 @@ def _folder_files(folder: Path) -> dict[str, Path]:
             )
         if files:
             found[split] = files[0]
-    if "train" not in found:
-        raise UserError(
-            f"{folder}: no train.tsv, .csv or .jsonl (or one of these with .gz) in this folder;"
-            " name the training file so, or pass a file"
-        )
     return found
 
 
-def _read_table(path: Path, headed: bool, kind: _Format = _ANY) -> Table:
+def _read_table(path: Path, headed: bool, kind: _Format) -> Table:
     suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
     if suffix not in KINDS:
         raise UserError(
             f"{path}: not one of {', '.join(KINDS)} (or with .gz); rename or convert it"
         )
-    text = _read_text(path)
+    text = read_text(path, "utf-8-sig")  # without the mark that spreadsheets put in front
     if suffix == ".jsonl":
         return _json_table(path, text)
-    return _separated_table(path, text, suffix == ".csv", headed, kind)
+    rows, lines = _separated(path, text, comma=suffix == ".csv")
+    header, widths = None, {len(row) for row in rows[:1]}
+    named = rows and {*TEXTS, *PAIRS, *LABELS}.intersection(_plain(rows[0]))
+    if named or (rows and headed and not kind.columns):
+        header, rows, lines = rows[0], rows[1:], lines[1:]
+    elif kind.columns:
+        header = list(kind.columns)
+        widths = {len(header), len(header) + kind.extra}
+    table = Table(str(path), header, rows, lines)
+    table.require_width(*sorted(widths))
+    return table
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path, encoding: str = "utf-8") -> str:
+    """The text of a file, which may be one of gzip. Raises UserError where it cannot be read."""
     try:
         content = path.read_bytes()
         if path.suffix == ".gz":
             content = gzip.decompress(content)
-        return content.decode("utf-8-sig")  # without the mark that spreadsheets put in front
+        return content.decode(encoding)
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path}: not UTF-8 at byte {error.start}; convert the file to UTF-8"
@@ -219,7 +236,8 @@ def _read_text(path: Path) -> str:
         ) from error
 
 
-def _separated_table(path: Path, text: str, comma: bool, headed: bool, kind: _Format) -> Table:
+def _separated(path: Path, text: str, comma: bool) -> tuple[list[list[str]], list[int]]:
+    """The rows of a .csv or .tsv, and the line that each begins on."""
     form: Any = {} if comma else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, **form)
     rows, lines, line = [], [], 1
@@ -234,16 +252,7 @@ def _separated_table(path: Path, text: str, comma: bool, headed: bool, kind: _Fo
         raise UserError(f"{path}, line {line}: {error}; mend the quotes from there on") from error
     finally:
         csv.field_size_limit(limit)
-    header, widths = None, [len(rows[0])] if rows else []
-    known = {*TEXTS, *PAIRS, *LABELS}
-    if rows and (known & set(map(plain, rows[0])) or (headed and not kind.columns)):
-        header, rows, lines = rows[0], rows[1:], lines[1:]
-    elif kind.columns:
-        header = list(kind.columns)
-        widths = sorted({len(header), len(header) + kind.extra})
-    table = Table(str(path), header, rows, lines)
-    table.require_width(widths)
-    return table
+    return rows, lines
 
 
 def _json_table(path: Path, text: str) -> Table:
@@ -279,26 +288,25 @@ def _datasets_tables(folder: Path) -> dict[str, Table]:
             " it again"
         ) from error
     splits = stored if isinstance(stored, dict) else {"train": stored}
-    tables = {
+    if "train" not in splits:
+        raise UserError(
+            f"{folder}: no split 'train' in this folder (there are: {', '.join(splits)})"
+        )
+    return {
         split: _datasets_table(f"{folder} ({alias})", splits[alias])
         for split, aliases in _SPLITS.items()
         for alias in aliases
         if alias in splits
     }
-    if "train" not in tables:
-        raise UserError(
-            f"{folder}: no split 'train' in this folder (there are: {', '.join(splits)})"
-        )
-    return tables
 
 
 def _datasets_table(source: str, split: Any) -> Table:
-    header = list(split.column_names)
     classes = {
         column: tuple(feature.names)
         for column, feature in split.features.items()
         if hasattr(feature, "names")
     }
+    header = list(split.column_names)
     table = Table(source, header, [], range(1, len(split) + 1), "row", classes)
     content = split.with_format(None)[:]
     for column, names in classes.items():
@@ -318,21 +326,9 @@ def by_name(values: Sequence[Any], classes: tuple[str, ...], at: Callable[[int],
     return [classes[int(v)] if isinstance(v, Integral) else v for v in values]
 
 
-def as_number(value: Any) -> int | float | None:
-    """`value` as a number, an int where it is whole; None where it is none."""
-    if isinstance(value, str | Integral):
-        with suppress(ValueError):
-            return int(value)
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return int(number) if number.is_integer() else number
-
-
-def plain(column: Any) -> str:
-    """The name of a column, however it is written."""
-    return str(column).strip().casefold()
+def _plain(header: Sequence[Any]) -> list[str]:
+    """Names of columns, however they are written."""
+    return [str(column).strip().casefold() for column in header]
 
 
 def short(value: Any) -> str:

@@ -29,8 +29,7 @@ class Tokenizer(Protocol):
         """Its kind: "char" or "gpt2"."""
 
     @property
-    def vocab_size(self) -> int:
-        """Number of ids."""
+    def vocab_size(self) -> int: ...
 
     def encode(self, text: str) -> NDArray[Any]:
         """Ids of `text`, 1-D: uint16 where the vocabulary fits (65,536 ids), else int64.
@@ -84,10 +83,7 @@ class CharTokenizer:
         return table
 
     def encode(self, text: str) -> NDArray[Any]:
-        """Ids of `text`, [len(text)]: uint16 where the vocabulary fits, else int64.
-
-        Raises UserError at the first character that is not in the vocabulary.
-        """
+        """[len(text)]; raises UserError at the first character that is not in the vocabulary."""
         ids = self._ids[np.minimum(_code_points(text), len(self._ids) - 1)]
         unknown = ids < 0
         if unknown.any():
@@ -100,12 +96,10 @@ class CharTokenizer:
         return ids.astype(_id_dtype(self.vocab_size))
 
     def decode(self, ids: ArrayLike) -> str:
-        """Text of the 1-D `ids`. Raises UserError for an id outside the vocabulary."""
         codes = self._codes[_checked(ids, self)]
         return codes.astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
 
     def to_dict(self) -> dict[str, Any]:
-        """{"kind": "char", "characters": every character in the order of the ids}."""
         return {"kind": "char", "characters": self.characters}
 
 
@@ -127,21 +121,14 @@ class TiktokenTokenizer:
         return 50257
 
     def encode(self, text: str) -> NDArray[Any]:
-        """Ids of `text`, 1-D uint16; the text of a special token is ordinary text, as in nanoGPT.
-
-        Raises UserError where the vocabulary cannot be loaded.
-        """
+        """The text of a special token is ordinary text, as in nanoGPT."""
         return np.array(load_encoding(self.name).encode_ordinary(text), _id_dtype(self.vocab_size))
 
     def decode(self, ids: ArrayLike) -> str:
-        """Text of the 1-D `ids`; bytes that are no UTF-8 become U+FFFD.
-
-        Raises UserError for an id outside the vocabulary, or where that cannot be loaded.
-        """
+        """Bytes that are no UTF-8 become U+FFFD."""
         return str(load_encoding(self.name).decode(_checked(ids, self).tolist()))
 
     def to_dict(self) -> dict[str, Any]:
-        """{"kind": "gpt2"}."""
         return {"kind": self.name}
 
 
@@ -176,28 +163,32 @@ def read_meta(path: Path) -> CharTokenizer:
     Only plain data is unpickled, so nothing in the file can run. Raises UserError where the file
     cannot be read, holds anything else, or its two tables do not belong together.
     """
+    reason: str | None
     try:
         meta = _PlainUnpickler(io.BytesIO(path.read_bytes())).load()
-    # A damaged pickle can raise nearly any exception.
-    except Exception as error:
-        raise _bad_meta(
-            path, f"it cannot be read as plain data ({type(error).__name__})"
-        ) from error
+        reason = _fault(meta)
+    except Exception as error:  # a damaged pickle can raise nearly any exception
+        reason = f"it cannot be read as plain data ({type(error).__name__})"
+    if reason is not None:
+        raise UserError(f"{path}: not a meta.pkl of nanoGPT, {reason}: run its prepare.py again")
+    return CharTokenizer("".join(meta["itos"][i] for i in sorted(meta["itos"])))
+
+
+def _fault(meta: Any) -> str | None:
+    """What keeps `meta` from being that of a character tokenizer."""
     if not isinstance(meta, dict) or not {"vocab_size", "itos", "stoi"} <= meta.keys():
-        raise _bad_meta(path, "it has no vocab_size, itos and stoi")
+        return "it has no vocab_size, itos and stoi"
     itos, stoi, size = meta["itos"], meta["stoi"], meta["vocab_size"]
     if not isinstance(itos, dict) or not isinstance(stoi, dict):
-        raise _bad_meta(path, "its itos and stoi are no dictionaries")
+        return "its itos and stoi are no dictionaries"
     if not all(type(i) is int for i in itos) or set(itos) != set(range(len(itos))):
-        raise _bad_meta(path, "its ids do not run from 0 without gaps")
+        return "its ids do not run from 0 without gaps"
     if not all(isinstance(c, str) and len(c) == 1 for c in itos.values()):
-        raise _bad_meta(path, "an entry is not a single character")
+        return "an entry is not a single character"
     if size != len(itos) or stoi != {c: i for i, c in itos.items()}:
-        raise _bad_meta(path, "its vocab_size, itos and stoi disagree")
-    try:
-        return CharTokenizer("".join(itos[i] for i in range(len(itos))))
-    except ValueError as error:
-        raise _bad_meta(path, str(error)) from error
+        return "its vocab_size, itos and stoi disagree"
+    distinct = len(set(itos.values())) == size > 0
+    return None if distinct else "its characters are not distinct, and at least one"
 
 
 def write_meta(path: Path, tokenizer: CharTokenizer) -> None:
@@ -212,10 +203,6 @@ class _PlainUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> NoReturn:
         raise pickle.UnpicklingError(f"refused to load {module}.{name}")
-
-
-def _bad_meta(path: Path, reason: str) -> UserError:
-    return UserError(f"{path}: not a meta.pkl of nanoGPT, {reason}: run its prepare.py again")
 
 
 def load_encoding(name: str) -> Any:
@@ -263,9 +250,6 @@ def fast_tokenizer(tokenizer: Tokenizer) -> Any:
 
     GPT-2's marks the end of a text with `END_OF_TEXT`; in a text these letters are ordinary ones.
     A character that a character tokenizer does not know is an Exception of `tokenizers`.
-
-    Raises:
-        UserError: the vocabulary of byte pairs cannot be loaded.
     """
     from transformers import PreTrainedTokenizerFast
 

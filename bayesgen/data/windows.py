@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -84,16 +85,38 @@ class Rows(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class Windows(Rows):
-    """Windows of `block_size` targets each, window i from position `starts[i]` of 1-D `tokens`.
-
-    A window that reaches over the end is padded there. Raises ValueError where a window would
-    have no target.
-    """
+class TextRows(Rows):
+    """Windows of `block_size` tokens each, window i from position `starts[i]` of 1-D `tokens`."""
 
     tokens: NDArray[Any]
     block_size: int
     starts: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @property
+    def cut(self) -> str:
+        """How windows are made of the text, for the fingerprint."""
+        return str(self.block_size)
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(self.cut.encode())
+        digest.update(np.ascontiguousarray(self.starts).tobytes())
+        digest.update(np.ascontiguousarray(self.tokens).tobytes())
+        return digest.hexdigest()
+
+    def overlaps(self, other: Rows) -> bool:
+        return isinstance(other, type(self)) and other.tokens is self.tokens
+
+
+@dataclass(frozen=True, eq=False)
+class Windows(TextRows):
+    """Windows of `block_size` targets each, the tokens after their own.
+
+    A window that reaches over the end is padded there. Raises ValueError where a window would
+    have no target.
+    """
 
     def __post_init__(self) -> None:
         if self.block_size < 1:
@@ -110,9 +133,6 @@ class Windows(Rows):
         _require_block(tokens, block_size, split)
         return cls(tokens, block_size, np.arange(0, len(tokens) - 1, block_size))
 
-    def __len__(self) -> int:
-        return len(self.starts)
-
     @property
     def num_targets(self) -> int:
         """Number of scored targets in all windows, those that overlap counted in each."""
@@ -125,8 +145,7 @@ class Windows(Rows):
     def subset(self, num: int, seed: int) -> Windows:
         """`num` of the windows without padding, drawn without replacement, in text order.
 
-        With the same seed a smaller subset lies within every larger one. Raises UserError where
-        there are not so many.
+        With the same seed a smaller subset lies within every larger one.
         """
         whole = self.take(np.flatnonzero(self.starts + self.block_size < len(self.tokens)))
         if not 1 <= num <= len(whole):
@@ -134,26 +153,15 @@ class Windows(Rows):
                 f"`train_samples={num}`: the train split has {len(whole)} windows of"
                 f" {self.block_size} tokens; choose a number from 1 to {len(whole)}"
             )
-        drawn = _permutation(len(whole), _generator(seed, _SUBSET, 0))[:num]
-        return whole.take(np.sort(drawn))
+        return whole.take(np.sort(_permutation(len(whole), seed, _SUBSET, 0)[:num]))
 
     def take(self, indices: ArrayLike) -> Self:
         return replace(self, starts=self.starts[np.asarray(indices, dtype=np.int64)])
 
-    def fingerprint(self) -> str:
-        digest = hashlib.sha256(str(self.block_size).encode())
-        digest.update(np.ascontiguousarray(self.starts).tobytes())
-        digest.update(np.ascontiguousarray(self.tokens).tobytes())
-        return digest.hexdigest()
-
-    def overlaps(self, other: Rows) -> bool:
-        return isinstance(other, Windows) and other.tokens is self.tokens
-
     def batch(self, indices: ArrayLike) -> dict[str, Tensor]:
         """The windows of the 1-D `indices`: {"input_ids", "labels"}, each [B, block_size] int64."""
-        return _gather(
-            self.tokens, self.block_size, self.starts[np.asarray(indices, dtype=np.int64)]
-        )
+        starts = self.starts[np.asarray(indices, dtype=np.int64)]
+        return _gather(self.tokens, self.block_size, starts)
 
 
 class RandomWindows:
@@ -189,7 +197,6 @@ class RandomWindows:
         return steps * self.batch_size * self.block_size / self.num_observations
 
     def batch(self, step: int) -> dict[str, Tensor]:
-        """The [batch_size, block_size] batch of step >= 0. Raises ValueError for step < 0."""
         offsets = len(self.tokens) - self.block_size
         generator = _generator(self.seed, _OFFSETS, step)
         starts = torch.randint(offsets, (self.batch_size,), generator=generator).numpy()
@@ -206,7 +213,7 @@ class ShuffledWindows:
         self.windows = windows
         self.batch_size = batch_size
         self.seed = seed
-        self._order = (0, self._permutation(0))
+        self.rows(0)  # a seed that cannot be used is refused here
 
     @property
     def num_observations(self) -> int:
@@ -221,24 +228,13 @@ class ShuffledWindows:
         return epochs + rest * self.batch_size / len(self.windows)
 
     def batch(self, step: int) -> dict[str, Tensor]:
-        """The [<= batch_size, block_size] batch of step >= 0. Raises ValueError for step < 0."""
         return self.windows.batch(self.rows(step))
 
     def rows(self, step: int) -> NDArray[np.int64]:
         """Indices of the windows of step >= 0. Raises ValueError for step < 0."""
         epoch, index = divmod(step, self.steps_per_epoch)
-        return self._epoch_order(epoch)[index * self.batch_size : (index + 1) * self.batch_size]
-
-    def _epoch_order(self, epoch: int) -> NDArray[np.int64]:
-        """The permutation of `epoch`; the last one is kept, since steps come in order."""
-        kept, order = self._order
-        if kept != epoch:
-            order = self._permutation(epoch)
-            self._order = (epoch, order)
-        return order
-
-    def _permutation(self, epoch: int) -> NDArray[np.int64]:
-        return _permutation(len(self.windows), _generator(self.seed, _EPOCH, epoch))
+        order = _permutation(len(self.windows), self.seed, _EPOCH, epoch)
+        return order[index * self.batch_size : (index + 1) * self.batch_size]
 
 
 def _gather(tokens: NDArray[Any], block_size: int, starts: NDArray[np.int64]) -> dict[str, Tensor]:
@@ -253,8 +249,9 @@ def _gather(tokens: NDArray[Any], block_size: int, starts: NDArray[np.int64]) ->
     }
 
 
-def _permutation(n: int, generator: torch.Generator) -> NDArray[np.int64]:
-    order: NDArray[np.int64] = torch.randperm(n, generator=generator).numpy()
+@lru_cache(maxsize=2)  # steps come in order, and so all batches of an epoch in a row
+def _permutation(n: int, seed: int, purpose: int, step: int) -> NDArray[np.int64]:
+    order: NDArray[np.int64] = torch.randperm(n, generator=_generator(seed, purpose, step)).numpy()
     return order
 
 
@@ -274,7 +271,6 @@ def stream(seed: int, purpose: int, *step: int) -> int:
 
 
 def _generator(seed: int, purpose: int, step: int) -> torch.Generator:
-    """A generator for one draw."""
     return torch.Generator().manual_seed(stream(seed, purpose, step))
 
 

@@ -15,10 +15,10 @@ from bayesgen.config import (
     ScoringSettings,
     TrainSettings,
 )
-from bayesgen.data.corpora import Corpus, load_corpus
+from bayesgen.data.corpora import Corpus, load_corpus, load_texts
 from bayesgen.data.embedded import Embedded
 from bayesgen.data.examples import Examples
-from bayesgen.data.labelled import LabelledCorpus, load_labelled, load_texts
+from bayesgen.data.labelled import LabelledCorpus, load_labelled
 from bayesgen.data.masked import MaskedWindows, Masking
 from bayesgen.data.tables import some
 from bayesgen.data.windows import Batches, Rows, Windows

@@ -18,7 +18,6 @@ from bayesgen.data.corpora import (
     corpus_text,
     load_corpus,
     load_whole_text,
-    open_url,
     python_docs_text,
 )
 from bayesgen.data.tokenizers import CharTokenizer, TiktokenTokenizer, write_meta
@@ -204,19 +203,25 @@ def test_python_docs_needs_pydoc_data(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "no pydoc_data" in refuse("python-docs")
 
 
-def no_download(url: str) -> IO[bytes]:
-    raise AssertionError(f"{url} must not be opened")
+@pytest.fixture
+def no_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(url: str) -> IO[bytes]:
+        raise AssertionError(f"{url} must not be opened")
+
+    monkeypatch.setattr(corpora, "open_url", never)
 
 
+@pytest.mark.usefixtures("no_download")
 def test_shakespeare_from_the_variable(text_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TINYSHAKESPEARE_PATH", str(text_file))
-    corpus = load_corpus("shakespeare", download=no_download)
+    corpus = load_corpus("shakespeare")
     assert corpus.name == "shakespeare"
     assert whole_text(corpus) == TEXT
     monkeypatch.setenv("TINYSHAKESPEARE_PATH", str(text_file) + ".gone")
-    assert "TINYSHAKESPEARE_PATH=" in refuse("shakespeare", download=no_download)
+    assert "TINYSHAKESPEARE_PATH=" in refuse("shakespeare")
 
 
+@pytest.mark.usefixtures("no_download")
 @pytest.mark.parametrize("at_home", [False, True])
 def test_shakespeare_from_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_home: bool
@@ -226,7 +231,7 @@ def test_shakespeare_from_the_cache(
     (root / "tinyshakespeare").mkdir(parents=True)
     (root / "tinyshakespeare" / "input.txt").write_text(TEXT)
     data_dir = None if at_home else root
-    assert whole_text(load_corpus("shakespeare", data_dir=data_dir, download=no_download)) == TEXT
+    assert whole_text(load_corpus("shakespeare", data_dir=data_dir)) == TEXT
 
 
 def test_shakespeare_is_downloaded_once(
@@ -235,16 +240,20 @@ def test_shakespeare_is_downloaded_once(
     monkeypatch.setattr(corpora, "SHAKESPEARE_URL", text_file.as_uri())
     sha256 = hashlib.sha256(TEXT.encode()).hexdigest()
     monkeypatch.setattr(corpora, "SHAKESPEARE_SHA256", sha256)
-    first = load_corpus("shakespeare", data_dir=tmp_path / "cache", download=open_url)
+    first = load_corpus("shakespeare", data_dir=tmp_path / "cache")
     assert whole_text(first) == TEXT
     cached = tmp_path / "cache" / "tinyshakespeare"
+    text_file.unlink()  # cannot be downloaded any more
     assert [path.name for path in cached.iterdir()] == ["input.txt"]
-    again = load_corpus("shakespeare", data_dir=tmp_path / "cache", download=no_download)
+    again = load_corpus("shakespeare", data_dir=tmp_path / "cache")
     assert again.fingerprint == first.fingerprint
 
 
-def test_a_download_with_a_wrong_checksum_is_removed(tmp_path: Path) -> None:
-    message = refuse("shakespeare", data_dir=tmp_path, download=lambda _: io.BytesIO(b"proxy page"))
+def test_a_download_with_a_wrong_checksum_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpora, "open_url", lambda _: io.BytesIO(b"proxy page"))
+    message = refuse("shakespeare", data_dir=tmp_path)
     assert "wrong checksum" in message
     assert not list((tmp_path / "tinyshakespeare").iterdir())
 
@@ -257,26 +266,31 @@ class _Breaks(io.BytesIO):
 
 
 @pytest.mark.parametrize("breaks_late", [False, True])
-def test_without_network_three_ways_out_are_named(tmp_path: Path, breaks_late: bool) -> None:
+def test_without_network_three_ways_out_are_named(
+    tmp_path: Path, breaks_late: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def opener(url: str) -> IO[bytes]:
         if breaks_late:
             return _Breaks(b"First Citizen")
         raise OSError("no\nroute")
 
-    message = refuse("shakespeare", data_dir=tmp_path, download=opener)
+    monkeypatch.setattr(corpora, "open_url", opener)
+    message = refuse("shakespeare", data_dir=tmp_path)
     assert "TINYSHAKESPEARE_PATH" in message
     assert str(tmp_path / "tinyshakespeare" / "input.txt") in message
     assert "`corpus=PATH`" in message
     assert not list((tmp_path / "tinyshakespeare").iterdir())
 
 
+@pytest.mark.usefixtures("no_download")
 def test_a_cache_that_cannot_be_made(text_file: Path) -> None:
-    message = refuse("shakespeare", data_dir=text_file, download=no_download)
+    message = refuse("shakespeare", data_dir=text_file)
     assert "could not download" in message
 
 
+@pytest.mark.usefixtures("no_download")
 def test_real_shakespeare(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    corpus = load_corpus("shakespeare", data_dir=stored, download=no_download)
+    corpus = load_corpus("shakespeare", data_dir=stored)
     assert corpus.fingerprint == {
         "sha256": corpora.SHAKESPEARE_SHA256,
         "train_tokens": 1_003_854,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bayesgen.data.labelled import read_pairs
+from bayesgen.data.corpora import read_pairs
 from bayesgen.errors import UserError
 
 PAIRS = [("a cat", "a kitten, asleep"), ('"quoted"', "plain")]
@@ -39,10 +39,14 @@ def test_json_lines_in_gzip(tmp_path: Path) -> None:
     [
         ("gone.tsv", None, "no file at"),
         ("empty.tsv", "", "has no rows"),
-        ("three.tsv", "a\tb\tc\n", "has 3 columns; name two of them sentence1 and sentence2"),
-        ("three.csv", "text,label,more\na,b,c\n", "3 columns (text, label, more)"),
-        ("rows.tsv", "text\tlabel\na\tb\n", "has one column of texts (text, label)"),
-        ("scores.csv", "left,Score\na,3\n", "one column of texts (left, Score)"),
+        (
+            "three.tsv",
+            "a\tb\tc\n",
+            "(3 columns without a header); name two columns sentence1 and sentence2",
+        ),
+        ("three.csv", "text,label,more\na,b,c\n", "(text, label, more); name two columns"),
+        ("rows.tsv", "text\tlabel\na\tb\n", "no pairs of texts in"),
+        ("scores.csv", "left,Score\na,3\n", "(left, Score); name two columns"),
         ("gap.tsv", "a\tb\nc\t \n", "line 2: a text is missing"),
         ("number.jsonl", '{"sentence1": "a", "sentence2": 3}', "line 1: a text is missing"),
         ("pairs.txt", "a\tb\n", "not one of .tsv, .csv, .jsonl"),

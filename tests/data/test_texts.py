@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bayesgen.data.labelled import Labelled, load_labelled, load_texts, running_text
+from bayesgen.data.corpora import load_texts, running_text
+from bayesgen.data.labelled import Labelled, load_labelled
 from bayesgen.errors import UserError
 
 TEXTS = ("one text", "another, with a comma", "a third")

@@ -173,15 +173,13 @@ def test_an_epoch_holds_every_target_once(
 
 
 def test_only_a_new_epoch_draws_a_permutation(monkeypatch: pytest.MonkeyPatch) -> None:
-    batches = ShuffledWindows(Windows.tiled(count(100), 9), 2, seed=0)
+    batches = ShuffledWindows(Windows.tiled(count(100), 9), 2, seed=176)
     drawn: list[int] = []
-    draw = batches._permutation
-    monkeypatch.setattr(
-        batches, "_permutation", lambda epoch: (drawn.append(epoch), draw(epoch))[1]
-    )
+    draw = torch.randperm
+    monkeypatch.setattr(torch, "randperm", lambda n, **kw: (drawn.append(n), draw(n, **kw))[1])
     for step in range(3 * batches.steps_per_epoch):
         batches.batch(step)
-    assert drawn == [1, 2]
+    assert drawn == [11, 11]  # the first one was drawn before
 
 
 # Subsets
