@@ -24,8 +24,6 @@ from bayesgen.predictive.mixture import GaussianMixture, entropy, log_mean
 from bayesgen.predictive.reading import Reading
 from bayesgen.runs import Run
 
-__all__ = ["ClassPrediction", "NumberPrediction", "Posterior", "Prediction", "open_posterior"]
-
 DEFAULT_LENGTH = 512
 """Tokens of the longest text where neither run nor model has a limit."""
 ROWS = 64
@@ -83,13 +81,11 @@ class ClassPrediction:
     def top(self, count: int) -> list[tuple[list[str], list[float]]]:
         """Names and probabilities of the `count` most probable classes of each of the B inputs."""
         best = self.probs.topk(min(count, self.probs.shape[-1]))
+        name: Any = str if self.classes is None else self.classes.__getitem__
         return [
-            ([self._name(i) for i in ids], values)
+            (list(map(name, ids)), values)
             for ids, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         ]
-
-    def _name(self, index: int) -> str:
-        return str(index) if self.classes is None else self.classes[index]
 
     def __len__(self) -> int:
         return len(self.log_probs)
@@ -183,7 +179,6 @@ class Posterior(Draws):
 
     run: Run | None = None
     _model: FunctionalModel | Callable[[], FunctionalModel] | None = None
-    _folder: Any = None
 
     @classmethod
     def load(
@@ -204,8 +199,7 @@ class Posterior(Draws):
             UserError: there is no run, it has no draws yet, or a file is damaged.
         """
         posterior = super().load(run_dir)
-        posterior.run = Run(Path(run_dir))
-        run = posterior.run
+        run = posterior.run = Run(Path(run_dir))
         posterior._model = lambda: model_of_run(run, model, device)
         return posterior
 
@@ -227,8 +221,7 @@ class Posterior(Draws):
     def model(self) -> FunctionalModel:
         """The model that the chains started from.
 
-        Raises:
-            UserError: it is not where it was, or is another one.
+        Raises UserError where it is not where it was, or is another one.
         """
         if self._model is None:
             raise UserError("these draws have no model: `model`: use Posterior.of(model, draws)")
@@ -293,19 +286,17 @@ class Posterior(Draws):
             raise UserError(f"the text cannot be generated: {error}") from error
 
     def _predicted(self, batches: Sequence[Mapping[str, Tensor]]) -> Prediction:
-        model, forward = self.model, self.predictive.forward
+        likelihood, forward = self.model.likelihood, self.predictive.forward
+        read = forward.outputs if isinstance(likelihood, Gaussian) else forward.log_probs
         inputs = [{k: v for k, v in batch.items() if k != "labels"} for batch in batches]
-        if isinstance(model.likelihood, Gaussian):
-            means = []
-            for theta in self:
-                forward.load(theta)
-                means.append(torch.cat([forward.outputs(b).flatten().cpu() for b in inputs]))
-            return NumberPrediction(GaussianMixture.of(torch.stack(means), model.likelihood.std))
-        each = []
+        found = []
         for theta in self:
             forward.load(theta)
-            each.append(torch.cat([forward.log_probs(b).cpu() for b in inputs]))
-        return _mixed(torch.stack(each), self._classes())
+            found.append(torch.cat([read(batch).cpu() for batch in inputs]))
+        each = torch.stack(found)
+        if isinstance(likelihood, Gaussian):
+            return NumberPrediction(GaussianMixture.of(each.flatten(1), likelihood.std))
+        return _mixed(each, self._classes())
 
     def _next_tokens(self, texts: Sequence[str]) -> ClassPrediction:
         tokenizer = self.model.tokenizer
@@ -327,22 +318,17 @@ class Posterior(Draws):
         paired = not isinstance(texts[0], str)
         first, second = zip(*texts, strict=True) if paired else (tuple(texts), None)
         rows = Labelled("inputs", first, second, np.zeros(len(texts), dtype=np.int64), None)
-        limits = (
-            self.info.block_size if self.info else None,
-            self.model.block_size,
-            DEFAULT_LENGTH,
-        )
-        longest = next(limit for limit in limits if limit is not None)
-        apart = self.model.task.compares
-        examples = Examples(rows, tokenizer, longest, apart=apart)
+        limit = self.info.block_size if self.info else self.model.block_size
+        longest = DEFAULT_LENGTH if limit is None else limit
+        examples = Examples(rows, tokenizer, longest, apart=self.model.task.compares)
         return [examples.batch(part.numpy()) for part in torch.arange(len(texts)).split(ROWS)]
 
     def _classes(self) -> tuple[str, ...] | None:
         named: Any = self.info.data.classes if self.info else None
         if named is None:
-            labels = self.model.info.config.get("id2label")
-            named = labels and [labels[key] for key in sorted(labels, key=int)]
-        return tuple(map(str, named)) if named else None
+            labels = self.model.info.config.get("id2label") or {}
+            named = [labels[key] for key in sorted(labels, key=int)]
+        return tuple(map(str, named)) or None
 
 
 class _Tokens(Sequence[str]):
@@ -364,11 +350,7 @@ def _mixed(each: Tensor, classes: Sequence[str] | None) -> ClassPrediction:
 
 
 def open_posterior(
-    name: str,
-    *,
-    model: str | None = None,
-    device: str = "auto",
-    task: str = "causal-lm",
+    name: str, *, model: str | None = None, device: str = "auto", task: str = "causal-lm"
 ) -> Posterior:
     """Open a run's folder, or a checkpoint, which stands for a posterior of one draw.
 

@@ -14,7 +14,7 @@ from bayesgen.errors import UserError
 from bayesgen.models import FunctionalModel, Lora, ModelInfo, load_model, resolve_device
 from bayesgen.parameters import names_adapters
 from bayesgen.runs import Run
-from bayesgen.runs.files import ModelRecord, StartRecord
+from bayesgen.runs.files import ModelRecord, RunRecord, StartRecord
 from bayesgen.tasks import TASKS
 
 LABEL_SETTINGS = ("noise_std", "score_range")
@@ -26,24 +26,17 @@ CUSTOM = "custom"
 
 @dataclass(frozen=True)
 class Start:
-    """Where chains start if not at the loaded weights, and what it cost to get there.
-
-    Attributes:
-        theta: [P].
-        record: the run that led there, and the gradients that it took, all before among them.
-    """
+    """Where chains start if not at the loaded weights: θ [P], the run that led there, and the
+    gradients that it took, all before among them."""
 
     theta: Tensor
     record: StartRecord
 
-    @property
-    def gradient_evaluations(self) -> int:
-        return self.record.gradient_evaluations
-
     def row(self) -> tuple[str, str]:
         """For the pre-flight table."""
-        of, count = self.record, self.gradient_evaluations
-        return "start", f"mean weights of '{of.run}' ({of.sampler}, {count:,} gradients)"
+        of = self.record
+        count = f"{of.gradient_evaluations:,} gradients"
+        return "start", f"mean weights of '{of.run}' ({of.sampler}, {count})"
 
 
 def model_of_run(
@@ -58,16 +51,8 @@ def model_of_run(
         UserError: it is not there, or is another model.
     """
     record = run.record()
-    settings, stored = record.settings, record.model
-    if isinstance(model, FunctionalModel):
-        loaded = model
-    elif stored.family == CUSTOM:
-        raise UserError(
-            f"the run '{run.path}' is of a network of your own, which it cannot load: `model`: give"
-            " the FunctionalModel that it was made with"
-        )
-    else:
-        loaded = _loaded(run, settings, stored, model, device)
+    stored = record.model
+    loaded = model if isinstance(model, FunctionalModel) else _loaded(run, record, model, device)
     if loaded.sha256 != stored.sha256:
         raise UserError(
             f"'{loaded.info.name}' is not the model that the run '{run.path}' started from (its"
@@ -85,9 +70,13 @@ def model_of_run(
     return loaded
 
 
-def _loaded(
-    run: Run, settings: Mapping[str, Any], stored: ModelRecord, model: str | None, device: str
-) -> FunctionalModel:
+def _loaded(run: Run, record: RunRecord, model: str | None, device: str) -> FunctionalModel:
+    settings, stored = record.settings, record.model
+    if stored.family == CUSTOM:
+        raise UserError(
+            f"the run '{run.path}' is of a network of your own, which it cannot load: `model`: give"
+            " the FunctionalModel that it was made with"
+        )
     place = Path(stored.name)
     if model is None and not place.exists() and (place.suffix or len(place.parts) > 2):
         raise UserError(
@@ -108,14 +97,8 @@ def _loaded(
 
 
 def require_same_labels(stored: ModelRecord, now: ModelInfo, run: str) -> None:
-    """Refuse a model with the weights of `run` but other scores or another noise.
-
-    Args:
-        stored: what run.json says of the model.
-
-    Raises:
-        UserError: its config.json was changed.
-    """
+    """Refuse a model with the weights of `run`, but with other scores or another noise than the
+    `stored` one in its config.json."""
     for key in LABEL_SETTINGS:
         before, found = stored.config.get(key), now.config.get(key)
         if before != found:
@@ -138,16 +121,11 @@ def adapters(settings: Mapping[str, Any]) -> Lora | None:
 
 
 def stored_start(run: Run, model: FunctionalModel) -> Start | None:
-    """Where the chains of `run` started; None where that is the loaded weights.
-
-    Raises:
-        UserError: what the run kept of it is missing or damaged.
-    """
+    """Where the chains of `run` started; None where that is the loaded weights."""
     start = run.record().start
     if start is None:
         return None
-    tensors = run.read_tensors(START)
-    theta = None if tensors is None else tensors.get("theta")
+    theta = (run.read_tensors(START) or {}).get("theta")
     if theta is None or theta.shape != model.loaded.shape or sha256(theta) != start.sha256:
         raise UserError(f"'{run.path / START}' is missing or damaged; copy it back")
     return Start(theta, start)

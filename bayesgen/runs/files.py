@@ -29,11 +29,7 @@ DEEPEST = 20
 
 
 def atomic_write(path: Path, data: bytes) -> None:
-    """Put `data` at `path`: the old file or the new one is there, never a part, and nothing else.
-
-    Raises:
-        UserError: it cannot be written, as on a disk that is full.
-    """
+    """Put `data` at `path`: the old file is there or the new one, never a part, nothing else."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -83,17 +79,13 @@ def parse_record(text: str) -> dict[str, Any]:
         raise ValueError("nested too deeply") from error
     if not isinstance(content, dict):
         raise ValueError("no JSON object")
-    if _deeper(content, DEEPEST):
+    level: list[Any] = [content]
+    for _ in range(DEEPEST):
+        inner = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [each for every in inner for each in every if isinstance(each, dict | list)]
+    if level:
         raise ValueError("nested too deeply")
     return content
-
-
-def _deeper(content: Any, levels: int) -> bool:
-    """Whether objects and lists lie in each other deeper than that."""
-    if not isinstance(content, dict | list):
-        return False
-    inner = content.values() if isinstance(content, dict) else content
-    return levels == 0 or any(_deeper(each, levels - 1) for each in inner)
 
 
 Count = Annotated[int, Field(ge=1)]
@@ -104,8 +96,7 @@ ADAPTERS = ("lora_r", "lora_alpha", "lora_targets")
 def adds_up(rows: Any) -> Any:
     """`rows`, if they are those of a `bayesgen.parameters.Layout`: each starts where the last ends.
 
-    Raises:
-        ValueError: they are not.
+    Raises ValueError where they are not.
     """
     end, names = 0, set()
     try:
@@ -171,8 +162,7 @@ class DataRecord(_Part):
 
 
 class StartRecord(_Part):
-    """The run whose mean weights are the start, their hash, and the gradients that it took to get
-    there."""
+    """The run whose mean weights are the start, their hash, and the gradients that led there."""
 
     run: str
     sampler: str
@@ -192,12 +182,9 @@ class RunRecord(_Part):
     """The content of `run.json`.
 
     Attributes:
-        settings: every setting of the run, by name.
         sources: where those settings came from that are not the default.
         start: where chains started, if not at the loaded weights.
-        num_observations: N.
-        num_parameters: of the model.
-        num_bayesian: P.
+        num_observations: N; `num_bayesian` is P.
         parameters: name, shape and offset of each parameter in θ: `Layout.from_json` reads them.
         prior: what the prior says of itself, and the hash of its file.
     """
@@ -222,11 +209,7 @@ class RunRecord(_Part):
 
     @classmethod
     def read(cls, content: Mapping[str, Any], path: Path) -> Self:
-        """The record in `content`, which the file `path` holds.
-
-        Raises:
-            UserError: a key that readers need is missing or wrong.
-        """
+        """The record in `content`, which the file `path` holds."""
         try:
             record = cls.model_validate(content)
         except Invalid as error:

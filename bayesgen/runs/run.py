@@ -4,11 +4,12 @@ run.json                 settings, data fingerprint, versions, model, layout of 
 draws/c0-000012.safetensors   tensor "draws" [k, P]: the 13th draw of chain 0
 state/c0.safetensors     what resume needs of chain 0; c0.previous.safetensors the one before
 metrics.jsonl            one line per logged step
+
+The numbers of a run go to metrics.jsonl while it runs, and to Weights & Biases if asked.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import re
@@ -17,7 +18,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from filelock import FileLock, Timeout
@@ -41,17 +41,13 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Run:
-    """The folder of one run."""
+    """The folder of one run. What is missing, damaged or cannot be written is a UserError."""
 
     path: Path
 
     @classmethod
     def create(cls, path: Path) -> Run:
-        """Make the folder.
-
-        Raises:
-            UserError: it cannot be written, or already holds a run.
-        """
+        """Make the folder, which must not hold a run already."""
         try:
             cls.require_free(path)
             for folder in ("draws", "state"):
@@ -67,11 +63,7 @@ class Run:
 
     @staticmethod
     def require_free(path: Path) -> None:
-        """Refuse a folder that holds a run already.
-
-        Raises:
-            UserError: it does.
-        """
+        """Refuse a folder that holds a run already."""
         if (path / "run.json").exists():
             raise UserError(
                 f"`out`: '{path}' already holds a run; continue it with `resume='{path}'` or"
@@ -80,25 +72,15 @@ class Run:
 
     @classmethod
     def open(cls, path: str | Path, setting: str = "`resume`") -> Run:
-        """A run that exists.
-
-        Raises:
-            UserError: there is no run at `path`.
-        """
+        """A run that exists."""
         run = cls(Path(path))
         if not (run.path / "run.json").is_file():
             raise UserError(f"{setting}: no run at '{path}' (run.json missing)")
         return run
 
     def record(self) -> RunRecord:
-        """The content of run.json.
-
-        Raises:
-            UserError: something that its readers need is not there, or not what it should be.
-        """
+        """The content of run.json, checked."""
         return RunRecord.read(self.read_json("run.json"), self.path / "run.json")
-
-    # -- records ---------------------------------------------------------------------------------
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> Path:
         """Put `content` into the file `name` of the folder; NaN and infinities as null."""
@@ -107,11 +89,7 @@ class Run:
         return self.path / name
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """The JSON object in the file `name` of the folder.
-
-        Raises:
-            UserError: it is missing, or holds none.
-        """
+        """The JSON object in the file `name` of the folder."""
         try:
             return parse_record((self.path / name).read_text())
         except (OSError, ValueError) as error:
@@ -128,14 +106,8 @@ class Run:
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
 
-    # -- draws -----------------------------------------------------------------------------------
-
     def draw_paths(self, chain: int | None = None) -> list[Path]:
-        """Shards in order: chain by chain, first draw first.
-
-        Raises:
-            UserError: a file has almost the name of a shard.
-        """
+        """Shards in order: chain by chain, first draw first."""
         paths = sorted((self.path / "draws").glob("c*.safetensors"), key=_shard_key)
         return [path for path in paths if chain is None or _shard_key(path)[0] == chain]
 
@@ -153,8 +125,6 @@ class Run:
             if _shard_key(path)[1] >= keep:
                 path.unlink()
 
-    # -- state -----------------------------------------------------------------------------------
-
     def write_state(self, chain: int, snapshot: Snapshot) -> None:
         """Make `snapshot` the state of `chain`; the one before it is kept."""
         current, previous = self._states(chain)
@@ -170,11 +140,8 @@ class Run:
         return next(filter(None, map(_read_snapshot, self._states(chain))), None)
 
     def resume_state(self, chain: int) -> Snapshot | None:
-        """The state that `chain` continues from, or None where it has not begun.
-
-        Raises:
-            UserError: there are draws that no state accounts for, or fewer than it says.
-        """
+        """The state that `chain` continues from, which accounts for its draws; None where it has
+        not begun."""
         snapshot = self.read_state(chain)
         draws = len(self.draw_paths(chain))
         if draws and snapshot is None:
@@ -193,9 +160,8 @@ class Run:
         folder = self.path / "state"
         return folder / f"c{chain}.safetensors", folder / f"c{chain}.previous.safetensors"
 
-    # -- tensors kept beside the draws -----------------------------------------------------------
-
     def write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Tensors that are kept beside the draws."""
         atomic_save(self.path / name, {k: v.detach().cpu() for k, v in tensors.items()}, {})
 
     def read_tensors(self, name: str) -> dict[str, Tensor] | None:
@@ -207,11 +173,7 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run: one process at a time may write to it.
-
-        Raises:
-            UserError: another process holds it.
-        """
+        """Hold the run: one process at a time may write to it."""
         lock = FileLock(self.path / ".lock")
         try:
             with lock.acquire(timeout=0):
@@ -253,13 +215,10 @@ def _shard_key(path: Path) -> tuple[int, int]:
 
     A name that `write_draw` does not give is refused: to leave the file out could lose a draw that
     was renamed, and to read it could count a draw twice that was copied. Only the user knows.
-
-    Raises:
-        UserError: it is no name of a shard.
     """
     found = re.fullmatch(r"c([0-9]+)-([0-9]+)\.safetensors", path.name)
     key = (int(found[1]), int(found[2])) if found else (0, 0)
-    if found is None or path.name != _shard_name(*key):
+    if path.name != _shard_name(*key):
         raise UserError(
             f"'{path}' is not named as a draw is ({_shard_name(*key)}): give it its name back, or"
             " move it out of the folder"
@@ -273,19 +232,19 @@ def sampler_folder(base: Path, sampler: str) -> Path:
 
 def new_run_path(base: Path, sampler: str) -> Path:
     """Make a folder that no run has yet, run_<timestamp>, also where several start at once."""
-    stem = sampler_folder(base, sampler) / f"run_{datetime.now():%Y%m%d-%H%M%S}"
-    for number in itertools.count(1):
-        path = stem if number == 1 else stem.with_name(f"{stem.name}-{number}")
+    stem = path = sampler_folder(base, sampler) / f"run_{datetime.now():%Y%m%d-%H%M%S}"
+    number = 1
+    while True:
         try:
             path.mkdir(parents=True)
+            return path
         except FileExistsError:
-            continue
+            number += 1
+            path = stem.with_name(f"{stem.name}-{number}")
         except OSError as error:
             raise UserError(
                 f"`base_dir`: cannot write to '{path}' ({error.strerror}); name a writable folder"
             ) from error
-        return path
-    raise AssertionError("unreachable")
 
 
 def newest_unfinished(base: Path, sampler: str) -> Run | None:
@@ -304,9 +263,9 @@ class Tracker:
     """Appends one line per logged step; a context manager."""
 
     def __init__(self, run: Run, wandb_config: Mapping[str, Any] | None = None) -> None:
-        self._run = run
-        self._file = run.metrics.open("a", encoding="utf-8")
-        self._wandb = _start_wandb(run, wandb_config) if wandb_config is not None else None
+        self._path = run.metrics
+        self._file = self._path.open("a", encoding="utf-8")
+        self._wandb = None if wandb_config is None else _start_wandb(run, wandb_config)
 
     def log(self, row: Mapping[str, float]) -> None:
         self._file.write(json.dumps(finite(row), allow_nan=False) + "\n")
@@ -321,7 +280,7 @@ class Tracker:
         """
         self._file.close()
         kept, nll = [], math.nan
-        for line in self._run.metrics.read_text("utf-8", errors="replace").splitlines():
+        for line in self._path.read_text("utf-8", errors="replace").splitlines():
             try:
                 row = json.loads(line)
             except ValueError:
@@ -329,19 +288,14 @@ class Tracker:
             if row["chain"] != chain or row["step"] <= step:
                 kept.append(line + "\n")
                 nll = row.get("nll", nll) if row["chain"] == chain else nll
-        atomic_write(self._run.metrics, "".join(kept).encode())
-        self._file = self._run.metrics.open("a", encoding="utf-8")
+        atomic_write(self._path, "".join(kept).encode())
+        self._file = self._path.open("a", encoding="utf-8")
         return nll
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._file.close()
         if self._wandb is not None:
             self._wandb.finish(exit_code=0 if kind is None else 1)
@@ -355,14 +309,10 @@ def _start_wandb(run: Run, config: Mapping[str, Any]) -> Any:
             "`wandb`: the package wandb is not installed; pip install 'bayesgen[wandb]' or pass"
             " `wandb=False`"
         ) from error
+    name, folder = run.path.name, str(run.path)
     try:
         return wandb.init(
-            project="bayesgen",
-            name=run.path.name,
-            id=run.path.name,
-            dir=str(run.path),
-            config=dict(config),
-            resume="allow",
+            project="bayesgen", name=name, id=name, dir=folder, config=dict(config), resume="allow"
         )
     except wandb.errors.Error as error:
         first = str(error).splitlines()[0]

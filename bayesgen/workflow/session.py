@@ -185,7 +185,7 @@ def _totals(
     """The content of <sampler>_metrics.json."""
     steps, seconds = sum(c.steps for c in chains), sum(c.seconds for c in chains)
     before = 0 if curve is None else curve["gradient_evaluations"]
-    before += 0 if start is None else start.gradient_evaluations
+    before += 0 if start is None else start.record.gradient_evaluations
     return {
         "sampler": job.spec.name,
         "chains": len(chains),
