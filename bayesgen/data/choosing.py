@@ -48,9 +48,7 @@ def find_columns(
         if train is None:
             return _guessed(table, numbers)
         if len(table.rows[0]) <= max(place or 0 for place in train):
-            raise UserError(
-                f"{table.source}: fewer columns than the training rows have; give it the same"
-            )
+            raise UserError(f"{table.source}: fewer columns than the training rows; give it these")
         return train
 
     def find(name: str | None, known: Sequence[str], setting: str) -> int | None:

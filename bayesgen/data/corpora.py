@@ -12,7 +12,7 @@ import unicodedata
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,6 @@ SHAKESPEARE_URL = (
 )
 SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 
-_TIMEOUT_SECONDS = 10.0
 _SCAN_CHUNK = 1 << 22
 # Single and double quotes, dashes; NFKD has no ASCII for these.
 _PLAIN = str.maketrans("\u2018\u2019\u201c\u201d\u2013\u2014", "''\"\"--")
@@ -64,11 +63,6 @@ class Corpus:
             "tokenizer": self.tokenizer.name,
             "vocab_size": self.tokenizer.vocab_size,
         }
-
-
-def open_url(url: str) -> IO[bytes]:
-    stream: IO[bytes] = urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS)
-    return stream
 
 
 def load_corpus(
@@ -148,8 +142,7 @@ def python_docs_text() -> str:
         from pydoc_data.topics import topics
     except ImportError as error:
         raise UserError(
-            "`corpus=python-docs`: this Python has no pydoc_data; take `corpus=shakespeare` or "
-            "a path"
+            "`corpus=python-docs`: this Python has no pydoc_data; take another, or a path"
         ) from error
     text = "\n\n".join(topics[topic].strip() for topic in sorted(topics)) + "\n"
     # A handful of typographic characters would else each be a token seen a few times.
@@ -166,9 +159,7 @@ def _shakespeare(data_dir: Path | None) -> Path:
 
     chosen = os.environ.get("TINYSHAKESPEARE_PATH")
     if chosen and not Path(chosen).is_file():
-        raise UserError(
-            f"TINYSHAKESPEARE_PATH={chosen}: no such file; correct the variable or unset it"
-        )
+        raise UserError(f"TINYSHAKESPEARE_PATH={chosen}: no such file; correct or unset it")
     root = Path.home() / ".cache" / "bayesgen" if data_dir is None else data_dir
     path = Path(chosen) if chosen else root / "tinyshakespeare" / "input.txt"
     if path.is_file():
@@ -177,7 +168,7 @@ def _shakespeare(data_dir: Path | None) -> Path:
     content = io.BytesIO()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open_url(SHAKESPEARE_URL) as source:
+        with urllib.request.urlopen(SHAKESPEARE_URL, timeout=10) as source:
             size = getattr(source, "length", None)
             # a bar on a terminal only
             with tqdm.wrapattr(source, "read", size, desc="shakespeare", disable=None) as watched:
@@ -329,8 +320,7 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
     .tsv or .csv has a header where one of its names is one of those that `load_labelled` knows.
     """
     if not path.is_file():
-        known = ", ".join(tables.KINDS)
-        raise UserError(f"`pairs_file`: no file at '{path}' ({known}, or with .gz)")
+        raise UserError(f"`pairs_file`: no file at '{path}'")
     table = read_tables(str(path.absolute()), None, headed=False)[1]["train"]
     if not table.rows:
         raise UserError(f"`pairs_file`: '{path}' has no rows; add some")

@@ -1,43 +1,60 @@
-"""Labelled texts in a model's own tokens, and padded batches of them."""
+"""Labelled texts as a network takes them: in its own tokens, or as embeddings of an encoder.
+
+Embeddings are of an encoder that stays as it is: each text is read once, ever. They are kept on
+disk, under a name made of the encoder and of the texts, and read the first time that a row is asked
+for.
+"""
 
 from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Sequence
-from typing import Any
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
+from tqdm import tqdm
 
 from bayesgen.data.labelled import Labelled
 from bayesgen.data.windows import Rows
 from bayesgen.errors import UserError
+from bayesgen.runs import atomic_save
 
 _ROWS = 1000  # encoded at a time: encodings take far more room than their ids
 _SHOWN = 40  # characters of a text in a message
+FOLDER = "sentence_embeddings"
+PART = 1024
+"""Rows of a file of embeddings: what a stop in the middle costs at most."""
+BATCH = 64
+VERSION = 1
+
+Embed = Callable[[Mapping[str, Tensor]], Tensor]
+"""The embeddings [B, H] of a batch of examples."""
 
 
 class Examples(Rows):
-    """A `Labelled` and its token ids, one observation a row. `ShuffledWindows` takes it.
+    """A `Labelled` and its token ids, one observation a row.
 
-    A pair of texts is one sequence, or with `apart` two, each with its own special tokens.
+    A pair of texts is one sequence, or with `apart` two, each with its own special tokens: those of
+    row i are then 2 i and 2 i + 1.
 
     Attributes:
         tokenizer: of transformers; it pads with its own token, on its own side.
         max_length: tokens that a sequence has at most, special ones among them; of a pair in one,
             the longer text is cut first.
-        ids: per sequence its token ids, 1-D int32; where pairs are apart, those of row i are 2 i
-            and 2 i + 1.
+        ids: per sequence its token ids, 1-D int32.
         types: per sequence which text each token is from, 1-D uint8; None where the tokenizer does
             not say.
         cut: [N] bool, the rows that were longer.
-
-    Raises:
-        UserError: the tokenizer cannot encode a text or cannot pad, or `max_length` leaves no
-            room for a token of each text; or there are no pairs to hold apart.
     """
 
     def __init__(
@@ -48,11 +65,23 @@ class Examples(Rows):
                 f"{data.name}: single texts, and a similarity is one of two; take pairs, or name"
                 " the column of the second text with `pair_column`"
             )
-        _require_room(data, tokenizer, max_length, apart)
+        pair = data.second is not None and not apart
+        least = tokenizer.num_special_tokens_to_add(pair=pair) + 1 + pair
+        if max_length < least:
+            raise UserError(
+                f"`max_length={max_length}` (in sampling `block_size`): special tokens and one of"
+                f" each text make {least}; choose at least {least}"
+            )
+        if tokenizer.pad_token_id is None:
+            raise UserError(
+                f"`model`: the tokenizer of '{tokenizer.name_or_path}' has no padding token; set"
+                " its pad_token and the model's pad_token_id, and save both into the model's folder"
+            )
         self.data = data
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.apart = apart
+        self.sequences = 2 if apart else 1  # of each row
         self.ids: list[NDArray[np.int32]] = []
         types: list[NDArray[np.uint8]] = []
         texts = _texts(data, apart)
@@ -85,11 +114,6 @@ class Examples(Rows):
         return len(self.cut)
 
     @property
-    def sequences(self) -> int:
-        """Of each row."""
-        return 2 if self.apart else 1
-
-    @property
     def num_classes(self) -> int | None:
         return None if self.data.classes is None else len(self.data.classes)
 
@@ -106,7 +130,6 @@ class Examples(Rows):
         return longest
 
     def describe(self) -> str:
-        """Number and lengths of the rows, and how many were cut, in words."""
         lengths = self.lengths
         words = (
             f"{len(self):,} examples of {self.data.name}, {lengths.min()} to {lengths.max()} tokens"
@@ -144,7 +167,7 @@ class Examples(Rows):
             digest.update(row.tobytes())
         return digest.hexdigest()
 
-    def take(self, indices: ArrayLike) -> Examples:
+    def take(self, indices: ArrayLike) -> Self:
         rows = np.asarray(indices, dtype=np.int64)
         places = self._places(rows)
         chosen = copy.copy(self)
@@ -156,7 +179,7 @@ class Examples(Rows):
 
     def overlaps(self, other: Rows) -> bool:
         """Whether both hold the same row; equal rows of two files are not the same."""
-        if not isinstance(other, Examples):
+        if not isinstance(other, type(self)):
             return False
         return not {id(row) for row in self.ids}.isdisjoint(id(row) for row in other.ids)
 
@@ -164,21 +187,6 @@ class Examples(Rows):
         """Where the sequences of `rows` stand in `ids`."""
         places: NDArray[np.int64] = rows[:, None] * self.sequences + np.arange(self.sequences)
         return places.ravel()
-
-
-def _require_room(data: Labelled, tokenizer: Any, max_length: int, apart: bool) -> None:
-    pair = data.second is not None and not apart
-    least = tokenizer.num_special_tokens_to_add(pair=pair) + 1 + pair
-    if max_length < least:
-        raise UserError(
-            f"`max_length={max_length}` (in sampling `block_size`): special tokens and one of each"
-            f" text make {least}; choose at least {least}"
-        )
-    if tokenizer.pad_token_id is None:
-        raise UserError(
-            f"`model`: the tokenizer of '{tokenizer.name_or_path}' has no padding token; set its"
-            " pad_token and the model's pad_token_id, and save both into the model's folder"
-        )
 
 
 def _texts(data: Labelled, apart: bool) -> list[tuple[str, ...]]:
@@ -207,3 +215,101 @@ def _encoded(
             f" ({' '.join(str(error).split())}); take texts in its own alphabet"
         ) from error
     return dict(found)
+
+
+class Embedded(Examples):
+    """`Examples` whose texts are embeddings; a batch is "sentence_embedding" [B, H], "labels" [B].
+
+    Args:
+        embed: the encoder, as it will stay; `encoder` is the sha256 of it.
+        folder: where embeddings are kept (see `cache_folder`).
+    """
+
+    def __init__(self, examples: Examples, embed: Embed, encoder: str, folder: Path) -> None:
+        vars(self).update(vars(examples))
+        self.embed = embed
+        self.encoder = encoder
+        self.folder = folder
+        self._whole = self  # whose embeddings those of chosen rows are
+        self._chosen = np.arange(len(examples))
+
+    def batch(self, indices: ArrayLike) -> dict[str, Tensor]:
+        """The rows of the 1-D `indices`, float32 and int64 ids of classes."""
+        rows = np.asarray(indices, dtype=np.int64)
+        return {
+            "sentence_embedding": self._whole.embeddings[self._chosen[rows]],
+            "labels": torch.from_numpy(self.data.labels[rows]),
+        }
+
+    def read(self) -> None:
+        """Embed the texts now, where that was not done before."""
+        _ = self._whole.embeddings
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"{self.encoder} {super().fingerprint()}".encode()).hexdigest()
+
+    def take(self, indices: ArrayLike) -> Self:
+        chosen = super().take(indices)
+        vars(chosen).pop("embeddings", None)
+        chosen._chosen = self._chosen[np.asarray(indices, dtype=np.int64)]
+        return chosen
+
+    @cached_property
+    def embeddings(self) -> Tensor:
+        """Those of all rows [N, H], float32: from the disk, or made and kept, part by part."""
+        key = f"{VERSION} {self.encoder} {super().fingerprint()}"
+        name = hashlib.sha256(key.encode()).hexdigest()[:32]
+        parts = {
+            self.folder / f"{name}-{start:08d}.safetensors": np.arange(len(self))[start:][:PART]
+            for start in range(0, len(self), PART)
+        }
+        found = {path: _kept(path, len(rows)) for path, rows in parts.items()}
+        missing = [path for path, part in found.items() if part is None]
+        if missing:
+            self._make_folder()
+            with tqdm(
+                total=len(self), initial=len(self) - sum(len(parts[path]) for path in missing),
+                desc=f"embedding {self.data.name}", unit="text", dynamic_ncols=True,
+                mininterval=0.5 if sys.stderr.isatty() else 30,
+            ) as bar:  # fmt: skip
+                for path in missing:
+                    found[path] = made = self._made(parts[path], bar)
+                    atomic_save(path, {"sentence_embedding": made}, {"data": self.data.name})
+        return torch.cat([part for part in found.values() if part is not None])
+
+    def _made(self, rows: NDArray[np.int64], bar: Any) -> Tensor:
+        # texts of like lengths together: less padding
+        order = np.argsort(-self.lengths[rows], kind="stable")
+        pieces = []
+        for first in range(0, len(rows), BATCH):
+            chosen = rows[order[first : first + BATCH]]
+            pieces.append(self.embed(super().batch(chosen)).float().cpu())
+            bar.update(len(chosen))
+        made = torch.empty(len(rows), pieces[0].shape[1])
+        made[torch.from_numpy(order)] = torch.cat(pieces)
+        return made
+
+    def _make_folder(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"`data_dir`: '{self.folder}' cannot be made ({error.strerror}), and embeddings are"
+                " kept there; name a folder that can be written"
+            ) from error
+
+
+def _kept(path: Path, count: int) -> Tensor | None:
+    """The embeddings of so many rows, if they are on the disk and whole."""
+    try:
+        found = load_file(path)["sentence_embedding"]
+    except (OSError, SafetensorError, KeyError):
+        return None
+    return found if len(found) == count else None
+
+
+def cache_folder(data_dir: Path | None) -> Path:
+    """Where embeddings are kept: in `data_dir` where that can be written, else in ~/.cache."""
+    if data_dir is not None and os.access(data_dir, os.W_OK):
+        return data_dir / FOLDER
+    return Path.home() / ".cache" / "bayesgen" / FOLDER

@@ -147,7 +147,13 @@ def load_labelled(
     splits: dict[str, Labelled] = {}
     for split, table in tables.items():
         columns = find_columns(table, numbers, chosen, first)
-        splits[split] = _labelled(f"{name}/{split}", table, columns, numbers, splits.get("train"))
+        if (columns.pair is None) != (first.pair is None):
+            raise UserError(
+                f"{name}/{split}: pairs of texts in one split and single texts in another; give"
+                " all the same"
+            )
+        known = (splits["train"].classes if splits else None) or ()
+        splits[split] = _labelled(f"{name}/{split}", table, columns, numbers, known)
     train = splits["train"]
     if "val" not in splits:
         train, splits["val"] = split_rows(train, validation, seed)
@@ -193,7 +199,7 @@ def labelled(
     named = by_name(table.labels(columns.label), tuple(classes), table.at)
     for row, value in zip(listed, named, strict=True):
         row[-1] = value
-    return _labelled(name, table, columns, numbers, classes=tuple(classes))
+    return _labelled(name, table, columns, numbers, tuple(classes))
 
 
 def split_rows(data: Labelled, validation: float, seed: int) -> tuple[Labelled, Labelled]:
@@ -203,30 +209,16 @@ def split_rows(data: Labelled, validation: float, seed: int) -> tuple[Labelled, 
 
 
 def _labelled(
-    name: str,
-    table: Table,
-    columns: Columns,
-    numbers: bool,
-    train: Labelled | None = None,
-    classes: tuple[str, ...] = (),
+    name: str, table: Table, columns: Columns, numbers: bool, classes: tuple[str, ...] = ()
 ) -> Labelled:
-    """The rows of `table` with labels as numbers: scores where `numbers`, else ids.
-
-    The ids are of `train`'s classes where it is given, else of `classes`, else of those that the
-    table states or that occur.
-    """
-    if train is not None and (train.second is None) != (columns.pair is None):
-        raise UserError(
-            f"{name}: pairs of texts in one split and single texts in another; give all the same"
-        )
+    """The rows of `table` with labels as numbers: scores where `numbers`, else ids of `classes`, by
+    default of those that the table states or that occur."""
     values = table.labels(columns.label)
     first = table.texts(columns.text)
     second = None if columns.pair is None else table.texts(columns.pair)
     if numbers:
         return Labelled(name, first, second, _scores(table, values), None)
-    if train is not None:
-        classes = train.classes or ()
-    elif not classes and table.classes and table.header:
+    if not classes and table.classes and table.header:
         classes = table.classes.get(table.header[columns.label], ())
     ids, classes = _class_ids(table, values, classes)
     return Labelled(name, first, second, ids, classes)

@@ -4,17 +4,16 @@ A window is a piece of the text between the tokenizer's special tokens. Which of
 targets, and what stands in their place, is decided by transformers' own data collators, under a
 seed that is a pure function of the step (training) or of the window (scoring).
 
-- `masked-lm`, Devlin et al. 2019, https://arxiv.org/abs/1810.04805, section 3.1: 15 % of the tokens
-  are targets; of these 80 % become the mask token, 10 % a random one, 10 % stay. A batch is
+- Task `masked-lm`, Devlin et al. 2019, https://arxiv.org/abs/1810.04805, section 3.1: 15 % of the
+  tokens are targets; of these 80 % become the mask token, 10 % a random one, 10 % stay. A batch is
   {"input_ids", "attention_mask"}, each [B, T] int64, and {"targets", "labels"}, each [B, K] int64.
-- `permutation-lm`, Yang et al. 2019, https://arxiv.org/abs/1906.08237, section 2: a sixth of the
-  tokens, in spans of 1 to 5, are targets, each predicted from those before it in a random order. A
-  batch is {"input_ids" [B, T] int64, "perm_mask" [B, T, T] float32, "target_mapping" [B, K, T]
-  float32, "labels" [B, K] int64}.
+- Task `permutation-lm`, Yang et al. 2019, https://arxiv.org/abs/1906.08237, section 2: a sixth of
+  the tokens, in spans of 1 to 5, are targets, each predicted from those before it in a random
+  order. A batch is {"input_ids" [B, T] int64, "perm_mask" [B, T, T] float32, "target_mapping"
+  [B, K, T] float32, "labels" [B, K] int64}.
 
 K is the largest number of targets of a window in the batch; "targets" are their positions, and
-"labels" the tokens that stood there, -100 where a window has fewer. Special tokens, those in the
-text too, are no targets.
+"labels" the tokens that stood there, -100 where a window has fewer. Special tokens are no targets.
 """
 
 from __future__ import annotations
@@ -231,9 +230,8 @@ class MaskedWindows(TextRows):
         what = f"the train split has {len(self)} windows of {self.block_size} tokens"
         return self.take(drawn(len(self), num, seed, what))
 
-    @property
-    def cut(self) -> str:
-        return f"{self.block_size} {self.masking.fingerprint()}"
+    def fingerprint(self, rules: str = "") -> str:
+        return super().fingerprint(f" {self.masking.fingerprint()}{rules}")
 
 
 class MaskedBatches(ShuffledWindows):

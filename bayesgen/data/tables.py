@@ -161,9 +161,7 @@ def _built_in_files(
     folder = own if data_dir and own.is_dir() else Path(chosen or cache / name)
     if not folder.is_dir():
         if chosen:
-            raise UserError(
-                f"{variable}={chosen}: no such folder; correct the variable or unset it"
-            )
+            raise UserError(f"{variable}={chosen}: no such folder; correct or unset the variable")
         raise UserError(
             f"{setting} {name}: not found; put train.tsv and {kind.test}.tsv (or .tsv.gz) into"
             f" {own}, or set {variable} to their folder"
@@ -198,9 +196,7 @@ def _folder_files(folder: Path) -> dict[str, Path]:
 def _read_table(path: Path, headed: bool, kind: _Format) -> Table:
     suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
     if suffix not in KINDS:
-        raise UserError(
-            f"{path}: not one of {', '.join(KINDS)} (or with .gz); rename or convert it"
-        )
+        raise UserError(f"{path}: not one of {', '.join(KINDS)} (or with .gz); convert it")
     text = read_text(path, "utf-8-sig")  # without the mark that spreadsheets put in front
     if suffix == ".jsonl":
         return _json_table(path, text)
@@ -225,15 +221,11 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
             content = gzip.decompress(content)
         return content.decode(encoding)
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: not UTF-8 at byte {error.start}; convert the file to UTF-8"
-        ) from error
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}; convert it to UTF-8") from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{path}: not a whole gzip file; copy or compress it again") from error
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); pass a readable file"
-        ) from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}); pass another") from error
 
 
 def _separated(path: Path, text: str, comma: bool) -> tuple[list[list[str]], list[int]]:
@@ -277,9 +269,7 @@ def _datasets_tables(folder: Path) -> dict[str, Table]:
     try:
         datasets = importlib.import_module("datasets")
     except ImportError as error:
-        raise UserError(
-            f"{folder}: this folder needs the library datasets; pip install datasets"
-        ) from error
+        raise UserError(f"{folder}: needs the library datasets; pip install datasets") from error
     try:
         stored = datasets.load_from_disk(str(folder))
     except Exception as error:  # a damaged folder raises what pyarrow raises
@@ -289,9 +279,7 @@ def _datasets_tables(folder: Path) -> dict[str, Table]:
         ) from error
     splits = stored if isinstance(stored, dict) else {"train": stored}
     if "train" not in splits:
-        raise UserError(
-            f"{folder}: no split 'train' in this folder (there are: {', '.join(splits)})"
-        )
+        raise UserError(f"{folder}: no split 'train' (there are: {', '.join(splits)})")
     return {
         split: _datasets_table(f"{folder} ({alias})", splits[alias])
         for split, aliases in _SPLITS.items()

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, ClassVar, NoReturn, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,14 +19,14 @@ from numpy.typing import ArrayLike, NDArray
 from bayesgen.errors import UserError
 
 KINDS = ("char", "gpt2")
+END_OF_TEXT = "<|endoftext|>"
 
 
 class Tokenizer(Protocol):
-    """A reversible map between text and ids in [0, vocab_size)."""
+    """A reversible map between text and ids in [0, vocab_size), of a kind (`name`) in `KINDS`."""
 
     @property
-    def name(self) -> str:
-        """Its kind: "char" or "gpt2"."""
+    def name(self) -> str: ...
 
     @property
     def vocab_size(self) -> int: ...
@@ -51,6 +51,7 @@ class CharTokenizer:
     Raises ValueError where `characters` is empty or repeats a character.
     """
 
+    name: ClassVar[str] = "char"
     characters: str
 
     def __post_init__(self) -> None:
@@ -61,10 +62,6 @@ class CharTokenizer:
     def from_text(cls, text: str) -> CharTokenizer:
         """The tokenizer of the sorted set of the characters of `text`, as nanoGPT makes it."""
         return cls("".join(sorted(set(text))))
-
-    @property
-    def name(self) -> str:
-        return "char"
 
     @property
     def vocab_size(self) -> int:
@@ -83,7 +80,6 @@ class CharTokenizer:
         return table
 
     def encode(self, text: str) -> NDArray[Any]:
-        """[len(text)]; raises UserError at the first character that is not in the vocabulary."""
         ids = self._ids[np.minimum(_code_points(text), len(self._ids) - 1)]
         unknown = ids < 0
         if unknown.any():
@@ -93,40 +89,30 @@ class CharTokenizer:
                 f"{self.vocab_size} of the tokenizer: take another corpus, or a model trained "
                 "with this character"
             )
-        return ids.astype(_id_dtype(self.vocab_size))
+        return ids.astype(np.uint16 if self.vocab_size <= 1 << 16 else np.int64)
 
     def decode(self, ids: ArrayLike) -> str:
         codes = self._codes[_checked(ids, self)]
         return codes.astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
 
     def to_dict(self) -> dict[str, Any]:
-        return {"kind": "char", "characters": self.characters}
+        return {"kind": self.name, "characters": self.characters}
 
 
 @dataclass(frozen=True)
 class TiktokenTokenizer:
-    """GPT-2's byte pair encoding by tiktoken, whose vocabulary is loaded at first use.
+    """GPT-2's byte pair encoding by tiktoken, whose vocabulary is loaded at first use."""
 
-    Raises ValueError for any name but "gpt2".
-    """
-
-    name: str = "gpt2"
-
-    def __post_init__(self) -> None:
-        if self.name != "gpt2":
-            raise ValueError(f"only the gpt2 encoding is known, not {self.name!r}")
-
-    @property
-    def vocab_size(self) -> int:
-        return 50257
+    name: ClassVar[str] = "gpt2"
+    vocab_size: ClassVar[int] = 50257
 
     def encode(self, text: str) -> NDArray[Any]:
         """The text of a special token is ordinary text, as in nanoGPT."""
-        return np.array(load_encoding(self.name).encode_ordinary(text), _id_dtype(self.vocab_size))
+        return np.array(load_encoding().encode_ordinary(text), np.uint16)
 
     def decode(self, ids: ArrayLike) -> str:
         """Bytes that are no UTF-8 become U+FFFD."""
-        return str(load_encoding(self.name).decode(_checked(ids, self).tolist()))
+        return str(load_encoding().decode(_checked(ids, self).tolist()))
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": self.name}
@@ -143,18 +129,16 @@ def make_tokenizer(kind: str, text: str) -> Tokenizer:
 
 def tokenizer_from_dict(d: Mapping[str, Any]) -> Tokenizer:
     """The tokenizer whose `to_dict` gave `d`. Raises UserError where none did."""
-    characters = d.get("characters")
-    if d.get("kind") == "gpt2":
+    kind, characters = d.get("kind"), d.get("characters")
+    if kind == "gpt2":
         return TiktokenTokenizer()
-    if d.get("kind") == "char" and isinstance(characters, str):
-        try:
-            return CharTokenizer(characters)
-        except ValueError as error:
-            raise UserError(f"the stored tokenizer is damaged: {error}; save it anew") from error
-    raise UserError(
-        f"the stored tokenizer is of no known kind ({', '.join(KINDS)}): save it anew "
-        "with this version"
-    )
+    if kind != "char" or not isinstance(characters, str):
+        known = ", ".join(KINDS)
+        raise UserError(f"the stored tokenizer is of no known kind ({known}): save it anew")
+    try:
+        return CharTokenizer(characters)
+    except ValueError as error:
+        raise UserError(f"the stored tokenizer is damaged: {error}; save it anew") from error
 
 
 def read_meta(path: Path) -> CharTokenizer:
@@ -172,6 +156,13 @@ def read_meta(path: Path) -> CharTokenizer:
     if reason is not None:
         raise UserError(f"{path}: not a meta.pkl of nanoGPT, {reason}: run its prepare.py again")
     return CharTokenizer("".join(meta["itos"][i] for i in sorted(meta["itos"])))
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Builds dicts, strings and numbers; without classes a pickle has nothing to call."""
+
+    def find_class(self, module: str, name: str) -> NoReturn:
+        raise pickle.UnpicklingError(f"refused to load {module}.{name}")
 
 
 def _fault(meta: Any) -> str | None:
@@ -198,19 +189,12 @@ def write_meta(path: Path, tokenizer: CharTokenizer) -> None:
     path.write_bytes(pickle.dumps(meta))
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Builds dicts, strings and numbers; without classes a pickle has nothing to call."""
-
-    def find_class(self, module: str, name: str) -> NoReturn:
-        raise pickle.UnpicklingError(f"refused to load {module}.{name}")
-
-
-def load_encoding(name: str) -> Any:
-    """tiktoken's encoding (it keeps a loaded one itself). Raises UserError where there is none."""
+def load_encoding() -> Any:
+    """GPT-2's of tiktoken (it keeps a loaded one itself). Raises UserError where there is none."""
     try:
         import tiktoken
 
-        return tiktoken.get_encoding(name)
+        return tiktoken.get_encoding("gpt2")
     except ImportError as error:
         raise UserError(
             "the gpt2 tokenizer needs tiktoken: pip install tiktoken, or take `tokenizer=char`"
@@ -218,17 +202,13 @@ def load_encoding(name: str) -> Any:
     # The network's errors are OSErrors; a damaged file in the cache is a ValueError.
     except (OSError, ValueError) as error:
         raise UserError(
-            f"the {name} vocabulary could not be loaded ({type(error).__name__}): go online, or "
+            f"the gpt2 vocabulary could not be loaded ({type(error).__name__}): go online, or "
             "set TIKTOKEN_CACHE_DIR to a folder in which tiktoken has stored it"
         ) from error
 
 
 def _code_points(text: str) -> NDArray[np.uint32]:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-
-
-def _id_dtype(vocab_size: int) -> type[np.uint16] | type[np.int64]:
-    return np.uint16 if vocab_size <= 1 << 16 else np.int64
 
 
 def _checked(ids: ArrayLike, tokenizer: Tokenizer) -> NDArray[np.int64]:
@@ -242,9 +222,6 @@ def _checked(ids: ArrayLike, tokenizer: Tokenizer) -> NDArray[np.int64]:
     return array
 
 
-END_OF_TEXT = "<|endoftext|>"
-
-
 def fast_tokenizer(tokenizer: Tokenizer) -> Any:
     """A `PreTrainedTokenizerFast` that encodes and decodes as `tokenizer` does, with the same ids.
 
@@ -256,7 +233,7 @@ def fast_tokenizer(tokenizer: Tokenizer) -> Any:
     if isinstance(tokenizer, CharTokenizer):
         return PreTrainedTokenizerFast(tokenizer_object=_characters(tokenizer))
     return PreTrainedTokenizerFast(
-        tokenizer_object=_byte_pairs(load_encoding(tokenizer.name)),
+        tokenizer_object=_byte_pairs(load_encoding()),
         bos_token=END_OF_TEXT,
         eos_token=END_OF_TEXT,
         split_special_tokens=True,

@@ -95,13 +95,9 @@ class TextRows(Rows):
     def __len__(self) -> int:
         return len(self.starts)
 
-    @property
-    def cut(self) -> str:
-        """How windows are made of the text, for the fingerprint."""
-        return str(self.block_size)
-
-    def fingerprint(self) -> str:
-        digest = hashlib.sha256(self.cut.encode())
+    def fingerprint(self, rules: str = "") -> str:
+        """sha256 of the text and how it is cut, and of further `rules`."""
+        digest = hashlib.sha256(f"{self.block_size}{rules}".encode())
         digest.update(np.ascontiguousarray(self.starts).tobytes())
         digest.update(np.ascontiguousarray(self.tokens).tobytes())
         return digest.hexdigest()
@@ -126,10 +122,7 @@ class Windows(TextRows):
 
     @classmethod
     def tiled(cls, tokens: NDArray[Any], block_size: int, split: str = "corpus") -> Windows:
-        """Windows side by side that score each of the n - 1 targets of `tokens` exactly once.
-
-        Raises UserError, naming `split`, where `tokens` are fewer than `block_size` + 1.
-        """
+        """Windows side by side that score each of the n - 1 targets of `tokens` exactly once."""
         _require_block(tokens, block_size, split)
         return cls(tokens, block_size, np.arange(0, len(tokens) - 1, block_size))
 
@@ -143,10 +136,8 @@ class Windows(TextRows):
         return self.block_size
 
     def subset(self, num: int, seed: int) -> Windows:
-        """`num` of the windows without padding, drawn without replacement, in text order.
-
-        With the same seed a smaller subset lies within every larger one.
-        """
+        """`num` of the windows without padding, drawn without replacement, in text order; with the
+        same seed a smaller subset lies within every larger one."""
         whole = self.take(np.flatnonzero(self.starts + self.block_size < len(self.tokens)))
         if not 1 <= num <= len(whole):
             raise UserError(
@@ -164,26 +155,19 @@ class Windows(TextRows):
         return _gather(self.tokens, self.block_size, starts)
 
 
+@dataclass(frozen=True, eq=False)
 class RandomWindows:
-    """nanoGPT's get_batch: windows at offsets uniform over `tokens`, drawn with replacement.
+    """nanoGPT's get_batch: windows at offsets uniform over `tokens`, drawn with replacement."""
 
-    Raises UserError, naming `split`, where `tokens` are fewer than `block_size` + 1.
-    """
+    tokens: NDArray[Any]
+    block_size: int
+    batch_size: int
+    seed: int
+    split: str = "train"
 
-    def __init__(
-        self,
-        tokens: NDArray[Any],
-        block_size: int,
-        batch_size: int,
-        seed: int,
-        split: str = "train",
-    ) -> None:
-        _require_block(tokens, block_size, split)
-        _require_batch(batch_size)
-        self.tokens = tokens
-        self.block_size = block_size
-        self.batch_size = batch_size
-        self.seed = seed
+    def __post_init__(self) -> None:
+        _require_block(self.tokens, self.block_size, self.split)
+        _require_batch(self.batch_size)
 
     @property
     def num_observations(self) -> int:
@@ -203,16 +187,18 @@ class RandomWindows:
         return _gather(self.tokens, self.block_size, starts)
 
 
+@dataclass(frozen=True, eq=False)
 class ShuffledWindows:
     """Every row once per epoch, in a new order each; the last batch of an epoch may be small."""
 
-    def __init__(self, windows: Rows, batch_size: int, seed: int) -> None:
-        _require_batch(batch_size)
-        if not len(windows):
+    windows: Rows
+    batch_size: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        _require_batch(self.batch_size)
+        if not len(self.windows):
             raise ValueError("there are no windows to shuffle")
-        self.windows = windows
-        self.batch_size = batch_size
-        self.seed = seed
         self.rows(0)  # a seed that cannot be used is refused here
 
     @property
@@ -260,8 +246,6 @@ def stream(seed: int, purpose: int, *step: int) -> int:
 
     Neighbouring seeds and steps must give unrelated streams, and torch seeds its CPU generator
     with the low 32 bits only: a SeedSequence mixes all bits of the three into those.
-
-    Raises UserError for a negative seed, ValueError for a negative step.
     """
     if seed < 0:
         raise UserError(f"`seed={seed}`: choose a number that is not negative")

@@ -294,7 +294,7 @@ def _tokenizer(
     meta = meta_path or path.parent / "meta.pkl"
     if meta_path is not None or meta.is_file():
         return read_meta(meta)
-    return TiktokenTokenizer("gpt2") if config.vocab_size in {50257, 50304} else None
+    return TiktokenTokenizer() if config.vocab_size in {50257, 50304} else None
 
 
 def write_checkpoint(

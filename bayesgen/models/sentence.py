@@ -26,8 +26,7 @@ from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig,
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import can_return_tuple
 
-from bayesgen.data.embedded import Embedded, cache_folder
-from bayesgen.data.examples import Examples
+from bayesgen.data.examples import Embedded, Examples, cache_folder
 from bayesgen.errors import UserError
 from bayesgen.models.functional import weights_sha256
 from bayesgen.parameters import Layout

@@ -179,6 +179,7 @@ class Posterior(Draws):
 
     run: Run | None = None
     _model: FunctionalModel | Callable[[], FunctionalModel] | None = None
+    _folder: Any = None  # a temporary one, which is there as long as its draws are
 
     @classmethod
     def load(

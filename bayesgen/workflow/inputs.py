@@ -16,8 +16,7 @@ from bayesgen.config import (
     TrainSettings,
 )
 from bayesgen.data.corpora import Corpus, load_corpus, load_texts
-from bayesgen.data.embedded import Embedded
-from bayesgen.data.examples import Examples
+from bayesgen.data.examples import Embedded, Examples
 from bayesgen.data.labelled import LabelledCorpus, load_labelled
 from bayesgen.data.masked import MaskedWindows, Masking
 from bayesgen.data.tables import some

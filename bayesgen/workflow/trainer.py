@@ -32,8 +32,7 @@ from transformers import (
 )
 
 from bayesgen.config import FinetuneSettings
-from bayesgen.data.embedded import Embedded
-from bayesgen.data.examples import Examples
+from bayesgen.data.examples import Embedded, Examples
 from bayesgen.data.labelled import Labelled, LabelledCorpus
 from bayesgen.errors import Interrupted, UserError
 from bayesgen.models import FunctionalModel, load_model

@@ -5,6 +5,7 @@ import http.client
 import io
 import os
 import sys
+import urllib.request
 from pathlib import Path
 from typing import IO, Any
 
@@ -205,10 +206,10 @@ def test_python_docs_needs_pydoc_data(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def no_download(monkeypatch: pytest.MonkeyPatch) -> None:
-    def never(url: str) -> IO[bytes]:
+    def never(url: str, timeout: float) -> IO[bytes]:
         raise AssertionError(f"{url} must not be opened")
 
-    monkeypatch.setattr(corpora, "open_url", never)
+    monkeypatch.setattr(urllib.request, "urlopen", never)
 
 
 @pytest.mark.usefixtures("no_download")
@@ -252,7 +253,7 @@ def test_shakespeare_is_downloaded_once(
 def test_a_download_with_a_wrong_checksum_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corpora, "open_url", lambda _: io.BytesIO(b"proxy page"))
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: io.BytesIO(b"proxy page"))
     message = refuse("shakespeare", data_dir=tmp_path)
     assert "wrong checksum" in message
     assert not list((tmp_path / "tinyshakespeare").iterdir())
@@ -269,12 +270,12 @@ class _Breaks(io.BytesIO):
 def test_without_network_three_ways_out_are_named(
     tmp_path: Path, breaks_late: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def opener(url: str) -> IO[bytes]:
+    def opener(url: str, timeout: float) -> IO[bytes]:
         if breaks_late:
             return _Breaks(b"First Citizen")
         raise OSError("no\nroute")
 
-    monkeypatch.setattr(corpora, "open_url", opener)
+    monkeypatch.setattr(urllib.request, "urlopen", opener)
     message = refuse("shakespeare", data_dir=tmp_path)
     assert "TINYSHAKESPEARE_PATH" in message
     assert str(tmp_path / "tinyshakespeare" / "input.txt") in message

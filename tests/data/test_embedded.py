@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bayesgen.data.embedded import BATCH, Embedded, cache_folder
-from bayesgen.data.examples import Examples
+from bayesgen.data.examples import BATCH, Embedded, Examples, cache_folder
 from bayesgen.data.labelled import labelled
 from bayesgen.data.windows import ShuffledWindows
 from bayesgen.errors import UserError
@@ -95,7 +94,7 @@ def test_a_text_is_read_once_and_no_text_before_it_is_asked_for(
 def test_what_was_stopped_goes_on_where_it_was(
     examples: Examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bayesgen.data.embedded.PART", 20)
+    monkeypatch.setattr("bayesgen.data.examples.PART", 20)
 
     class Stopped(Encoder):
         def __call__(self, batch: Mapping[str, Tensor]) -> Tensor:

@@ -29,7 +29,7 @@ def gpt2(monkeypatch: pytest.MonkeyPatch) -> TiktokenTokenizer:
     if not data:
         pytest.skip("BAYESGEN_TEST_DATA is not set: no vocabulary of gpt2")
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(Path(data) / "tiktoken-cache"))
-    return TiktokenTokenizer("gpt2")
+    return TiktokenTokenizer()
 
 
 def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
@@ -129,13 +129,15 @@ def test_gpt2_refuses_the_padding_ids_of_a_model(gpt2: TiktokenTokenizer) -> Non
 
 
 def test_gpt2_dict_needs_no_vocabulary() -> None:
-    assert tokenizer_from_dict(TiktokenTokenizer("gpt2").to_dict()) == TiktokenTokenizer()
+    assert tokenizer_from_dict(TiktokenTokenizer().to_dict()) == TiktokenTokenizer()
     assert TiktokenTokenizer().vocab_size == 50257
 
 
 def test_other_encodings_are_refused() -> None:
-    with pytest.raises(ValueError, match="cl100k_base"):
-        TiktokenTokenizer("cl100k_base")
+    with pytest.raises(TypeError):
+        TiktokenTokenizer("cl100k_base")  # type: ignore[call-arg]
+    with pytest.raises(UserError, match="`tokenizer=cl100k_base`: no such tokenizer"):
+        make_tokenizer("cl100k_base", "a")
 
 
 def test_gpt2_offline_names_the_cache_variable(

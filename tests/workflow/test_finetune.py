@@ -19,8 +19,7 @@ pytest.importorskip("transformers")
 from transformers import TrainerCallback
 
 from bayesgen.config import FinetuneSettings
-from bayesgen.data.embedded import Embedded
-from bayesgen.data.examples import Examples
+from bayesgen.data.examples import Embedded, Examples
 from bayesgen.data.labelled import LabelledCorpus, labelled, load_labelled
 from bayesgen.errors import Interrupted, UserError
 from bayesgen.models import FunctionalModel, Head, load_model
