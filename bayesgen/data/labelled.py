@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from bayesgen.data.choosing import (
     find_columns,
     held_out,
 )
-from bayesgen.data.tables import Table, by_name, read_tables, short, some
+from bayesgen.data.tables import Table, read_tables, short, some
 from bayesgen.errors import UserError
 from bayesgen.tasks import TASKS, tasks_that
 
@@ -126,14 +127,9 @@ def load_labelled(
     with fewer distinct values. Labels that are whole numbers are classes in numerical order
     (0..C-1 stay as they are), names are so in alphabetical order.
 
-    Args:
-        task: one whose labels are classes or numbers.
-        validation: where the data have no rows for validation, how many of the training rows
-            become these, drawn by `seed`: a share below 1 or a number. Where they have, anything
-            but the default is refused.
-
-    Raises:
-        UserError: something is missing, damaged or does not fit the task.
+    Where the data have no rows for validation, `validation` says how many of the training rows
+    become these, drawn by `seed`: a share below 1 or a number. Raises UserError where something is
+    missing, damaged or does not fit the task.
     """
     if not TASKS[task].is_labelled:
         choices = tasks_that("sample", "class", "number")
@@ -175,31 +171,25 @@ def labelled(
 ) -> Labelled:
     """`rows` of (text, label) or (text, text, label) as data.
 
-    Args:
-        classes: names in the order of their ids. An integer is then an id and a string a name;
-            by default the classes are those that occur, as in `load_labelled`.
-        task: one whose labels are classes or numbers.
+    `classes` are names in the order of their ids: an integer is then an id and a string a name. By
+    default they are those that occur, as in `load_labelled`.
     """
     listed = [list(row) for row in rows]
-    table = Table(name, None, listed, range(1, len(listed) + 1), "row")
     if not listed:
         raise UserError(f"{name}: there are no rows; pass some")
     width = len(listed[0])
+    stated = {} if classes is None else {width - 1: tuple(classes)}
+    table = Table(name, None, listed, range(1, len(listed) + 1), "row", stated)
     if width not in (2, 3):
         raise UserError(f"{table.at(0)}: {width} fields; pass (text, label) or (text, text, label)")
     table.require_width(width)
-    columns = Columns(0, 1 if width == 3 else None, width - 1)
-    numbers = TASKS[task].labels == "number"
-    if classes is None:
-        found = _labelled(name, table, columns, numbers)
-        _require_classes(found)
-        return found
-    if len(set(classes)) != len(classes):
+    if classes is not None and len(set(classes)) != len(classes):
         raise UserError(f"{name}: two classes have the same name; give each its own")
-    named = by_name(table.labels(columns.label), tuple(classes), table.at)
-    for row, value in zip(listed, named, strict=True):
-        row[-1] = value
-    return _labelled(name, table, columns, numbers, tuple(classes))
+    columns = Columns(0, 1 if width == 3 else None, width - 1)
+    found = _labelled(name, table, columns, TASKS[task].labels == "number")
+    if classes is None:
+        _require_classes(found)
+    return found
 
 
 def split_rows(data: Labelled, validation: float, seed: int) -> tuple[Labelled, Labelled]:
@@ -213,15 +203,27 @@ def _labelled(
 ) -> Labelled:
     """The rows of `table` with labels as numbers: scores where `numbers`, else ids of `classes`, by
     default of those that the table states or that occur."""
+    stated = table.classes.get(columns.label, ())
     values = table.labels(columns.label)
+    if stated:
+        values = _by_name(table, values, stated)
     first = table.texts(columns.text)
     second = None if columns.pair is None else table.texts(columns.pair)
     if numbers:
         return Labelled(name, first, second, _scores(table, values), None)
-    if not classes and table.classes and table.header:
-        classes = table.classes.get(table.header[columns.label], ())
-    ids, classes = _class_ids(table, values, classes)
+    ids, classes = _class_ids(table, values, classes or stated)
     return Labelled(name, first, second, ids, classes)
+
+
+def _by_name(table: Table, values: Sequence[Any], classes: tuple[str, ...]) -> list[Any]:
+    """`values` with the class's name in the place of an integer id."""
+    for i, value in enumerate(values):
+        if isinstance(value, Integral) and not 0 <= int(value) < len(classes):
+            raise UserError(
+                f"{table.at(i)}: label {value} is outside the range of the {len(classes)} classes"
+                f" ({some(classes)}), 0 to {len(classes) - 1}; correct or remove it"
+            )
+    return [classes[int(v)] if isinstance(v, Integral) else v for v in values]
 
 
 def _scores(table: Table, values: Sequence[Any]) -> NDArray[np.float32]:

@@ -28,16 +28,11 @@ class OwnRows(Rows):
     """Rows of a map-style dataset, each a mapping of tensors with "labels", or a pair (x, y), which
     becomes {"inputs": x, "labels": y}.
 
-    Args:
+    Attributes:
         source: has a length and gives row i, such as a `torch.utils.data.Dataset` or a list; or one
-            batch of all rows.
+            batch of all rows. `places` are those of these rows in it.
         count: of the likelihood.
-        places: of these rows in the source.
-        collate: makes a batch of a list of rows.
         classes: how many there are, where these rows may lack some.
-
-    Raises:
-        UserError: there is no row, or a row is of another form.
     """
 
     source: Any
@@ -106,14 +101,9 @@ class OwnRows(Rows):
 
 
 def own_rows(data: Any, count: Count) -> OwnRows:
-    """`data` as rows.
-
-    Args:
-        data: a map-style dataset or list of rows (see `OwnRows`); one batch of all rows, a mapping
-            of tensors or a pair (x, y); or an iterable of such batches, such as a DataLoader, which
-            is gone through once and kept in memory.
-        count: of the likelihood.
-    """
+    """`data` as rows: a map-style dataset or list of rows (see `OwnRows`); one batch of all rows, a
+    mapping of tensors or a pair (x, y); or an iterable of such batches, such as a DataLoader, which
+    is gone through once and kept in memory."""
     if isinstance(data, OwnRows):
         return data
     if isinstance(data, Mapping) or _is_pair(data):

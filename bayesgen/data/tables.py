@@ -10,9 +10,9 @@ import io
 import json
 import os
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from numbers import Integral, Real
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,7 +53,7 @@ NAMES = tuple(_FORMATS)
 class Table:
     """Rows of raw fields, the columns' names where there are any, and where each row stands.
 
-    `classes` has, by column, the names of classes that a `datasets` folder states.
+    `classes` names those of columns in which an integer is the id of a class.
     """
 
     source: str
@@ -61,7 +61,7 @@ class Table:
     rows: list[list[Any]]
     numbers: Sequence[int]
     unit: str = "line"
-    classes: Mapping[str, tuple[str, ...]] | None = None
+    classes: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
     def at(self, row: int) -> str:
         return f"{self.source}, {self.unit} {self.numbers[row]}"
@@ -289,29 +289,12 @@ def _datasets_tables(folder: Path) -> dict[str, Table]:
 
 
 def _datasets_table(source: str, split: Any) -> Table:
-    classes = {
-        column: tuple(feature.names)
-        for column, feature in split.features.items()
-        if hasattr(feature, "names")
-    }
     header = list(split.column_names)
-    table = Table(source, header, [], range(1, len(split) + 1), "row", classes)
     content = split.with_format(None)[:]
-    for column, names in classes.items():
-        content[column] = by_name(content[column], names, table.at)
-    table.rows.extend(map(list, zip(*(content[column] for column in header), strict=True)))
-    return table
-
-
-def by_name(values: Sequence[Any], classes: tuple[str, ...], at: Callable[[int], str]) -> list[Any]:
-    """`values` with the class's name in the place of an integer id."""
-    for i, value in enumerate(values):
-        if isinstance(value, Integral) and not 0 <= int(value) < len(classes):
-            raise UserError(
-                f"{at(i)}: label {value} is outside the range of the {len(classes)} classes"
-                f" ({some(classes)}), 0 to {len(classes) - 1}; correct or remove it"
-            )
-    return [classes[int(v)] if isinstance(v, Integral) else v for v in values]
+    rows = [list(row) for row in zip(*(content[column] for column in header), strict=True)]
+    names = [getattr(split.features[column], "names", None) for column in header]
+    classes = {i: tuple(each) for i, each in enumerate(names) if each}
+    return Table(source, header, rows, range(1, len(rows) + 1), "row", classes)
 
 
 def _plain(header: Sequence[Any]) -> list[str]:

@@ -10,7 +10,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -23,24 +23,6 @@ IGNORED = -100
 
 # What a random draw is for: two purposes never share a stream.
 _OFFSETS, _EPOCH, _SUBSET, MASKS, ROW_MASKS = range(5)
-
-
-class Batches(Protocol):
-    """Training batches with random access: the cursor of a resumed run is the step alone."""
-
-    @property
-    def num_observations(self) -> int:
-        """N, the number of target tokens in the data."""
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches that together hold N targets, rounded up."""
-
-    def passes(self, steps: int) -> float:
-        """How often the first `steps` batches go over the N targets, in fractions too."""
-
-    def batch(self, step: int) -> dict[str, Tensor]:
-        """The batch of step >= 0, the same at every call. Raises ValueError for step < 0."""
 
 
 class Rows(ABC):
@@ -171,16 +153,20 @@ class RandomWindows:
 
     @property
     def num_observations(self) -> int:
+        """N, the number of target tokens in the data."""
         return len(self.tokens) - 1
 
     @property
     def steps_per_epoch(self) -> int:
+        """Batches that together hold N targets, rounded up."""
         return -(-self.num_observations // (self.batch_size * self.block_size))
 
     def passes(self, steps: int) -> float:
+        """How often the first `steps` batches go over the N targets, in fractions too."""
         return steps * self.batch_size * self.block_size / self.num_observations
 
     def batch(self, step: int) -> dict[str, Tensor]:
+        """The batch of step >= 0, the same at every call. Raises ValueError for step < 0."""
         offsets = len(self.tokens) - self.block_size
         generator = _generator(self.seed, _OFFSETS, step)
         starts = torch.randint(offsets, (self.batch_size,), generator=generator).numpy()
@@ -221,6 +207,10 @@ class ShuffledWindows:
         epoch, index = divmod(step, self.steps_per_epoch)
         order = _permutation(len(self.windows), self.seed, _EPOCH, epoch)
         return order[index * self.batch_size : (index + 1) * self.batch_size]
+
+
+Batches = RandomWindows | ShuffledWindows
+"""Training batches with random access: the cursor of a resumed run is the step alone."""
 
 
 def _gather(tokens: NDArray[Any], block_size: int, starts: NDArray[np.int64]) -> dict[str, Tensor]:

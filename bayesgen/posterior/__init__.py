@@ -81,11 +81,11 @@ class ClassPrediction:
     def top(self, count: int) -> list[tuple[list[str], list[float]]]:
         """Names and probabilities of the `count` most probable classes of each of the B inputs."""
         best = self.probs.topk(min(count, self.probs.shape[-1]))
-        name: Any = str if self.classes is None else self.classes.__getitem__
-        return [
-            (list(map(name, ids)), values)
-            for ids, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        names = [
+            [str(i) if self.classes is None else self.classes[i] for i in ids]
+            for ids in best.indices.tolist()
         ]
+        return list(zip(names, best.values.tolist(), strict=True))
 
     def __len__(self) -> int:
         return len(self.log_probs)

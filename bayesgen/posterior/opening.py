@@ -44,11 +44,7 @@ def model_of_run(
 ) -> FunctionalModel:
     """The model that `run` started from, its weights where the chains started.
 
-    Args:
-        model: where it lies now, if not where it was; a network of one's own as it was then.
-
-    Raises:
-        UserError: it is not there, or is another model.
+    `model` is where it lies now, if not where it was, or a network of one's own as it was then.
     """
     record = run.record()
     stored = record.model

@@ -144,8 +144,6 @@ class _Part(BaseModel):
 
 
 class ModelRecord(_Part):
-    """The model that a run started from."""
-
     name: str
     family: str
     task: str | None = None
