@@ -51,29 +51,26 @@ def find_columns(
             raise UserError(f"{table.source}: fewer columns than the training rows; give it these")
         return train
 
-    def find(name: str | None, known: Sequence[str], setting: str) -> int | None:
-        if name is None:
-            return table.find(known)
-        if name in header:
-            return header.index(name)
-        raise UserError(
-            f"{setting} {name}: no such column in {table.source} (there are: {some(header)})"
-        )
-
-    text = find(chosen.text, TEXTS, "`text_column`")
-    pair = find(chosen.pair, PAIRS if chosen.text is None else (), "`pair_column`")
-    label = find(chosen.label, NUMBERS if numbers else LABELS, "`label_column`")
-    if text is None or label is None:
-        what = "text" if text is None else "label"
-        raise UserError(
-            f"{table.source}: no {what} column among {some(header)}; name it by `{what}_column`"
-        )
-    if len({text, pair, label}) < 3:
+    places: dict[str, Any] = {}
+    known = TEXTS, PAIRS if chosen.text is None else (), NUMBERS if numbers else LABELS
+    for what, name, usual in zip(Names._fields, chosen, known, strict=True):
+        if name is not None and name not in header:
+            raise UserError(
+                f"`{what}_column` {name}: no such column in {table.source} (there are:"
+                f" {some(header)})"
+            )
+        places[what] = table.find(usual) if name is None else header.index(name)
+        if places[what] is None and what != "pair":
+            raise UserError(
+                f"{table.source}: no {what} column among {some(header)}; name it by `{what}_column`"
+            )
+    columns = Columns(**places)
+    if len(set(columns)) < 3:
         raise UserError(
             f"{table.source}: text, pair and label must be three columns; correct `text_column`,"
             " `pair_column` or `label_column`"
         )
-    return Columns(text, pair, label)
+    return columns
 
 
 def find_texts(table: Table, pairs: bool, setting: str) -> tuple[int, int | None]:
