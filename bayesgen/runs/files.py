@@ -211,18 +211,19 @@ class RunRecord(_Part):
         try:
             record = cls.model_validate(content)
         except Invalid as error:
-            raise _wrong(path, *error.errors()[0]["loc"]) from None
+            raise wrong(path, *error.errors()[0]["loc"]) from None
         settings = record.settings
         adapted = "lora" in map(str.strip, settings["parameters"].split(","))  # see names_adapters
         for name in (*(ADAPTERS if adapted else ()), *record.sources):
             if name not in settings:
-                raise _wrong(path, "settings", name)
+                raise wrong(path, "settings", name)
         if record.start is None and settings.get("init_from") is not None:
-            raise _wrong(path, "start")
+            raise wrong(path, "start")
         return record
 
 
-def _wrong(path: Path, *key: str | int) -> UserError:
+def wrong(path: Path, *key: str | int) -> UserError:
+    """What is said of a file that lacks a key, or where it holds something else."""
     name = ".".join(part for part in key if isinstance(part, str))
     return UserError(
         f"'{path}': '{name}' is missing or wrong; the file was damaged or written by another"

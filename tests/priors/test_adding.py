@@ -86,7 +86,7 @@ def test_a_prior_that_is_registered_has_its_scale_chosen_too(
 ) -> None:
     namespace: dict[str, object] = {}
     exec(FILE, namespace)
-    monkeypatch.setattr(PRIORS, "_registered", dict(PRIORS._registered))
+    monkeypatch.setattr(PRIORS, "_items", dict(PRIORS._items))
     PRIORS.register(namespace["MYLAPLACE"])  # type: ignore[arg-type]
     flags = ("--prior", "mylaplace", "--prior-scale", "auto", "--prior-scale-steps", "2")
     assert here.train("sghmc", *flags) == 0
@@ -109,7 +109,7 @@ def test_a_prior_without_a_grid_wants_a_number(
 ) -> None:
     namespace: dict[str, object] = {}
     exec(FILE.replace(", scales=(0.1, 1.0, 10.0)", ""), namespace)
-    monkeypatch.setattr(PRIORS, "_registered", dict(PRIORS._registered))
+    monkeypatch.setattr(PRIORS, "_items", dict(PRIORS._items))
     PRIORS.register(namespace["MYLAPLACE"])  # type: ignore[arg-type]
     flags = [*SHORT[1:], "--prior", "mylaplace", "--prior-scale", "auto"]
     assert run_command("train", flags) == 2

@@ -133,7 +133,7 @@ def test_resume_refuses_other_settings_model_or_data(
     text = (workspace.path / "corpus.txt").read_text()
     (workspace.path / "corpus.txt").write_text(text[::-1])
     assert workspace.train("sgld", "--resume", "run") == 2
-    assert "are not those that the run started with" in capsys.readouterr().err
+    assert "is not the data that the run started with" in capsys.readouterr().err
     (workspace.path / "corpus.txt").write_text(text)
     content = torch.load(workspace.path / "model.pt", weights_only=True)
     torch.save(content | {"iter_num": 1}, workspace.path / "model.pt")
