@@ -26,7 +26,6 @@ class Draws:
     Attributes:
         layout: names, shapes and offsets of θ.
         info: the record of the run; None for draws in memory.
-        places: the place of each draw among all draws of the run, from 0.
     """
 
     def __init__(
@@ -38,9 +37,10 @@ class Draws:
         if isinstance(shards, Tensor):
             self._rows = [(0, row) for row in range(len(shards))]
         else:
-            counts = [_rows(path, layout.size) for path in shards]
-            self._rows = [(i, row) for i, count in enumerate(counts) for row in range(count)]
-        self.places = list(range(len(self._rows)))
+            self._rows = [
+                (i, row) for i, path in enumerate(shards) for row in range(_rows(path, layout.size))
+            ]
+        self._places = list(range(len(self._rows)))
 
     @classmethod
     def load(cls, run_dir: str | Path) -> Self:
@@ -83,6 +83,11 @@ class Draws:
             )
         return theta
 
+    @property
+    def places(self) -> list[int]:
+        """The place of each draw among all draws of the run, from 0."""
+        return self._places
+
     def fingerprints(self) -> list[str]:
         """One string for each draw that changes when the draw does: its file, size and time of
         writing; of a draw in memory, a hash."""
@@ -106,7 +111,7 @@ class Draws:
         kept = np.linspace(len(self) - 1, 0, count).round().astype(int)[::-1]
         thinned = copy.copy(self)
         thinned._rows = [self._rows[i] for i in kept]
-        thinned.places = [self.places[i] for i in kept]
+        thinned._places = [self._places[i] for i in kept]
         return thinned
 
     def mean(self) -> Tensor:
@@ -118,16 +123,24 @@ class Draws:
 
 
 def _rows(path: Path, size: int) -> int:
-    """How many draws there are in a shard, which should hold float32 draws [k, size]."""
+    """How many draws of `size` elements there are in a shard.
+
+    Raises:
+        UserError: it does not hold float32 draws [k, size].
+    """
     try:
         with safe_open(path, framework="pt") as file:
             draws = file.get_slice("draws")
             shape, dtype = draws.get_shape(), draws.get_dtype()
-        if not (len(shape) == 2 and shape[0] > 0 and shape[1] == size and dtype == "F32"):
-            raise OSError(f"draws are {dtype} {shape}, not F32 [1 or more, {size}]")
     except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"'{path}' is not a readable shard of draws ({error}); copy it back, or move it out of"
-            " the folder"
-        ) from error
+        raise _unreadable(path, str(error)) from error
+    if not (len(shape) == 2 and shape[0] > 0 and shape[1] == size and dtype == "F32"):
+        raise _unreadable(path, f"draws are {dtype} {shape}, not F32 [1 or more, {size}]")
     return int(shape[0])
+
+
+def _unreadable(path: Path, why: str) -> UserError:
+    return UserError(
+        f"'{path}' is not a readable shard of draws ({why}); copy it back, or move it out of the"
+        " folder"
+    )

@@ -71,7 +71,11 @@ def ran_out(error: BaseException) -> bool:
 
 @contextmanager
 def memory_guard(ways_out: str) -> Iterator[None]:
-    """Turn what says that memory is full into a `UserError` that names `ways_out`."""
+    """Turn what says that memory is full into an error that names `ways_out`.
+
+    Raises:
+        UserError: memory ran out.
+    """
     try:
         yield
     except (MemoryError, RuntimeError) as error:

@@ -1,8 +1,19 @@
 """What a model does: one object for each task, in one registry.
 
-A script or a package adds a task of its own by registering one, or by an entry point of the group
-`bayesgen.tasks` (docs/how-to/add-task.md).
+A script or a package adds a task of its own by registering one (or by an entry point of the group
+`bayesgen.tasks`):
 
+    TASKS.register(
+        Task(
+            "parity",
+            "whether a number is odd",
+            labels="class",
+            loader="my_parity:load",  # the path of a model -> torch.nn.Module
+            reader="my_parity:read",  # model and settings -> its data
+        )
+    )
+
+`bayesgen train --task parity --model MODEL --data FILE` then samples it, and `--help` lists it.
 Importing this module imports neither torch nor transformers: whatever does is named by where it
 lies, "module:attribute".
 """
@@ -13,7 +24,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from bayesgen.registry import Registry
+from bayesgen.registry import Registry, resolved
 
 Labels = Literal["token", "class", "number"]
 Capability = Literal["sample", "finetune", "generate", "similarity", "export", "head"]
@@ -26,6 +37,7 @@ class Task:
     """One task: how its model is loaded, its data are read and its labels are scored.
 
     Attributes:
+        name: what `task` is called.
         summary: what the model does, in a few words.
         labels: tokens of a text, one of a few classes that someone chose, or real numbers.
         auto_class: the class of transformers that loads the model.
@@ -37,8 +49,8 @@ class Task:
             default categorical, or Gaussian for real numbers.
         reader: (model, settings, block_size) -> `workflow.inputs.Inputs`; None for a task whose
             data no command reads.
-        capabilities: what accepts the task beside sampling: commands, or `head` the settings of a
-            head of its own.
+        capabilities: what else accepts the task beside sampling: `finetune`, `generate`,
+            `similarity` and `export` are commands, `head` the settings of a head of its own.
         inputs: what the network is called with beside the batch.
         new_head: whether a model may come without its head, which then starts at random.
         text: whether the model reads text, and comes with a tokenizer.
@@ -77,97 +89,110 @@ class Task:
         """Whether a command accepts the task."""
         return self.reader is not None if what == "sample" else what in self.capabilities
 
+    def read(self, model: Any, settings: Any, block_size: int | None = None) -> Any:
+        """The data of `settings` for `model`: `workflow.inputs.Inputs`.
 
-TEXT, ROWS = "bayesgen.workflow.inputs:read_text", "bayesgen.workflow.inputs:read_rows"
-BUILT_IN = (
-    Task(
-        "causal-lm",
-        "predicts the next token of a text",
-        auto_class="AutoModelForCausalLM",
-        reader=TEXT,
-        capabilities=frozenset({"generate", "export"}),
-        inputs={"use_cache": False},
-    ),
-    Task(
-        "masked-lm",
-        "predicts masked tokens of a text, as BERT does",
-        auto_class="AutoModelForMaskedLM",
-        reader=TEXT,
-        new_head=True,
-        masking="replace",
-    ),
-    Task(
-        "permutation-lm",
-        "predicts tokens of a text in a random order, as XLNet does",
-        auto_class="AutoModelForCausalLM",
-        reader=TEXT,
-        inputs={"use_mems": False},
-        new_head=True,
-        masking="permute",
-    ),
-    Task(
-        "seq2seq-lm",
-        "predicts the tokens of one text from another",
-        auto_class="AutoModelForSeq2SeqLM",
-        inputs={"use_cache": False},
-    ),
-    Task(
-        "sequence-classification",
-        "classifies texts or pairs of texts",
-        "class",
-        auto_class="AutoModelForSequenceClassification",
-        reader=ROWS,
-        capabilities=frozenset({"finetune", "export"}),
-        new_head=True,
-    ),
-    Task(
-        "regression",
-        "gives texts or pairs of texts a real number",
-        "number",
-        auto_class="AutoModelForSequenceClassification",
-        reader=ROWS,
-        capabilities=frozenset({"finetune"}),
-        new_head=True,
-    ),
-    Task(
-        "sentence-classification",
-        "classifies texts by the mean of their token vectors",
-        "class",
-        auto_class="AutoModel",
-        reader=ROWS,
-        capabilities=frozenset({"finetune", "similarity", "head"}),
-        new_head=True,
-        sentence=True,
-    ),
-    Task(
-        "sentence-similarity",
-        "scores how alike two texts are, by the means of their token vectors",
-        "number",
-        auto_class="AutoModel",
-        reader=ROWS,
-        capabilities=frozenset({"finetune", "similarity"}),
-        sentence=True,
-    ),
-    Task(
-        "token-classification",
-        "classifies each token of a text",
-        "class",
-        auto_class="AutoModelForTokenClassification",
-        new_head=True,
-    ),
-    Task(
-        "image-classification",
-        "classifies images",
-        "class",
-        auto_class="AutoModelForImageClassification",
-        new_head=True,
-        text=False,
-    ),
+        Raises:
+            UserError: the data are missing, damaged or of another kind.
+        """
+        assert self.reader is not None
+        return resolved(self.reader)(model, settings, block_size)
+
+
+TASKS: Registry[Task] = Registry(
+    "task",
+    {
+        task.name: task
+        for task in (
+            Task(
+                "causal-lm",
+                "predicts the next token of a text",
+                auto_class="AutoModelForCausalLM",
+                reader="bayesgen.workflow.inputs:read_text",
+                capabilities=frozenset({"generate", "export"}),
+                inputs={"use_cache": False},
+            ),
+            Task(
+                "masked-lm",
+                "predicts masked tokens of a text, as BERT does",
+                auto_class="AutoModelForMaskedLM",
+                reader="bayesgen.workflow.inputs:read_text",
+                new_head=True,
+                masking="replace",
+            ),
+            Task(
+                "permutation-lm",
+                "predicts tokens of a text in a random order, as XLNet does",
+                auto_class="AutoModelForCausalLM",
+                reader="bayesgen.workflow.inputs:read_text",
+                inputs={"use_mems": False},
+                new_head=True,
+                masking="permute",
+            ),
+            Task(
+                "seq2seq-lm",
+                "predicts the tokens of one text from another",
+                auto_class="AutoModelForSeq2SeqLM",
+                inputs={"use_cache": False},
+            ),
+            Task(
+                "sequence-classification",
+                "classifies texts or pairs of texts",
+                "class",
+                auto_class="AutoModelForSequenceClassification",
+                reader="bayesgen.workflow.inputs:read_rows",
+                capabilities=frozenset({"finetune", "export"}),
+                new_head=True,
+            ),
+            Task(
+                "regression",
+                "gives texts or pairs of texts a real number",
+                "number",
+                auto_class="AutoModelForSequenceClassification",
+                reader="bayesgen.workflow.inputs:read_rows",
+                capabilities=frozenset({"finetune"}),
+                new_head=True,
+            ),
+            Task(
+                "sentence-classification",
+                "classifies texts by the mean of their token vectors",
+                "class",
+                auto_class="AutoModel",
+                reader="bayesgen.workflow.inputs:read_rows",
+                capabilities=frozenset({"finetune", "similarity", "head"}),
+                new_head=True,
+                sentence=True,
+            ),
+            Task(
+                "sentence-similarity",
+                "scores how alike two texts are, by the means of their token vectors",
+                "number",
+                auto_class="AutoModel",
+                reader="bayesgen.workflow.inputs:read_rows",
+                capabilities=frozenset({"finetune", "similarity"}),
+                sentence=True,
+            ),
+            Task(
+                "token-classification",
+                "classifies each token of a text",
+                "class",
+                auto_class="AutoModelForTokenClassification",
+                new_head=True,
+            ),
+            Task(
+                "image-classification",
+                "classifies images",
+                "class",
+                auto_class="AutoModelForImageClassification",
+                new_head=True,
+                text=False,
+            ),
+        )
+    },
 )
-TASKS: Registry[Task] = Registry("task", {task.name: task for task in BUILT_IN})
 
 
 def tasks_that(can: Capability, *labels: Labels) -> tuple[str, ...]:
     """Names of the tasks that a command accepts, with labels of these kinds (default: of any)."""
-    tasks = list(TASKS.values())
-    return tuple(t.name for t in tasks if t.can(can) and (not labels or t.labels in labels))
+    found = (TASKS[name] for name in TASKS)
+    return tuple(t.name for t in found if t.can(can) and (not labels or t.labels in labels))

@@ -68,7 +68,6 @@ def _owners(name: str, setting: str) -> str | None:
 
 
 def _run(name: str, given: Given[TrainSettings]) -> str:
-    from bayesgen.workflow.preflight import less_memory
     from bayesgen.workflow.resuming import resumed_settings, run_to_resume
     from bayesgen.workflow.session import show_results, train
 
@@ -77,12 +76,25 @@ def _run(name: str, given: Given[TrainSettings]) -> str:
     settings = chosen.settings
     SAMPLERS[name].validate(settings)
     refuse_idle(given.flags, SAMPLERS[name].without_effect(settings))
-    with memory_guard(less_memory(settings)):
+    with memory_guard(_less_memory(settings)):
         run = train(name, chosen, run, as_flags)
         show_results(run)
     if given.command.name == "prior learn":
         return typed("prior", "show", run.path)
     return scored_next(settings.task, run.path) if settings.eval else typed("evaluate", run.path)
+
+
+def _less_memory(settings: TrainSettings) -> str:
+    """What makes a run need less memory beside what it was given already."""
+    ways = [
+        ("`gradient_checkpointing`", not settings.gradient_checkpointing),
+        ("`precision=bf16`", settings.precision == "fp32"),
+        ("more `gradient_accumulation`", not settings.per_example),
+        ("a smaller `batch_size` or `block_size`", True),
+        ("fewer `parameters`", True),
+        ("a smaller `eval_batch_size`", settings.eval),
+    ]
+    return "take " + ", ".join(way for way, helps in ways if helps)
 
 
 def _sampler_of(resume: str | None) -> str | None:

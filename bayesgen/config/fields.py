@@ -8,6 +8,7 @@ import os
 import types
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from inspect import get_annotations
 from pathlib import Path
 from typing import (
@@ -134,6 +135,11 @@ class Setting(NamedTuple):
 
 def described(cls: type) -> Mapping[str, Setting]:
     """Every field of a settings class, by name."""
+    return _described(cls)
+
+
+@cache
+def _described(cls: type) -> Mapping[str, Setting]:
     hints = get_type_hints(cls, include_extras=True)
     result = {}
     for field in fields(cls):

@@ -180,6 +180,8 @@ MACRO_F1 = Metric("macro_f1", _macro_f1, ("class",), "higher", heading="macro-F1
 
 
 RESAMPLES = 2000
+AT_ONCE = 100_000
+"""Elements of resamples that are no burden: so many make a batch."""
 ONE_WINDOW = "an interval needs two windows or more"
 
 
@@ -210,9 +212,11 @@ def percentile_interval(
     Args:
         statistic: takes [..., n_i] for each sample and returns [...].
         samples: [n_i] each, n_i of 2 or more.
-        batch: resamples that are handed to `statistic` at once.
+        batch: resamples that are handed to `statistic` at once, if they exceed `AT_ONCE`.
         paired: resample all `samples` together, instead of independently of each other.
     """
+    if paired or len(samples) == 1:  # else the random numbers depend on the batches
+        batch = max(batch, AT_ONCE // len(samples[0]))
     interval = bootstrap(
         samples,
         statistic,

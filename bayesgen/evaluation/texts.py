@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rouge_score.rouge_scorer import RougeScorer
-from rouge_score.tokenizers import DefaultTokenizer
 from sacrebleu import BLEU, extract_word_ngrams
 
 from bayesgen.data.windows import Windows
@@ -216,6 +214,10 @@ def _bleu(
 def _rouge(
     kinds: Iterable[str], predictors: list[Sequence[str]], references: Sequence[str], seed: int
 ) -> dict[str, Any]:
+    # here, since they import nltk, scikit-learn and pandas, which takes a second
+    from rouge_score.rouge_scorer import RougeScorer
+    from rouge_score.tokenizers import DefaultTokenizer
+
     tokenizer = DefaultTokenizer(use_stemmer=False)
     # given none, the scorer logs through absl, which configures the root logger
     scorer = RougeScorer(list(kinds), tokenizer=tokenizer)

@@ -211,19 +211,18 @@ class RunRecord(_Part):
         try:
             record = cls.model_validate(content)
         except Invalid as error:
-            raise wrong(path, *error.errors()[0]["loc"]) from None
+            raise _wrong(path, *error.errors()[0]["loc"]) from None
         settings = record.settings
         adapted = "lora" in map(str.strip, settings["parameters"].split(","))  # see names_adapters
         for name in (*(ADAPTERS if adapted else ()), *record.sources):
             if name not in settings:
-                raise wrong(path, "settings", name)
+                raise _wrong(path, "settings", name)
         if record.start is None and settings.get("init_from") is not None:
-            raise wrong(path, "start")
+            raise _wrong(path, "start")
         return record
 
 
-def wrong(path: Path, *key: str | int) -> UserError:
-    """What is said of a file that lacks a key, or where it holds something else."""
+def _wrong(path: Path, *key: str | int) -> UserError:
     name = ".".join(part for part in key if isinstance(part, str))
     return UserError(
         f"'{path}': '{name}' is missing or wrong; the file was damaged or written by another"

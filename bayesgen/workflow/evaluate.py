@@ -15,8 +15,8 @@ from bayesgen.posterior import Posterior, open_posterior
 from bayesgen.reports.tables import plain, predictor_caption, table_of
 from bayesgen.runs import Run
 from bayesgen.tasks import TASKS
-from bayesgen.workflow.inputs import GIVEN, Inputs, read_inputs
-from bayesgen.workflow.own_data import scored_whole
+from bayesgen.workflow.inputs import Inputs, read_inputs
+from bayesgen.workflow.own_data import GIVEN, scored_whole
 from bayesgen.workflow.scoring import Material, check_draws, has_scores, score_run
 
 if TYPE_CHECKING:

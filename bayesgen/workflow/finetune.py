@@ -24,7 +24,7 @@ from bayesgen.tasks import TASKS
 from bayesgen.workflow.inputs import read_labelled
 from bayesgen.workflow.loop import graceful_stop
 from bayesgen.workflow.objectives import set_noise
-from bayesgen.workflow.resuming import continued, require_same
+from bayesgen.workflow.resuming import continued
 from bayesgen.workflow.session import peak_memory_mib
 
 RECORD = "finetune.json"
@@ -58,10 +58,7 @@ def finetune(settings: FinetuneSettings, folder: Path, resumed: bool = False) ->
     work = Run(folder / UNFINISHED)
     record = _record(settings, corpus, model)
     if resumed:
-        before = work.read_json(RECORD)
-        for what in ("data", "model"):
-            now = record[what]
-            require_same("fine-tune", what, now["name"], before[what]["sha256"], now["sha256"])
+        _same_inputs(work.read_json(RECORD), record)
     with graceful_stop() as stop:
         trainer = make_trainer(settings, model, corpus, work.path, device, stop)
         _announce(folder, trainer)
@@ -150,6 +147,16 @@ def _record(
         "data": {"name": corpus.name, **corpus.fingerprint},
         "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
     }
+
+
+def _same_inputs(stored: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuse to continue with other data or another model."""
+    for key in ("data", "model"):
+        if stored[key]["sha256"] != now[key]["sha256"]:
+            raise UserError(
+                f"`{key}`: '{now[key]['name']}' is not what the fine-tune was started with (its"
+                " sha256 differs); put that one back, or start a new one"
+            )
 
 
 def _announce(folder: Path, trainer: Any) -> None:

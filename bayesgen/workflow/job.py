@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,18 +26,25 @@ from bayesgen.priors.base import Prior, Weights, build_prior
 
 @dataclass(frozen=True)
 class Job:
-    """A sampler with its model, data and plan."""
+    """A sampler with its model, data and plan.
+
+    Attributes:
+        batches: the data of chain c.
+        log_posterior: ℓ in the coordinates that the sampler moves.
+        scales: what was measured before the start; of a chain only.
+        moments: v̂ [P] of that measurement, where there was a pass.
+    """
 
     spec: SamplerSpec[Any]
     settings: TrainSettings
     model: FunctionalModel
     prior: Prior
-    batches: Callable[[int], Batches]  # of chain c
-    log_posterior: LogPosterior  # in the coordinates that the sampler moves
+    batches: Callable[[int], Batches]
+    log_posterior: LogPosterior
     plan: Plan
     sampler: Sampler
-    scales: Scales | None  # measured before the start; of a chain only
-    moments: Tensor | None  # v̂ [P] of that measurement, where there was a pass
+    scales: Scales | None
+    moments: Tensor | None
 
     @property
     def num_observations(self) -> int:
@@ -53,7 +59,8 @@ class Job:
 
     @property
     def gradient_evaluations(self) -> int:
-        """Batches whose gradient is taken, those of the preconditioner, which chains share, too."""
+        """Batches whose gradient all chains take, those of the preconditioner, which they share,
+        among them."""
         return self.plan.steps * self.settings.chains + self.settings.measured_batches
 
 
@@ -64,7 +71,7 @@ def training_batches(settings: DataSettings, rows: Rows, chain: int = 0) -> Batc
     random offsets, as nanoGPT does. Everything else is gone through once per pass, each target
     once; masked tokens with new masks each time.
     """
-    order = int(np.random.SeedSequence([settings.seed, chain]).generate_state(1)[0])
+    order = _order(settings, chain)
     if isinstance(rows, MaskedWindows):
         return MaskedBatches(rows, settings.batch_size, order)
     fixed = settings.train_samples is not None or isinstance(settings, PerExampleSettings)
@@ -73,15 +80,9 @@ def training_batches(settings: DataSettings, rows: Rows, chain: int = 0) -> Batc
     return ShuffledWindows(rows, settings.batch_size, order)
 
 
-def chain_seed(seed: int, chain: int) -> int:
-    """Seed of the global generators for one chain."""
-    return int(np.random.SeedSequence([seed, chain, 1]).generate_state(1, np.uint64)[0] >> 1)
-
-
-def weights_of(model: FunctionalModel) -> Weights:
-    """What a prior has to know of `model`."""
-    new = {name for name in model.new if ADAPTER not in name}
-    return Weights(model.loaded, model.layout, new, new | model.outside, model.base)
+def _order(settings: DataSettings, chain: int) -> int:
+    """Seed of one chain's batches."""
+    return int(np.random.SeedSequence([settings.seed, chain]).generate_state(1)[0])
 
 
 def make_job(
@@ -101,6 +102,9 @@ def make_job(
         steps: of a plan that is shortened to so many; None keeps all.
         moments: v̂ [P] of a job on the same data; None measures it where it is needed.
         prior: in the place of the one that the settings name.
+
+    Raises:
+        UserError: the settings do not go together with `model` or `batches`.
     """
     if settings.gradient_checkpointing:
         refuse_idle(model.module, model.layout.names)
@@ -110,15 +114,19 @@ def make_job(
         plan = plan.shortened(steps)
     plan = replace(plan, passes=first.passes(plan.steps))
     prior = prior or build_prior(settings, weights_of(model))
-    log_posterior = partial(
-        LogPosterior,
-        model,
-        prior,
-        first.num_observations,
-        precision=settings.precision,
-        accumulation=settings.gradient_accumulation,
-        checkpointing=settings.gradient_checkpointing,
-    )
+
+    def log_posterior(affine: Affine | None = None, max_norm: float = math.inf) -> LogPosterior:
+        return LogPosterior(
+            model,
+            prior,
+            first.num_observations,
+            affine=affine,
+            max_norm=max_norm,
+            precision=settings.precision,
+            accumulation=settings.gradient_accumulation,
+            checkpointing=settings.gradient_checkpointing,
+        )
+
     target = log_posterior()
     if isinstance(settings, ChainSettings):
         if scales is None:
@@ -127,9 +135,20 @@ def make_job(
             scales = measure(settings, model, target, first, moments)
         norm = scales.gradient_norm
         max_norm = math.inf if norm is None else settings.gradient_clip * norm
-        target = log_posterior(affine=Affine(model.theta, scales.d), max_norm=max_norm)
+        target = log_posterior(Affine(model.theta, scales.d), max_norm)
         stiff = prior.precision()
         if stiff is not None:
             plan = plan.held(stable_rate(settings, scales.d, stiff, first.num_observations))
     sampler = spec.build(target, settings, plan)
     return Job(spec, settings, model, prior, batches, target, plan, sampler, scales, moments)
+
+
+def weights_of(model: FunctionalModel) -> Weights:
+    """What a prior has to know of `model`."""
+    new = {name for name in model.new if ADAPTER not in name}
+    return Weights(model.loaded, model.layout, new, new | model.outside, model.base)
+
+
+def chain_seed(seed: int, chain: int) -> int:
+    """Seed of the global generators for one chain."""
+    return int(np.random.SeedSequence([seed, chain, 1]).generate_state(1, np.uint64)[0] >> 1)

@@ -1,4 +1,4 @@
-"""The loop: warm-up, sampling, thinning, checkpoint, resume, and looks at the validation loss.
+"""The loop: warm-up, sampling, thinning, checkpoint, resume.
 
 The state after step t is a pure function of the settings and t: windows come from (seed, step),
 noise from generators whose state is saved with the chain. A run that is killed at any moment and
@@ -8,43 +8,37 @@ number of threads).
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from bayesgen.config import TrainSettings
 from bayesgen.errors import Interrupted, UserError
-from bayesgen.evaluation.walk import nll_of
 from bayesgen.inference.sampler import State, leaves, restore
-from bayesgen.models import FunctionalModel
-from bayesgen.models.networks import save_model
-from bayesgen.parameters import ADAPTER
-from bayesgen.predictive import Forward, scoring_precision
 from bayesgen.runs import Run, Snapshot
 from bayesgen.runs.run import Tracker
-from bayesgen.workflow.inputs import Inputs
 from bayesgen.workflow.job import Job, chain_seed
 from bayesgen.workflow.prior import keep_learned
 from bayesgen.workflow.resuming import gaussian_name, restore_rng, rng_state
+from bayesgen.workflow.watching import Best, Watch
 
-CHECK_EVERY = 10  # steps between looks at the loss where looking makes the device wait
+CHECK_EVERY = 10
+"""Steps between looks at the loss where looking makes the device wait."""
 
 
 @dataclass
 class StopRequest:
     """The signal that arrived, if any: looked at once a step."""
 
-    signum: int | None = None
+    signum: int | None = field(default=None)
 
 
 @contextmanager
@@ -54,80 +48,27 @@ def graceful_stop() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def put_back() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
     def handle(signum: int, _: object) -> None:
         request.signum = signum
-        put_back()
+        for number, old in before.items():
+            signal.signal(number, old)
 
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number in before:
         signal.signal(number, handle)
     try:
         yield request
     finally:
-        put_back()
-
-
-@dataclass(frozen=True)
-class Watch:
-    """What is looked at, `every` so many steps: the NLL of θ [P] on validation data, in nats per
-    observation, which draws no random numbers from the global generators."""
-
-    every: int
-    nll: Callable[[Tensor], float]
-
-
-def watch_of(settings: TrainSettings, inputs: Inputs) -> Watch | None:
-    """What is looked at, and how often; None where nothing is."""
-    every = vars(settings).get("validation_every")  # of the samplers that a prior is learned with
-    if not every:
-        return None
-    rows = inputs.validation(vars(settings)["validation_samples"])
-    model = inputs.model
-    forward = Forward(model, scoring_precision(settings.precision, model))
-
-    def nll(theta: Tensor) -> float:
-        mixed, _ = nll_of(forward, model.likelihood, theta[None], rows, settings.eval_batch_size)
-        return mixed
-
-    return Watch(every, nll)
-
-
-@dataclass
-class Best:
-    """The least validation NLL so far of one chain, and the last."""
-
-    chain: int
-    nll: float = math.inf
-    last: float = math.nan
-
-    @classmethod
-    def of(cls, run: Run, chain: int) -> Best:
-        """What the lines of metrics say so far."""
-        best = cls(chain)
-        for line in run.metrics.read_text("utf-8").splitlines():
-            row = json.loads(line)
-            if row["chain"] == chain and row.get("val_nll") is not None:
-                best.nll, best.last = min(best.nll, row["val_nll"]), row["val_nll"]
-        return best
-
-    def look(self, watch: Watch, theta: Tensor, step: int, run: Run, tracker: Tracker) -> None:
-        """Measure θ, log it, and keep it where it is the best."""
-        self.last = watch.nll(theta)
-        if self.last < self.nll:
-            self.nll = self.last
-            run.write_tensors(f"best-c{self.chain}.safetensors", {"theta": theta})
-        tracker.log({"chain": self.chain, "step": step, "val_nll": self.last})
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 @dataclass(frozen=True)
 class ChainTotals:
     """What one chain did."""
 
+    chain: int
     steps: int
     draws: int
     clipped: int
@@ -159,8 +100,7 @@ def run_chain(
     total = torch.zeros(3, device=device)
     snapshot = run.resume_state(chain)
     if snapshot is not None:
-        kept = sorted(name for name in snapshot.tensors if name.startswith("leaf."))
-        state = restore(state, [snapshot.tensors[name] for name in kept])
+        state = restore(state, _state_tensors(snapshot))
         restore_rng(snapshot.tensors, device)
         total = snapshot.tensors["terms"].to(device)
         first, draws, before = snapshot.step, snapshot.draws, snapshot.seconds
@@ -171,34 +111,24 @@ def run_chain(
     began = time.monotonic()
     # on an accelerator, looking at a number makes the host wait for it
     every = 1 if device.type == "cpu" else CHECK_EVERY
-    which = f" {chain + 1}/{settings.chains}" if settings.chains > 1 else ""
-
-    def phase(step: int) -> str:
-        return f"{job.spec.name}{which} {settings.phase(step)}".rstrip()
-
-    def seconds() -> float:
-        return before + time.monotonic() - began
-
-    def finite_theta(step: int) -> Tensor:
-        # the loss is from before the step: θ itself must be good, too
-        theta = sampler.theta(state)
-        if not (total.isfinite().all() and theta.isfinite().all()):
-            raise _diverged(job, run, step, chain)
-        return theta
-
-    def save(step: int) -> None:
-        finite_theta(step)
-        tensors = {f"leaf.{i:04d}": t.contiguous() for i, t in enumerate(leaves(state))}
-        tensors |= {"terms": total, **rng_state(device)}
-        run.write_state(chain, Snapshot(tensors, step, draws, seconds()))
-
-    with tqdm(
+    bar = tqdm(
         total=plan.steps,
         initial=first,
-        desc=phase(first),
+        desc=_phase(job, chain, first),
         dynamic_ncols=True,
         mininterval=0.5 if sys.stderr.isatty() else 30,
-    ) as bar:
+    )
+
+    def save(step: int) -> None:
+        # the loss that was looked at is from before the step: θ itself must be good, too
+        if not sampler.theta(state).isfinite().all():
+            raise UserError(_diverged(job, run, step, chain))
+        tensors = {f"leaf.{i:04d}": t.contiguous() for i, t in enumerate(leaves(state))}
+        seconds = before + time.monotonic() - began
+        tensors |= {"terms": total, **rng_state(device)}
+        run.write_state(chain, Snapshot(tensors, step, draws, seconds))
+
+    with bar:
         if snapshot is None:
             # first: a run that is killed in between begins anew
             if watch is not None and math.isnan(best.last):
@@ -209,14 +139,22 @@ def run_chain(
             state, terms = sampler.update(state, batch)
             total = total + terms
             done = step + 1
-            last = done == plan.steps
-            due = last or done % settings.checkpoint_every == 0
-            if (due or done % every == 0) and not total.isfinite().all():
-                raise _diverged(job, run, done, chain)
-            if bool(plan.collect[step]) and sampler.gaussian is None:
-                run.write_draw(chain, draws, finite_theta(done), done)
+            collect = bool(plan.collect[step]) and sampler.gaussian is None
+            save_now = (
+                done % settings.checkpoint_every == 0
+                or done == plan.steps
+                or stop.signum is not None
+            )
+            log_now = done % settings.log_every == 0 or done == plan.steps
+            if (done % every == 0 or collect or save_now) and not total.isfinite().all():
+                raise UserError(_diverged(job, run, done, chain))
+            if collect:
+                theta = sampler.theta(state)
+                if not theta.isfinite().all():
+                    raise UserError(_diverged(job, run, done, chain))
+                run.write_draw(chain, draws, theta, done)
                 draws += 1
-            if done % settings.log_every == 0 or last:
+            if log_now:
                 since = (done - 1) % settings.log_every + 1
                 nll, log_prior = (total[:2] / since).tolist()
                 tracker.log(
@@ -230,35 +168,43 @@ def run_chain(
                         "temperature": float(plan.temperature[step]),
                         "draws": draws,
                         "clipped_steps": int(total[2]),
-                        "seconds": round(seconds(), 3),
+                        "seconds": round(before + time.monotonic() - began, 3),
                     }
                 )
                 total[:2] = 0
-                shown = {"nll": f"{nll:.4f}", "log_prior": f"{log_prior:.3g}", "draws": draws}
-                if watch is not None:
-                    shown["val_nll"] = f"{best.last:.4f}"
-                bar.set_description(phase(done), refresh=False)
-                bar.set_postfix(shown, refresh=False)
-            if watch is not None and (done % watch.every == 0 or last):
+                seen = {"val_nll": f"{best.last:.4f}"} if watch is not None else {}
+                bar.set_description(_phase(job, chain, done), refresh=False)
+                bar.set_postfix(
+                    nll=f"{nll:.4f}",
+                    log_prior=f"{log_prior:.3g}",
+                    draws=draws,
+                    refresh=False,
+                    **seen,
+                )
+            if watch is not None and (done % watch.every == 0 or done == plan.steps):
                 best.look(watch, sampler.theta(state), done, run, tracker)
             bar.update()
-            signum = stop.signum
-            if due or signum is not None:
+            if save_now:
                 save(done)
-            if signum is not None:
-                raise Interrupted(signum, run.path, done)
+            if stop.signum is not None:
+                raise Interrupted(stop.signum, run.path, done)
     if sampler.gaussian is not None:
         draws = _sample_gaussian(job, run, chain, state)
-    return ChainTotals(plan.steps, draws, int(total[2]), nll, seconds())
+    seconds = before + time.monotonic() - began
+    return ChainTotals(chain, plan.steps, draws, int(total[2]), nll, seconds)
+
+
+def _state_tensors(snapshot: Snapshot) -> list[Tensor]:
+    return [snapshot.tensors[k] for k in sorted(snapshot.tensors) if k.startswith("leaf.")]
 
 
 def _sample_gaussian(job: Job, run: Run, chain: int, state: State) -> int:
-    """Keep the fitted Gaussian and take the draws that were asked for; how many."""
+    """Keep the fitted Gaussian and take the draws that were asked for."""
     assert job.sampler.gaussian is not None
     draws = job.settings.num_draws_at_most
     gaussian = job.sampler.gaussian(state)
     if not (torch.isfinite(gaussian.mean).all() and torch.isfinite(gaussian.variance).all()):
-        raise _diverged(job, run, job.plan.steps, chain)
+        raise UserError(_diverged(job, run, job.plan.steps, chain))
     if job.sampler.learned is not None:
         keep_learned(job, run, chain, job.sampler.learned(state))
     run.write_tensors(gaussian_name(chain), gaussian.tensors())
@@ -268,20 +214,12 @@ def _sample_gaussian(job: Job, run: Run, chain: int, state: State) -> int:
     return draws
 
 
-def _diverged(job: Job, run: Run, step: int, chain: int) -> UserError:
-    snapshot, way_out = run.read_state(chain), job.settings.if_diverged
+def _phase(job: Job, chain: int, step: int) -> str:
+    which = f" {chain + 1}/{job.settings.chains}" if job.settings.chains > 1 else ""
+    return f"{job.spec.name}{which} {job.settings.phase(step)}".rstrip()
+
+
+def _diverged(job: Job, run: Run, step: int, chain: int) -> str:
+    snapshot = run.read_state(chain)
     kept = f"the state of step {snapshot.step} is kept in '{run.path}'" if snapshot else "no state"
-    return UserError(f"the loss or θ is not finite after step {step}: {way_out} ({kept})")
-
-
-def save_models(run: Run, model: FunctionalModel, chains: int) -> None:
-    """Leave in the run's folder, as models: `mean`, where each chain's prior has its centre, and
-    `best`, its best weights on the validation data. Not of adapters, which are no model."""
-    if any(ADAPTER in name for name in model.layout.names):
-        return
-    for chain in range(chains):
-        best, gaussian = f"best-c{chain}.safetensors", gaussian_name(chain)
-        for name, file, key in (("best", best, "theta"), ("mean", gaussian, "mean")):
-            found = run.read_tensors(file)
-            assert found is not None
-            save_model(model, found[key], run.path / (name if chain == 0 else f"{name}-c{chain}"))
+    return f"the loss or θ is not finite after step {step}: {job.settings.if_diverged} ({kept})"

@@ -22,39 +22,53 @@ from bayesgen.models import FunctionalModel
 from bayesgen.parameters import ADAPTER
 from bayesgen.priors.learned import listed
 from bayesgen.priors.prior_file import rank_in
-from bayesgen.runs.files import OpeningRecord
 from bayesgen.workflow.job import Job
 
-# float32 numbers for each parameter, beside those of the sampler
-PRIOR_FLOATS = 2.5  # of a learned prior: its mean and widths, and the pages of its file
-PRIOR_RANK_FLOATS = 2.0  # of each of its deviations
-FROZEN_FLOATS = 3.0  # where a parameter is not Bayesian
-START_FLOATS = 1.0  # of where chains start, if not at the loaded weights
-# from where on a chain is warned of: nats by the noise alone, and a move from draw to draw over sd
 HOT_NATS = 0.2
 FROZEN = 1e-3
+PRIOR_FLOATS = 2.5
+"""Float32 numbers for each Bayesian parameter that a learned prior needs: its mean and widths, and
+the pages of its file."""
+PRIOR_RANK_FLOATS = 2.0
+"""The same for each of its deviations."""
+FROZEN_FLOATS = 3.0
+"""Float32 numbers for each parameter that is not Bayesian."""
+START_FLOATS = 1.0
+"""Where chains start, if not at the loaded weights."""
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a run needs at least: bytes of memory (activations come on top) and of disk, for P =
-    `bayesian` of the network's parameters and the draws of all chains."""
+    """What a run needs at least; activations come on top.
+
+    Attributes:
+        bayesian: P.
+        network: parameters of the model, Bayesian or not.
+        draws: of all chains.
+        memory: bytes for the network, its gradient and the sampler.
+        disk: bytes for the draws.
+        checkpointing: whether activations are kept of one block at a time.
+    """
 
     bayesian: int
     network: int
     draws: int
     memory: int
     disk: int
-    checkpointing: bool = False  # activations are kept of one block at a time
+    checkpointing: bool = False
 
     def rows(self) -> list[tuple[str, str]]:
         """For the pre-flight table."""
-        share = self.bayesian / self.network
-        which = " of one block at a time" if self.checkpointing else ""
-        memory = f"{_size(self.memory)} for weights and sampler; activations{which} come on top"
         return [
-            ("parameters θ", f"{self.bayesian:,} of {self.network:,} ({share:.1%})"),
-            ("memory", memory),
+            (
+                "parameters θ",
+                f"{self.bayesian:,} of {self.network:,} ({self.bayesian / self.network:.1%})",
+            ),
+            (
+                "memory",
+                f"{_size(self.memory)} for weights and sampler; activations"
+                f"{' of one block at a time' if self.checkpointing else ''} come on top",
+            ),
             ("disk", f"{_size(self.disk)} for {self.draws:,} draws"),
         ]
 
@@ -70,13 +84,19 @@ def estimate(sampler: str, settings: TrainSettings, model: FunctionalModel) -> N
         floats += START_FLOATS * bayesian
     memory = SAMPLERS[sampler].memory(settings, bayesian) + int(4 * floats)
     draws = settings.chains * settings.num_draws_at_most
-    checkpointing = settings.gradient_checkpointing
-    return Needs(bayesian, network, draws, memory, 4 * bayesian * draws, checkpointing)
+    disk = 4 * bayesian * draws
+    return Needs(bayesian, network, draws, memory, disk, settings.gradient_checkpointing)
 
 
 def require(needs: Needs, device: torch.device, folder: Path) -> None:
-    """Refuse a run that does not fit into `device`, or onto the disk of `folder`, which need not
-    exist yet."""
+    """Refuse a run that cannot fit.
+
+    Args:
+        folder: where the draws will go; it need not exist yet.
+
+    Raises:
+        UserError: `device` has too little memory, or the disk too little space.
+    """
     memory = free_memory(device)
     if memory is not None and needs.memory > memory:
         raise UserError(
@@ -93,19 +113,6 @@ def require(needs: Needs, device: torch.device, folder: Path) -> None:
         )
 
 
-def less_memory(settings: TrainSettings) -> str:
-    """What makes a run need less memory beside what it was given already."""
-    ways = [
-        ("`gradient_checkpointing`", not settings.gradient_checkpointing),
-        ("`precision=bf16`", settings.precision == "fp32"),
-        ("more `gradient_accumulation`", not settings.per_example),
-        ("a smaller `batch_size` or `block_size`", True),
-        ("fewer `parameters`", True),
-        ("a smaller `eval_batch_size`", settings.eval),
-    ]
-    return "take " + ", ".join(way for way, helps in ways if helps)
-
-
 def free_memory(device: torch.device) -> int | None:
     """Bytes; None where the device does not say."""
     if device.type == "cuda":
@@ -120,41 +127,55 @@ def free_disk(folder: Path) -> int:
 
 
 def _size(count: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} B" if unit == "B" else f"{count:,.1f} {unit}"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if count < 1024 or unit == "TiB":
+            break
         count /= 1024
-    return f"{count:,.1f} TiB"
+    return f"{count:.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
 
 
-def opening(job: Job, needs: Needs, beginning: Sequence[tuple[str, str]] = ()) -> OpeningRecord:
-    """Measure one gradient at the start and set the scales of the run side by side; `beginning`
-    says where chains start, if not at the loaded weights."""
-    model, settings, plan, n = job.model, job.settings, job.plan, job.num_observations
-    weight_sd, heat = float(model.theta.std()), settings.temperature
+@dataclass(frozen=True)
+class Opening:
+    """Rows of (what, value) for people, the same numbers for machines, and warnings.
+
+    Attributes:
+        needs: the first of the rows.
+    """
+
+    needs: Needs
+    rows: list[tuple[str, str]]
+    numbers: dict[str, float]
+    warnings: list[str]
+
+
+def opening(job: Job, beginning: Sequence[tuple[str, str]] = ()) -> Opening:
+    """Measure one gradient at the start and set the scales of the run side by side.
+
+    Args:
+        beginning: rows that say where the chains start, if not at the loaded weights.
+    """
+    model, plan, n = job.model, job.plan, job.num_observations
+    size, weight_sd = model.layout.size, float(model.theta.std())
+    needs = estimate(job.spec.name, job.settings, model)
     rows = [
         *needs.rows(),
         *beginning,
         ("observations N", f"{n:,}"),
         ("prior", f"{job.prior.describe()}; the weights' own sd is {weight_sd:.3g}"),
         *prior_rows(job.prior.record()),
-        ("temperature", f"T = {heat:g}, T/N = {heat / n:.3g}"),
+        (
+            "temperature",
+            f"T = {job.settings.temperature:g}, T/N = {job.settings.temperature / n:.3g}",
+        ),
         ("steps", f"{plan.steps:,} of each chain, {plan.num_draws} draws"),
     ]
-    numbers = {"weight_sd": weight_sd, "P": float(model.layout.size), "N": float(n)}
+    numbers = {"weight_sd": weight_sd, "P": float(size), "N": float(n)}
     warnings: list[str] = []
     untrained = sorted(name for name in model.untrained if ADAPTER not in name)
     if untrained:
-        learned = set(untrained) <= set(model.layout.names)
-        way_out = " and some stay there: take all of them into `parameters` (head)."
-        # under a prior from pretraining the run itself is what learns the task
-        if model.task.is_labelled and not (learned and settings.learned_prior):
-            way_out = ". Fine-tune it on these data first (bayesgen finetune)."
-        elif learned:
-            way_out = " and are trained along."
         warnings.append(
             f"'{model.info.name}' has no trained weights for {', '.join(untrained)}: they start at"
-            f" random{way_out}"
+            f" random{_way_out(model, untrained, job.settings.learned_prior)}"
         )
     prior = job.prior.diagonal()
     centre = model.theta if prior is None else prior.mean.to(model.device)
@@ -163,13 +184,14 @@ def opening(job: Job, needs: Needs, beginning: Sequence[tuple[str, str]] = ()) -
             f"{job.spec.name} starts at the prior's mean, not at the loaded weights: use"
             " `prior=pretrained`"
         )
-    found = OpeningRecord(rows=rows, numbers=numbers, warnings=warnings)
-    return _of_chain(job, settings, found) if isinstance(settings, ChainSettings) else found
+    if job.sampler.langevin is not None and isinstance(job.settings, ChainSettings):
+        _chain_rows(job, job.settings, rows, numbers, warnings)
+    return Opening(needs, rows, numbers, warnings)
 
 
 def prior_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """How a prior from a file fits the model: the names of parameters that they do not share, and
-    how far its mean is from the weights."""
+    """How a prior from a file fits the model, matched by parameter name: the names that they do not
+    share, and how far its mean is from the weights."""
     words = {"missing": "prior lacks", "extra": "prior alone has"}
     rows = [(title, listed(record[key])) for key, title in words.items() if record.get(key)]
     if "distance" in record:
@@ -178,46 +200,67 @@ def prior_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-def _of_chain(job: Job, settings: ChainSettings, opened: OpeningRecord) -> OpeningRecord:
-    """`opened` with how far a chain moves in θ, and what is wrong with that."""
-    langevin, plan, n = job.sampler.langevin, job.plan, job.num_observations
-    if langevin is None:
-        return opened
-    weight_sd = max(opened.numbers["weight_sd"], 1e-12)  # parameters that are all equal have none
+def _way_out(model: FunctionalModel, untrained: Sequence[str], prior: bool) -> str:
+    """What becomes of parameters that start at random, or what to do about them."""
+    learned = set(untrained) <= set(model.layout.names)
+    # under a prior from pretraining the run itself is what learns the task
+    if model.task.is_labelled and not (learned and prior):
+        return ". Fine-tune it on these data first (bayesgen finetune)."
+    if learned:
+        return " and are trained along."
+    return " and some stay there: take all of them into `parameters` (head)."
+
+
+def _chain_rows(
+    job: Job,
+    settings: ChainSettings,
+    rows: list[tuple[str, str]],
+    numbers: dict[str, float],
+    warnings: list[str],
+) -> None:
+    assert job.sampler.langevin is not None
+    plan, n = job.plan, job.num_observations
+    weight_sd = max(numbers["weight_sd"], 1e-12)  # parameters that are all equal have none
+    affine = job.log_posterior.affine
     batch = {k: v.to(job.model.device) for k, v in job.batches(0).batch(0).items()}
     _, gradient = job.log_posterior.log_likelihood_grad(job.model.theta, batch)
-    # θ moves by D where φ moves by 1, and φ is pulled by D times the gradient
-    d = job.log_posterior.affine.scale
-    pull, unit = (_rms(gradient), 1.0) if d is None else (_rms(gradient * d * d), _rms(d))
 
+    def in_theta(vector: Tensor | None) -> float:
+        """rms over θ of a displacement in φ (None: of unit length in each coordinate)."""
+        d = affine.scale
+        if vector is None:
+            return 1.0 if d is None else float(d.square().mean().sqrt())
+        moved = vector if d is None else vector * d
+        return float(moved.square().mean().sqrt())
+
+    pulled = gradient if affine.scale is None else gradient * affine.scale
     peak = int(plan.learning_rate.argmax())
+    start = job.sampler.langevin(float(plan.learning_rate[peak]), settings.temperature / n)
     collected = plan.collect.nonzero()[:, 0]
-    middle = int(collected[len(collected) // 2])  # the step size may fall from draw to draw
-    start, later = (
-        langevin(float(plan.learning_rate[step]), settings.temperature / n)
-        for step in (peak, middle)
-    )
-    gradient_step, noise_step = start.drift * pull, start.noise * unit
-    drift = later.drift * pull
-    move = (settings.thinning * ((later.diffusion * unit) ** 2 + drift**2)) ** 0.5
-    wander = start.diffusion * unit * plan.steps**0.5
-    thermal = opened.numbers["P"] * settings.temperature / (2 * n)
-    numbers = {
-        **opened.numbers,
+    at = int(collected[len(collected) // 2])  # the step size may fall from draw to draw
+    later = job.sampler.langevin(float(plan.learning_rate[at]), settings.temperature / n)
+    gradient_step = start.drift * in_theta(pulled)
+    noise_step = start.noise * in_theta(None)
+    drift = later.drift * in_theta(pulled)
+    move = (settings.thinning * ((later.diffusion * in_theta(None)) ** 2 + drift**2)) ** 0.5
+    wander = start.diffusion * in_theta(None) * plan.steps**0.5
+    thermal = numbers["P"] * settings.temperature / (2 * n)
+    numbers |= {
         "gradient_step": gradient_step,
         "noise_step": noise_step,
         "move_per_draw": move,
         "thermal_nats": thermal,
         "wander": wander,
     }
-    rows = [
-        *opened.rows,
+    rows += [
         ("gradient step", f"{gradient_step:.2e} (rms over θ, at the largest step size)"),
         ("noise per step", f"{noise_step:.2e}"),
-        ("move per draw", f"about {move:.2e}, {move / weight_sd:.1%} of the weights' sd"),
+        (
+            "move per draw",
+            f"about {move:.2e}, {move / weight_sd:.1%} of the weights' sd",
+        ),
         ("heat", f"P·T/2N = {thermal:.2g} nats above the mode at equilibrium"),
     ]
-    warnings = list(opened.warnings)
     held = float(plan.learning_rate[peak])
     if held < 0.999 * settings.learning_rate:
         rows.append(("step size", f"held at {held:.3g}: the prior is stiff"))
@@ -244,8 +287,3 @@ def _of_chain(job: Job, settings: ChainSettings, opened: OpeningRecord) -> Openi
             f" per observation and carries a free weight by {wander / weight_sd:.1f} times the"
             f" weights' sd in this run. Lower `temperature`, `learning_rate` or {width}."
         )
-    return OpeningRecord(rows=rows, numbers=numbers, warnings=warnings)
-
-
-def _rms(vector: Tensor) -> float:
-    return float(vector.square().mean().sqrt())

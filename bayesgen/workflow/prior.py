@@ -14,10 +14,12 @@ from bayesgen.config import (
     EvalSettings,
     LoopSettings,
     PriorImportSettings,
+    ScoringSettings,
     described,
 )
 from bayesgen.errors import UserError, warn
 from bayesgen.evaluation.prior_predictive import PriorPredictive, prior_predictive
+from bayesgen.evaluation.walk import evenly_spaced
 from bayesgen.inference.sampler import Learned
 from bayesgen.models import FunctionalModel
 from bayesgen.priors import published
@@ -36,44 +38,65 @@ FILES = {"mean": "mean", "variance": "variance", "deviations": "covmat", "model_
 NEEDED = ("mean", "variance", "deviations")
 
 
-def keep_learned(job: Job, run: Run, chain: int, learned: Learned) -> None:
+def prior_name(chain: int) -> str:
+    """File of the prior that a chain learned, in the folder of its run."""
+    return FILE if chain == 0 else f"prior-c{chain}.safetensors"
+
+
+def keep_learned(job: Job, run: Run, chain: int, learned: Learned) -> Path:
     """Put the prior that chain `chain` learned into the folder of its run."""
-    record, model = run.record(), job.model
-    idle = {*ASIDE, *job.spec.without_effect(job.settings)}
-    chosen = {k: v for k, v in vars(job.settings).items() if v is not None and k not in idle}
-    mean, start = learned.mean.cpu(), model.loaded.cpu()
-    origin = {
-        "model": {
-            "name": model.info.name,
-            "sha256": model.info.sha256,
-            "family": model.info.family,
-            "type": model.info.config.get("model_type"),
-            "base": model.base,
+    record = run.record()
+    info, idle = job.model.info, {*ASIDE, *job.spec.without_effect(job.settings)}
+    mean = learned.mean.cpu()
+    start = job.model.loaded.cpu()
+    upstream = {
+        "method": learned.method,
+        "task": info.task,
+        "data": record.data.to_json(),
+        "block_size": record.block_size,
+        "num_observations": job.num_observations,
+        "steps": job.plan.steps,
+        "collected": learned.collected,
+        "settings": {
+            name: value
+            for name, value in vars(job.settings).items()
+            if value is not None and name not in idle
         },
-        "upstream": {
-            "method": learned.method,
-            "task": model.info.task,
-            "data": record.data.to_json(),
-            "block_size": record.block_size,
-            "num_observations": job.num_observations,
-            "steps": job.plan.steps,
-            "collected": learned.collected,
-            "settings": chosen,
-            "shift": float((mean - start).norm() / start.norm()),
-            "run": str(run.path),
-        },
+        "shift": float((mean - start).norm() / start.norm()),
+        "run": str(run.path),
     }
-    variance, deviations = learned.variance.cpu(), learned.deviations.cpu()
-    prior = LearnedPrior(mean, variance, deviations, model.layout, origin)
-    write_prior(prior, run.path / (FILE if chain == 0 else f"prior-c{chain}.safetensors"))
+    model = {
+        "name": info.name,
+        "sha256": info.sha256,
+        "family": info.family,
+        "type": info.config.get("model_type"),
+        "base": job.model.base,
+    }
+    prior = LearnedPrior(
+        mean,
+        learned.variance.cpu(),
+        learned.deviations.cpu(),
+        job.model.layout,
+        {"model": model, "upstream": upstream},
+    )
+    path = run.path / prior_name(chain)
+    write_prior(prior, path)
+    return path
 
 
 def check_prior(settings: CheckPriorSettings) -> tuple[list[str], PriorPredictive]:
-    """Draw weights from the prior of `settings`, and predict validation rows by them: what was
-    drawn from and what was predicted, in lines; and the predictions."""
+    """Draw weights from the prior of `settings`, and predict validation rows by them.
+
+    Returns:
+        What was drawn from and what was predicted, in lines; and the predictions.
+
+    Raises:
+        UserError: the model, the data or the prior cannot be read, or do not go together.
+    """
     model = model_of(settings)
     inputs = read_inputs(model, settings)
-    rows = inputs.validation(settings.num_samples)
+    rows = inputs.material(ScoringSettings(eval_splits=("val",)), None).scored["val"]
+    rows = rows.take(evenly_spaced(len(rows), settings.num_samples).numpy())
     prior = build_prior(settings, weights_of(model))
     torch.manual_seed(settings.seed)
     draws = torch.stack([prior.sample() for _ in range(settings.num_draws)])
@@ -95,59 +118,71 @@ def check_prior(settings: CheckPriorSettings) -> tuple[list[str], PriorPredictiv
 
 
 def check_files(settings: PriorImportSettings) -> PriorImportSettings:
-    """`settings` with the files that `published` stands for, where all that is needed is there, and
-    nothing without effect."""
+    """`settings` with the files that `published` stands for.
+
+    Raises:
+        UserError: a setting is missing or has no effect beside the others, or a file is not there.
+    """
     given = [name for name in (*FILES, "rows", "order") if getattr(settings, name) is not None]
-    stem, state = settings.published, settings.swag_state
-    if state is not None and stem is not None:
+    if settings.swag_state is not None and settings.published is not None:
         raise UserError("`published` and `swag_state`: give one of them")
-    if state is not None and given:
+    if settings.swag_state is not None and given:
         raise UserError(f"`{given[0]}` has no effect beside `swag_state`; give one of them")
-    if stem is not None and set(given) & set(FILES):
+    if settings.published is not None and set(given) & set(FILES):
         raise UserError(f"`{given[0]}` has no effect beside `published`, which names it")
-    missing = [name for name in NEEDED if name not in given]
-    if state is None and stem is None and missing:
-        raise UserError(
-            f"`{missing[0]}` is missing: name `mean`, `variance` and `deviations`, or `published`,"
-            " or `swag_state`"
-        )
+    if settings.swag_state is None and settings.published is None:
+        for name in NEEDED:
+            if name not in given:
+                raise UserError(
+                    f"`{name}` is missing: name `mean`, `variance` and `deviations`, or"
+                    " `published`, or `swag_state`"
+                )
     if settings.model is None:
         raise UserError("`model` is missing: name the model that the prior was learned from")
     if settings.out is None:
         raise UserError("`out` is missing: name the file to write")
     if Path(settings.out).exists():
         raise UserError(f"`out`: '{settings.out}' is there already; name a file that is not")
-    return settings if stem is None else replace(settings, **_published_files(stem))
+    return settings if settings.published is None else _found(settings, settings.published)
 
 
-def _published_files(stem: str) -> dict[str, Any]:
-    """The files whose path begins with `stem`, or that lie in the folder."""
+def _found(settings: PriorImportSettings, stem: str) -> PriorImportSettings:
+    """`settings` with the files whose path begins with `stem`, or that lie in the folder."""
     if Path(stem).is_dir():
         stems = sorted(str(p).removesuffix("_mean.pt") for p in Path(stem).glob("*_mean.pt"))
         if len(stems) != 1:
             what = "no *_mean.pt" if not stems else f"{len(stems)} priors, such as '{stems[0]}'"
             raise UserError(f"`published`: '{stem}' holds {what}; name the files up to the _")
         stem = stems[0]
-    paths = {name: f"{stem}_{end}.pt" for name, end in FILES.items()}
-    there = {name: path for name, path in paths.items() if Path(path).is_file()}
+    paths: dict[str, Any] = {name: f"{stem}_{end}.pt" for name, end in FILES.items()}
+    if not Path(paths["model_file"]).is_file():
+        paths["model_file"] = None
     for name in NEEDED:
-        if name not in there:
+        if not Path(paths[name]).is_file():
             raise UserError(f"`published`: no file at '{paths[name]}'")
-    return there
+    return replace(settings, **paths)
 
 
 def import_prior(settings: PriorImportSettings, model: FunctionalModel) -> LearnedPrior:
-    """The prior in the files of `settings`, of parameters of `model`."""
-    named = {name: getattr(settings, name) for name in (*FILES, "swag_state")}
-    paths = {name: Path(path) for name, path in named.items() if path is not None}
-    read = {name: published.read_pt(path, f"`{name}`") for name, path in paths.items()}
-    imported = {path.name: file_sha256(path) for path in paths.values()}
-    upstream: dict[str, Any] = {"method": "swag", "imported": imported}
-    identity = {"name": model.info.name, "sha256": model.info.sha256}
-    record = {"model": identity, "upstream": upstream}
+    """The prior in the files of `settings`, of parameters of `model`.
+
+    Raises:
+        UserError: a file is damaged, or does not fit the model; or `rows` does not say whether the
+            deviations are divided by √(K − 1).
+    """
+    read = {
+        name: published.read_pt(Path(path), f"`{name}`")
+        for name in (*FILES, "swag_state")
+        if (path := getattr(settings, name)) is not None
+    }
+    files = {Path(path := getattr(settings, name)).name: file_sha256(Path(path)) for name in read}
+    record: dict[str, dict[str, Any]] = {
+        "model": {"name": model.info.name, "sha256": model.info.sha256},
+        "upstream": {"method": "swag", "imported": files},
+    }
     if settings.swag_state is not None:
         state = published.swag_state(read["swag_state"])
-        upstream["collected"] = published.collected(state)
+        record["upstream"]["collected"] = published.collected(state)
         prior = published.import_swag_state(
             state, model.module, parameters=settings.parameters, record=record
         )
@@ -155,7 +190,7 @@ def import_prior(settings: PriorImportSettings, model: FunctionalModel) -> Learn
         if extra:
             warn(f"left out, not among the chosen parameters: {listed(extra)}")
         return prior
-    upstream["rows"] = settings.rows
+    record["upstream"]["rows"] = settings.rows
     weights = read.pop("model_file", None)
     prior = published.import_published(
         **read,
@@ -171,14 +206,16 @@ def import_prior(settings: PriorImportSettings, model: FunctionalModel) -> Learn
 
 
 def _judge_rows(rows: str | None, prior: LearnedPrior) -> None:
-    """Compare `rows`, whether the deviations are divided by √(K − 1), with what the numbers
-    themselves say; refuse to go on without it where it makes a difference: from K = 3 on."""
+    """Compare `rows` with what the numbers themselves say; refuse to go on without it.
+
+    Raises:
+        UserError: there are three deviations or more, and `rows` does not say whether they are
+            divided.
+    """
     rank = prior.rank
+    if rank < 3 and rows is not None:
+        raise UserError(f"`rows={rows}`: has no effect on {rank} deviations; leave the setting out")
     if rank < 3:
-        if rows is not None:
-            raise UserError(
-                f"`rows={rows}`: has no effect on {rank} deviations; leave the setting out"
-            )
         return
     ratio = published.spread_ratio(prior.variance, prior.deviations)
     found, likely = "the variances do not show it", rows

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayesgen.config import PRIORS, EvalSettings, LoopSettings, TrainSettings, described
+from bayesgen.config import PRIORS, EvalSettings, LoopSettings, ScoringSettings, TrainSettings
 from bayesgen.data.windows import Rows
 from bayesgen.errors import UserError, warn
 from bayesgen.evaluation.walk import evenly_spaced, nll_of, progress_bar
@@ -27,91 +26,90 @@ from bayesgen.posterior.opening import sha256
 from bayesgen.predictive import Forward, Precision, scoring_precision
 from bayesgen.priors.prior_file import fingerprint
 from bayesgen.reports.tables import scale_table, show
-from bayesgen.runs import Run, atomic_write, file_sha256, finite
+from bayesgen.runs import atomic_write, file_sha256, finite
 from bayesgen.workflow.inputs import Inputs
 from bayesgen.workflow.job import Job, chain_seed, make_job
 
 TRIALS = "prior_scale_trials.json"
-ASIDE = {*described(LoopSettings), *described(EvalSettings)} - {"eval_precision"}
+ASIDE = {f.name for f in (*fields(LoopSettings), *fields(EvalSettings))} - {"eval_precision"}
 """Settings that no trial depends on, but for rounding."""
-MAX_ROWS = 1000  # for validation: windows or examples, evenly spaced, that a run is scored on
-MORE = 3  # λ beyond an end of the grid that are tried while the best of all lies there
-FLAT = 1e-3  # a difference in NLL, in nats, that is none
-DRAWS = 5  # of a Gaussian posterior, that a short run is scored by
+MAX_ROWS = 1000
+"""Validation rows (windows or examples) that a short run is scored on, evenly spaced."""
+MORE = 3
+"""λ beyond an end of the grid that are tried while the best of all lies there."""
+FLAT = 1e-3
+"""A difference in NLL, in nats, that is none."""
+DRAWS = 5
+"""Draws of a Gaussian posterior that a short run is scored by."""
 
 
 @dataclass(frozen=True)
 class Trial:
     """One λ: NLL of the mixture and of its members on validation rows, in nats per observation,
-    after so many steps. A run that diverged has an infinite NLL."""
+    after so many steps.
+
+    A run that diverged has an infinite NLL.
+    """
 
     scale: float
     steps: int
     nll: float
     mean_of_draws: float
 
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Trial:
+        """Of what `dataclasses.asdict` and JSON made, which knows no infinity.
+
+        Raises:
+            ArithmeticError, AttributeError, KeyError, TypeError, ValueError: it is something else.
+        """
+        numbers = {k: math.inf if v is None else float(v) for k, v in content.items()}
+        return cls(steps=int(numbers.pop("steps")), **numbers)
+
+    @property
+    def finite(self) -> bool:
+        return math.isfinite(self.nll)
+
 
 @dataclass(frozen=True)
 class Curve:
-    """All of them, in the order of λ, of so many validation rows."""
+    """All of them, in the order of λ."""
 
     trials: tuple[Trial, ...]
     rows: int
+
+    @property
+    def steps(self) -> int:
+        """Of each."""
+        return self.trials[0].steps
 
     @property
     def best(self) -> Trial:
         return min(self.trials, key=lambda trial: trial.nll)
 
     @property
-    def beyond(self) -> float | None:
-        """The λ that lies beyond the best one, to six digits, where that is the least or the
-        largest and the NLL still falls there, by more than `FLAT`; else None."""
-        (first, second, *_), (*_, before, last) = self.trials, self.trials
-        for end, beside in ((first, second), (last, before)):
-            if self.best is end and end.nll <= beside.nll - FLAT:
-                return float(f"{end.scale**2 / beside.scale:.6g}")
-        return None
+    def at_the_end(self) -> bool:
+        """Whether the NLL still falls at the least or largest λ, so that a better may lie outside:
+        by more than `FLAT` from the λ beside it."""
+        first, second, *_ = self.trials
+        *_, last_but_one, last = self.trials
+        return any(
+            self.best is end and not end.nll > beside.nll - FLAT
+            for end, beside in ((first, second), (last, last_but_one))
+        )
+
+    @property
+    def gradient_evaluations(self) -> int:
+        return self.steps * len(self.trials)
 
     def to_json(self) -> dict[str, Any]:
         return {
             "chosen": self.best.scale,
-            "steps": self.trials[0].steps,
+            "steps": self.steps,
             "rows": self.rows,
-            "gradient_evaluations": self.trials[0].steps * len(self.trials),
+            "gradient_evaluations": self.gradient_evaluations,
             "curve": [asdict(trial) for trial in self.trials],
         }
-
-
-@dataclass
-class Trials:
-    """The trials of a command so far, by their λ, for when it is stopped and given again."""
-
-    path: Path | None = None  # where they are kept, if the command names --out
-    of: dict[str, Any] = field(default_factory=dict)  # all that a trial depends on, plain data
-    found: dict[float, Trial] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, folder: str | None, of: dict[str, Any]) -> Trials:
-        """What is in `folder`, if it is of the same."""
-        trials = cls(None if folder is None else Path(folder) / TRIALS, json.loads(json.dumps(of)))
-        # none, or damaged: they are made again
-        with suppress(OSError, ArithmeticError, ValueError, TypeError, KeyError, AttributeError):
-            content = {} if trials.path is None else json.loads(trials.path.read_text())
-            if content["of"] == trials.of:
-                trials.found = {trial["scale"]: _trial(**trial) for trial in content["trials"]}
-        return trials
-
-    def keep(self, trial: Trial) -> None:
-        self.found[trial.scale] = trial
-        if self.path is not None:
-            content = {"of": self.of, "trials": [asdict(each) for each in self.found.values()]}
-            atomic_write(self.path, json.dumps(finite(content)).encode())
-
-
-def _trial(steps: Any, **numbers: Any) -> Trial:
-    """Of what JSON made of one, which knows no infinity."""
-    known = {k: math.inf if v is None else float(v) for k, v in numbers.items()}
-    return Trial(steps=int(steps), **known)
 
 
 def tune_scale(
@@ -122,34 +120,49 @@ def tune_scale(
     batch_size: int = 64,
     precision: Precision = "fp32",
     progress: str | None = None,
-    trials: Trials | None = None,
+    known: Sequence[Trial] = (),
+    keep: Callable[[Trial], None] = lambda trial: None,
 ) -> Curve:
     """The curve of validation NLL over λ: of a grid, and beyond its ends while they are best.
 
     Args:
-        make: the short run at a λ.
         grid: increasing, by about the same factor; two λ at least.
-        trials: what was found before, and is not looked for again; new ones are added.
+        make: the short run at a λ.
+        rows: validation windows or examples.
+        known: what was found before, and is not looked for again.
+        keep: is handed every new trial.
     """
-    kept = trials or Trials()
+    before = {trial.scale: trial for trial in known}
     rows = rows.take(evenly_spaced(len(rows), MAX_ROWS).numpy())
 
     def trial(scale: float) -> Trial:
-        if scale not in kept.found:
+        if scale not in before:
             job = make(scale)
             draws, forward = short_run(job), Forward(job.model, precision)
             found = nll_of(forward, job.model.likelihood, draws, rows, batch_size)
-            kept.keep(Trial(scale, job.plan.steps, *found))
+            before[scale] = Trial(scale, job.plan.steps, *found)
+            keep(before[scale])
             del job, draws, forward  # and the prior, before the next is made
         advance(1)
-        return kept.found[scale]
+        return before[scale]
 
     with progress_bar(progress, len(grid)) as advance:
         curve = Curve(tuple(trial(scale) for scale in grid), len(rows))
-        while curve.beyond is not None and len(curve.trials) < len(grid) + MORE:
-            found = sorted((*curve.trials, trial(curve.beyond)), key=lambda trial: trial.scale)
-            curve = replace(curve, trials=tuple(found))
+        while curve.at_the_end and len(curve.trials) < len(grid) + MORE:
+            first, second, *_ = curve.trials
+            *_, last_but_one, last = curve.trials
+            if curve.best is first:
+                beyond = trial(_round(first.scale**2 / second.scale))
+                curve = replace(curve, trials=(beyond, *curve.trials))
+            else:
+                beyond = trial(_round(last.scale**2 / last_but_one.scale))
+                curve = replace(curve, trials=(*curve.trials, beyond))
     return curve
+
+
+def _round(scale: float) -> float:
+    """To six digits: a λ that people can type."""
+    return float(f"{scale:.6g}")
 
 
 def short_run(job: Job) -> Tensor:
@@ -168,11 +181,50 @@ def short_run(job: Job) -> Tensor:
     return found if bool(found.isfinite().all()) else found[:0]
 
 
+@dataclass
+class Trials:
+    """The trials of a command so far, for when it is stopped and given again.
+
+    Attributes:
+        path: where they are kept; None where the command names no --out.
+        of: all that a trial depends on, plain data.
+    """
+
+    path: Path | None
+    of: dict[str, Any]
+    found: list[Trial] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, folder: str | None, of: dict[str, Any]) -> Trials:
+        """What is in `folder`, if it is of the same."""
+        trials = cls(None if folder is None else Path(folder) / TRIALS, json.loads(json.dumps(of)))
+        if trials.path is None:
+            return trials
+        try:
+            content = json.loads(trials.path.read_text())
+            if content["of"] == trials.of:
+                trials.found = [Trial.from_json(trial) for trial in content["trials"]]
+        except (OSError, ArithmeticError, ValueError, TypeError, KeyError, AttributeError):
+            pass  # none, or damaged: they are made again
+        return trials
+
+    def keep(self, trial: Trial) -> None:
+        self.found.append(trial)
+        if self.path is None:
+            return
+        content = {"of": self.of, "trials": [asdict(trial) for trial in self.found]}
+        atomic_write(self.path, json.dumps(finite(content)).encode())
+
+
 def choose_scale(name: str, settings: TrainSettings, inputs: Inputs) -> dict[str, Any]:
-    """Choose λ and show the curve; what a run keeps of it. Trials are kept in --out, which is made,
-    and taken from it. Raises UserError where every short run diverged."""
-    if settings.out is not None:
-        Run.create(Path(settings.out))
+    """Choose λ and show the curve; what a run keeps of it.
+
+    Trials are kept in --out, which is there, and taken from it.
+
+    Raises:
+        UserError: every short run diverged.
+    """
+    rows = inputs.material(ScoringSettings(eval_splits=("val",)), None).scored["val"]
     # half a pass over the data is not half of what a pass leads to
     steps = None if settings.per_example else settings.prior_scale_steps
     moments = None
@@ -184,16 +236,18 @@ def choose_scale(name: str, settings: TrainSettings, inputs: Inputs) -> dict[str
         moments = job.moments  # of the likelihood alone: measured once
         return job
 
+    kept = Trials.read(settings.out, _identity(name, settings, inputs))
     curve = tune_scale(
         make,
         PRIORS[settings.prior].scales,
-        inputs.validation(),
+        rows,
         batch_size=settings.eval_batch_size,
         precision=scoring_precision(settings.eval_precision, inputs.model),
         progress="choosing λ",
-        trials=Trials.read(settings.out, _identity(name, settings, inputs)),
+        known=tuple(kept.found),
+        keep=kept.keep,
     )
-    if not math.isfinite(curve.best.nll):
+    if not curve.best.finite:
         raise UserError(
             "`prior_scale=auto`: the short runs of all λ diverged; lower `learning_rate`, or give"
             " λ as a number"
@@ -201,7 +255,7 @@ def choose_scale(name: str, settings: TrainSettings, inputs: Inputs) -> dict[str
     found = curve.to_json()
     found["gradient_evaluations"] += settings.measured_batches
     show(scale_table(found))
-    if curve.beyond is not None:
+    if curve.at_the_end:
         warn(
             f"the best λ, {curve.best.scale:g}, is at an end of the grid: a better one may"
             " lie beyond; try it as `prior_scale`"
@@ -212,7 +266,7 @@ def choose_scale(name: str, settings: TrainSettings, inputs: Inputs) -> dict[str
 def _identity(name: str, settings: TrainSettings, inputs: Inputs) -> dict[str, Any]:
     """All that a trial depends on."""
     prior, model = settings.prior_path, inputs.model
-    variances = Path(vars(settings).get("preconditioner", ""))
+    variances = vars(settings).get("preconditioner", "")
     return {
         "sampler": name,
         "settings": {k: v for k, v in vars(settings).items() if k not in ASIDE},
@@ -220,6 +274,6 @@ def _identity(name: str, settings: TrainSettings, inputs: Inputs) -> dict[str, A
         "start": sha256(model.theta) if model.elsewhere else None,
         "data": [inputs.data, inputs.block_size],
         "prior": None if prior is None else fingerprint(Path(prior)),
-        "preconditioner": file_sha256(variances) if variances.is_file() else None,
+        "preconditioner": file_sha256(Path(variances)) if Path(variances).is_file() else None,
         "versions": [version(package) for package in ("bayesgen", "torch")],
     }

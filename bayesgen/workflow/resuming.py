@@ -13,20 +13,15 @@ from bayesgen.config import EvalSettings, TrainSettings, described
 from bayesgen.config.fields import Chosen, by_flag
 from bayesgen.draws import Draws
 from bayesgen.errors import UserError
-from bayesgen.inference.preconditioning import Scales
 from bayesgen.inference.registry import SAMPLERS
 from bayesgen.models import FunctionalModel
 from bayesgen.parameters import names_adapters
-from bayesgen.posterior.opening import Start, require_same_labels, sha256
-from bayesgen.priors.prior_file import fingerprint
+from bayesgen.posterior.opening import START, Start, sha256
 from bayesgen.runs import Run, newest_unfinished
-from bayesgen.runs.files import StartRecord, wrong
-from bayesgen.workflow.inputs import Inputs
+from bayesgen.runs.files import StartRecord
 
 CHANGEABLE = {*described(EvalSettings), "base_dir", "device", "out", "wandb", "checkpoint_every"}
 """Settings that may differ when a run is resumed. (Another device does not give the same bits.)"""
-PRECONDITIONER = "preconditioner.safetensors"
-PRIOR_SCALE = "prior_scale.json"
 ADAPTERS = ("lora_r", "lora_alpha", "lora_targets")
 """Settings that decide what a θ of adapters means."""
 
@@ -37,8 +32,14 @@ def gaussian_name(chain: int) -> str:
 
 
 def run_to_resume(sampler: str, settings: TrainSettings, resume: str | None) -> Run | None:
-    """The run to continue: in the folder `resume`, or for `auto` the run in `out`, or the newest
-    that is not finished; None for a new one."""
+    """The run to continue; None for a new one.
+
+    Args:
+        resume: a run's folder, or `auto`: the run in `out`, or the newest that is not finished.
+
+    Raises:
+        UserError: there is no run in the folder that is named.
+    """
     if resume is None:
         return None
     if resume != "auto":
@@ -50,7 +51,14 @@ def run_to_resume(sampler: str, settings: TrainSettings, resume: str | None) -> 
 
 
 def resumed_settings(run: Run, sampler: str, given: Mapping[str, Any]) -> Chosen[TrainSettings]:
-    """The run's own settings, changed by those that were `given` this time."""
+    """The run's own settings, with what may change changed.
+
+    Args:
+        given: settings that were chosen for this time.
+
+    Raises:
+        UserError: one of them contradicts the run, or another version wrote it.
+    """
     record = run.record()
     if record.sampler != sampler:
         raise UserError(f"`sampler={sampler}`: '{run.path}' is a run of {record.sampler}")
@@ -70,8 +78,12 @@ def continued(
     folder: Path,
     what: str,
 ) -> dict[str, Any]:
-    """The settings in `record`, of the run or fine-tune (`what`) in `folder`, with those that were
-    `given`, which may contradict them where they are `changeable` only."""
+    """The settings in `record`, of the run or fine-tune in `folder`, with those of `given`.
+
+    Raises:
+        UserError: a setting that may not change is given another value, or the names are not those
+            of `cls`.
+    """
     stored = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}
     known = described(cls)
     if stored.keys() != known.keys():
@@ -89,74 +101,46 @@ def continued(
     return {**stored, **given}
 
 
-def require_same(of: str, what: str, name: str, before: str | None, now: str | None) -> None:
-    """Refuse to continue a run or fine-tune (`of`) on another model, data or prior (`what`)."""
-    if before != now:
-        raise UserError(
-            f"`resume`: '{name}' is not the {what} that the {of} started with (its sha256 differs);"
-            f" put that one back or start a new {of}"
-        )
+def start_of(settings: TrainSettings, model: FunctionalModel, data: Mapping[str, Any]) -> Start:
+    """The mean weights of the run that `settings` name.
 
+    Args:
+        data: what run.json will say of the data.
 
-def require_same_inputs(run: Run, inputs: Inputs, settings: TrainSettings) -> None:
-    """Refuse to continue a run on another model, other data, or under another prior."""
-    record, model, path = run.record(), inputs.model, settings.prior_path
-    require_same("run", "model", model.info.name, record.model.sha256, model.sha256)
-    require_same_labels(record.model, model.info, str(run.path))
-    if path is not None:
-        require_same("run", "prior", path, record.prior.get("sha256"), fingerprint(Path(path)))
-    require_same("run", "data", inputs.data["name"], record.data.sha256, inputs.data["sha256"])
-
-
-def stored_scales(run: Run, model: FunctionalModel) -> Scales:
-    """What was measured before the run's first step: its coordinates φ mean nothing without."""
-    stored = run.read_tensors(PRECONDITIONER)
-    if stored is None:
-        path = run.path / PRECONDITIONER
-        raise UserError(f"`resume`: '{path}' is missing; put it back or start a new run")
-    return Scales.of(stored, model.device)
-
-
-def stored_scale(run: Run) -> dict[str, Any]:
-    """The λ that was chosen before the run's first step."""
-    curve = run.read_json(PRIOR_SCALE)
-    if not isinstance(curve.get("chosen"), float) or "gradient_evaluations" not in curve:
-        path = run.path / PRIOR_SCALE
-        raise UserError(f"`resume`: '{path}' is damaged; put it back or start a new run")
-    return curve
-
-
-def start_of(
-    settings: TrainSettings, model: FunctionalModel, data: Mapping[str, Any]
-) -> Start | None:
-    """The mean weights of the run that `init_from` names, if any, where it leads to a start for
-    chains on `model` and on `data`, as run.json will describe them."""
-    name = settings.init_from
-    if name is None:
-        return None
+    Raises:
+        UserError: no run is there, or it does not lead to a start for chains on `model`.
+    """
+    name = str(settings.init_from)
     run = Run.open(name, setting="`init_from`")
     record = run.record()
-    theirs, start = record.settings, f"`init_from`: the run '{name}'"
     if not run.finished:
-        raise UserError(f"{start} is not finished; continue it with `resume='{name}'`")
+        raise UserError(
+            f"`init_from`: the run '{name}' is not finished; continue it with `resume='{name}'`"
+        )
     posterior = Draws.load(name)
+    theirs = record.settings
     for key in ("task", *(ADAPTERS if names_adapters(theirs["parameters"]) else ())):
         if theirs.get(key) != getattr(settings, key):
-            raise UserError(f"{start} was made with `{key}={theirs.get(key)}`; give it here, too")
-    if posterior.layout != model.layout or record.data.classes != data.get("classes"):
+            raise UserError(
+                f"`init_from`: the run '{name}' was made with"
+                f" `{key}={theirs.get(key)}`; give it here, too"
+            )
+    classes = record.data.classes
+    if posterior.layout != model.layout or classes != data.get("classes"):
         raise UserError(
-            f"{start} moved other parameters ({posterior.layout.size:,}, not"
-            f" {model.layout.size:,}) or has other classes; give its `parameters`, `model` and"
-            " `data`"
+            f"`init_from`: the run '{name}' moved other parameters"
+            f" ({posterior.layout.size:,}, not {model.layout.size:,}) or has other classes; give"
+            " its `parameters`, `model` and `data`"
         )
     if record.model.sha256 != model.info.sha256:
         raise UserError(
-            f"{start} is of another model than '{model.info.name}' (its sha256 differs); name that"
-            f" one with `model` ('{record.model.name}')"
+            f"`init_from`: the run '{name}' is of another model than '{model.info.name}' (its"
+            f" sha256 differs); name that one with `model` ('{record.model.name}')"
         )
     if theirs.get("chains") != 1:
         raise UserError(
-            f"{start} has several chains, whose mean may lie in no mode; name a run of one"
+            f"`init_from`: the run '{name}' has several chains, whose mean may lie in no mode; name"
+            " a run of one"
         )
     gaussian = run.read_tensors(gaussian_name(0))
     theta = posterior.mean() if gaussian is None else gaussian.get("mean")
@@ -165,13 +149,21 @@ def start_of(
     file = f"{record.sampler}_metrics.json"
     count = run.read_json(file).get("gradient_evaluations")
     if type(count) is not int:
-        raise wrong(run.path / file, "gradient_evaluations")
-    of = {"run": name, "sampler": record.sampler, "sha256": sha256(theta)}
-    return Start(theta, StartRecord(**of, gradient_evaluations=count))
+        raise UserError(
+            f"'{run.path / file}': 'gradient_evaluations' is missing or wrong; the file was damaged"
+            " or written by another version: copy it back, or use that version"
+        )
+    before = {"run": name, "sampler": record.sampler, "sha256": sha256(theta)}
+    return Start(theta, StartRecord(**before, gradient_evaluations=count))
+
+
+def keep_start(run: Run, start: Start) -> None:
+    """Put it into the run's folder: the other run may go."""
+    run.write_tensors(START, {"theta": start.theta})
 
 
 def rng_state(device: torch.device) -> dict[str, Tensor]:
-    """The states of the global random generators, as tensors of bytes: to resume is to draw on."""
+    """The global generators' states, as tensors of bytes."""
     state = {"rng.cpu": torch.get_rng_state()}
     if device.type == "cuda":
         state["rng.cuda"] = torch.cuda.get_rng_state(device)

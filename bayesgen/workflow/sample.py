@@ -6,23 +6,25 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bayesgen.config import TrainSettings, described
 from bayesgen.config.fields import Chosen
-from bayesgen.errors import UserError, memory_guard, nearest
+from bayesgen.errors import UserError, nearest
 from bayesgen.inference.registry import SAMPLERS
 from bayesgen.models import FunctionalModel
 from bayesgen.posterior import Posterior
 from bayesgen.priors import Prior
 from bayesgen.runs import Run
-from bayesgen.tasks import TASKS
-from bayesgen.workflow.inputs import GIVEN, model_of
-from bayesgen.workflow.own_data import inputs_of
-from bayesgen.workflow.preflight import less_memory
-from bayesgen.workflow.resuming import CHANGEABLE, require_same_inputs, resumed_settings
-from bayesgen.workflow.session import require_resources, run_sampler
+from bayesgen.workflow.inputs import model_of
+from bayesgen.workflow.own_data import inputs_of, named
+from bayesgen.workflow.resuming import CHANGEABLE, resumed_settings
+from bayesgen.workflow.session import require_resources, require_same_inputs, run_sampler
+
+PATH = "keyword"
+"""What run.json names as the source of a setting that was given in Python."""
 
 
 def sample(
@@ -71,30 +73,28 @@ def sample(
         >>> len(posterior), posterior[0].shape == (model.layout.size,)
         (2, True)
     """
-    folder = _Folder() if out is None else None
-    path = Path(str(out)) if folder is None else folder.path / "run"
+    folder = None
+    if out is None:
+        folder = _Folder()
+        out = folder.path / "run"
     given = settings if prior is None or isinstance(prior, Prior) else {**settings, "prior": prior}
-    chosen, network = _chosen(sampler, model, data, {**given, "out": str(path)})
-    run = Run(path) if (path / "run.json").is_file() else None
-    if not resume:
-        Run.require_free(path)
-    with memory_guard(less_memory(chosen.settings)):
-        if run is None:
-            # of a model by name before its weights are loaded
-            outline = model_of(chosen.settings, outline=True) if network is None else network
-            require_resources(sampler, chosen.settings, outline)
-        network = model_of(chosen.settings) if network is None else network
-        source = chosen.settings.data or chosen.settings.corpus if data is None else data
-        inputs = inputs_of(network, source, chosen.settings)
-        if run is not None:
-            fixed = vars(chosen.settings).keys() - CHANGEABLE - {"model"}
-            resumed_settings(run, sampler, {k: getattr(chosen.settings, k) for k in sorted(fixed)})
-        if run is None or not run.finished:
-            own = prior if isinstance(prior, Prior) else None
-            run = run_sampler(sampler, chosen, inputs, run, prior=own)
-        else:
-            require_same_inputs(run, inputs, chosen.settings)
-    posterior = Posterior.load(run.path, model=network)
+    chosen, network = _chosen(sampler, model, data, {**given, "out": str(out)})
+    source = chosen.settings.data or chosen.settings.corpus if data is None else data
+    inputs = inputs_of(network, source, chosen.settings)
+    if not (Path(out) / "run.json").is_file():
+        require_resources(sampler, chosen.settings, network)
+    there = Run(Path(out)) if (Path(out) / "run.json").is_file() else None
+    if there is not None:
+        if not resume:
+            Run.require_free(Path(out))
+        fixed = vars(chosen.settings).keys() - CHANGEABLE - {"model"}
+        resumed_settings(there, sampler, {k: getattr(chosen.settings, k) for k in sorted(fixed)})
+    if there is None or not there.finished:
+        own = prior if isinstance(prior, Prior) else None
+        there = run_sampler(sampler, chosen, inputs, there, prior=own)
+    else:
+        require_same_inputs(there, inputs, chosen.settings)
+    posterior = Posterior.load(there.path, model=network)
     posterior._folder = folder
     return posterior
 
@@ -135,8 +135,8 @@ def load(
 
 def _chosen(
     sampler: str, model: FunctionalModel | str | Path, data: Any, given: Mapping[str, Any]
-) -> tuple[Chosen[TrainSettings], FunctionalModel | None]:
-    """Checked settings, where each came from, and the model where it is loaded already."""
+) -> tuple[Chosen[TrainSettings], FunctionalModel]:
+    """Checked settings, where each came from, and the model."""
     spec = SAMPLERS[sampler]
     known = described(spec.settings)
     for key in given:
@@ -144,21 +144,32 @@ def _chosen(
             raise UserError(f"`{key}` is no setting of {sampler}{nearest(key, known)}")
     network = model if isinstance(model, FunctionalModel) else None
     task = network.info.task if network is not None else given.get("task", "causal-lm")
-    base = spec.defaults(task, prior=given.get("prior"), init_from=given.get("init_from"))
-    values = {**base, "task": task, **given, "model": str(model)}
     if network is not None:
         for key in ("task", "model", "meta_path", "device"):
             if key in given:
                 raise UserError(f"`{key}`: the model is loaded already; give it to load_model")
+    base = spec.defaults(task, prior=given.get("prior"), init_from=given.get("init_from"))
+    values = {**base, "task": task, **given}
+    if network is not None:
+        values["model"] = network.info.name
         if "parameters" in given or network.parameters is None:
             network = network.select(values.get("parameters", "all"))
-        values |= {"model": network.info.name, "parameters": str(network.parameters)}
-    if data is not None:
-        key = "data" if TASKS[task].is_labelled else "corpus"
-        values[key] = str(data) if isinstance(data, str | Path) else GIVEN
+        values["parameters"] = str(network.parameters)
+    else:
+        values["model"] = str(model)
     settings = spec.settings(**values)
+    if network is None:
+        of_data = settings if data is None else replace(settings, **_place(task, data))
+        network = model_of(of_data)
+    if data is not None:
+        settings = replace(settings, **named(network, data))
     spec.validate(settings)
     for key, why in spec.without_effect(settings).items():
         if key in given:
             raise UserError(f"`{key}` {why}")
-    return Chosen(settings, dict.fromkeys((k for k in given if k != "out"), "keyword")), network
+    return Chosen(settings, dict.fromkeys((k for k in given if k != "out"), PATH)), network
+
+
+def _place(task: str, data: Any) -> dict[str, Any]:
+    """The setting that names the data, for a head that gets its classes from them."""
+    return {"data": str(data)} if isinstance(data, str | Path) else {}

@@ -6,7 +6,7 @@ import platform
 import resource
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from importlib.metadata import version
@@ -18,23 +18,34 @@ from rich.console import Console
 
 from bayesgen.config import TrainSettings
 from bayesgen.config.fields import Chosen
-from bayesgen.errors import Interrupted, warn
+from bayesgen.errors import Interrupted, UserError, warn
+from bayesgen.inference.preconditioning import Scales
 from bayesgen.models import FunctionalModel, resolve_device
-from bayesgen.posterior.opening import START, Start, stored_start
+from bayesgen.posterior.opening import Start, require_same_labels, stored_start
 from bayesgen.priors.base import Prior
 from bayesgen.priors.prior_file import fingerprint
-from bayesgen.reports.tables import SUMMARY, predictor_caption, show, summary, tables_of
+from bayesgen.reports.tables import (
+    SUMMARY,
+    predictor_caption,
+    show,
+    summary,
+    tables_of,
+)
 from bayesgen.runs import Run, RunRecord, atomic_write, new_run_path
 from bayesgen.runs.files import DataRecord, ModelRecord, OpeningRecord
 from bayesgen.runs.run import Tracker
-from bayesgen.workflow import resuming
+from bayesgen.tasks import TASKS
 from bayesgen.workflow.inputs import Inputs, model_of, read_inputs
 from bayesgen.workflow.job import Job, make_job
-from bayesgen.workflow.loop import ChainTotals, graceful_stop, run_chain, save_models, watch_of
-from bayesgen.workflow.preflight import estimate, opening, require
+from bayesgen.workflow.loop import ChainTotals, graceful_stop, run_chain
+from bayesgen.workflow.preflight import Opening, estimate, opening, require
 from bayesgen.workflow.prior_scale import TRIALS, choose_scale
+from bayesgen.workflow.resuming import keep_start, start_of
 from bayesgen.workflow.scoring import check_draws, score_run
+from bayesgen.workflow.watching import save_models, watch_of
 
+PRECONDITIONER = "preconditioner.safetensors"
+PRIOR_SCALE = "prior_scale.json"
 MANY_CLIPPED = 0.01
 """Share of the steps whose gradient may be cut without a warning."""
 LARGE = 2**30
@@ -47,7 +58,7 @@ def train(
     resumed: Run | None = None,
     words: Callable[[str], str] = str,
 ) -> Run:
-    """Load what the settings name, and run the sampler: see `run_sampler`."""
+    """Load what `settings` name, and run the sampler: see `run_sampler`."""
     settings = chosen.settings
     if resumed is None:
         require_resources(name, settings, model_of(settings, outline=True))
@@ -68,67 +79,61 @@ def run_sampler(
 
     Args:
         prior: in the place of the one that the settings name.
-        words: what warnings are put through before they are shown, such as `errors.as_flags`.
+        words: what a text is put through before it is shown, such as `errors.as_flags`.
 
     Raises:
         UserError: something that the user can put right.
         Interrupted: a signal stopped it; its state was saved.
     """
     settings, model = chosen.settings, inputs.model
-    auto = settings.prior_scale == "auto"
     if resumed is not None:
-        resuming.require_same_inputs(resumed, inputs, settings)
+        require_same_inputs(resumed, inputs, settings)
     # whatever cannot work is refused before a folder is made
     material = inputs.material(settings, None) if settings.eval else None
-    if resumed is not None:
-        start = stored_start(resumed, model)
-        curve = resuming.stored_scale(resumed) if auto else None
-        scales = resuming.stored_scales(resumed, model) if settings.draws_from == "chain" else None
-    else:
-        start = resuming.start_of(settings, model, inputs.data)
-        curve = scales = None
-        if settings.out is not None:
-            Run.require_free(Path(settings.out))
+    start = _start(settings, inputs, resumed)
     if start is not None:
         model.start_at(start.theta)
-    if resumed is None and auto:
-        curve = choose_scale(name, settings, inputs)
-    at = settings if curve is None else replace(settings, prior_scale=curve["chosen"])
-    job = make_job(name, at, model, inputs.batches, scales, prior=prior)
-    if settings.eval:
-        check_draws(settings, job.num_draws)
+    curve = None
     if resumed is None:
-        needs = estimate(name, settings, model)
-        sizes = opening(job, needs, () if start is None else (start.row(),))
-        run = Run.create(Path(settings.out or new_run_path(Path(settings.base_dir), name)))
+        if settings.out is not None:
+            Run.require_free(Path(settings.out))
+        if _auto(settings):
+            if settings.out is not None:
+                Run.create(Path(settings.out))
+            curve = choose_scale(name, settings, inputs)
+        job = make_job(name, _with_scale(settings, curve), model, inputs.batches, prior=prior)
+        if settings.eval:
+            check_draws(settings, job.num_draws)
+        sizes = opening(job, () if start is None else (start.row(),))
+        folder = settings.out or new_run_path(Path(settings.base_dir), name)
+        run = Run.create(Path(folder))
     else:
         run = resumed
+        curve = _stored_scale(run) if _auto(settings) else None
+        scales = _stored_scales(run, model) if settings.draws_from == "chain" else None
+        at = _with_scale(settings, curve)
+        job = make_job(name, at, model, inputs.batches, scales, prior=prior)
+        if settings.eval:
+            check_draws(settings, job.num_draws)
     watch = watch_of(settings, inputs)
     with run.locked():
         if resumed is None:
             if job.scales is not None:
-                run.write_tensors(resuming.PRECONDITIONER, job.scales.tensors())
+                run.write_tensors(PRECONDITIONER, job.scales.tensors())
             if curve is not None:
-                run.write_json(resuming.PRIOR_SCALE, curve)
-            if start is not None:  # the run that it is of may go
-                run.write_tensors(START, {"theta": start.theta})
+                run.write_json(PRIOR_SCALE, curve)
+            if start is not None:
+                keep_start(run, start)
             run.write_json("run.json", _record(job, chosen, inputs, sizes, start).to_json())
             (run.path / TRIALS).unlink(missing_ok=True)
-            known = len(needs.rows()) if needs.memory >= LARGE else 0
-            _print(f"{name} in {run.path}", sizes.rows[known:], map(words, sizes.warnings))
+            _print_opening(name, run, sizes, words)
         config = run.record().settings if settings.wandb else None
         with graceful_stop() as stop, Tracker(run, config) as tracker:
             chains = [run_chain(job, run, tracker, c, stop, watch) for c in range(settings.chains)]
             if watch is not None:
                 save_models(run, model, settings.chains)
         totals = _totals(job, chains, curve, start)
-        if totals["clipped_steps"] > MANY_CLIPPED * totals["steps"]:
-            rare = "" if model.task.is_labelled else ", where many tokens are rare,"
-            warn(
-                f"the gradient was cut in {totals['clipped_steps']:,} of {totals['steps']:,} steps:"
-                " the draws are not those of the posterior; lower `learning_rate`, raise"
-                f" `gradient_clip`, or{rare} raise `preconditioner_damping` to 1"
-            )
+        _warn_of_clipping(totals, settings.task)
         try:
             evaluation = None if material is None else score_run(run, model, settings, material)
         except KeyboardInterrupt:
@@ -136,7 +141,7 @@ def run_sampler(
         if curve is not None and evaluation is not None and "val" in evaluation["splits"]:
             warn(
                 "the validation rows chose λ, too: for numbers to report score rows that"
-                " nothing was chosen by (`eval_splits` test, or bayesgen evaluate with `text`)"
+                " nothing was chosen by (`eval_splits` test, or evaluate.py with `text`)"
             )
         text = summary(run.record(), totals, evaluation)
         atomic_write(run.path / f"{name}_summary.txt", text.encode())
@@ -158,21 +163,20 @@ def show_results(run: Run) -> None:
     print(f"{len(run.draw_paths())} draws in {run.path}")
 
 
-def require_resources(name: str, settings: TrainSettings, outline: FunctionalModel) -> None:
-    """Refuse what cannot fit; say what a large run needs. Of the model its outline will do."""
-    needs = estimate(name, settings, outline)
-    if needs.memory >= LARGE:
-        _print(f"{name} on {outline.info.name}", needs.rows())
-    require(needs, resolve_device(settings.device), Path(settings.out or settings.base_dir))
+def _auto(settings: TrainSettings) -> bool:
+    return settings.prior_scale == "auto"
 
 
-def _print(title: str, rows: Iterable[tuple[str, str]], warnings: Iterable[str] = ()) -> None:
-    console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
-    console.print(title, style="bold")
-    for label, value in rows:
-        console.print(f"  {label:<16}{value}")
-    for warning in warnings:
-        console.print(f"  warning: {warning}", style="yellow")
+def _with_scale(settings: TrainSettings, curve: dict[str, Any] | None) -> TrainSettings:
+    """`settings` with the λ that was chosen, where it had to be."""
+    return settings if curve is None else replace(settings, prior_scale=curve["chosen"])
+
+
+def _start(settings: TrainSettings, inputs: Inputs, resumed: Run | None) -> Start | None:
+    """Where chains start, if not at the loaded weights."""
+    if resumed is not None:
+        return stored_start(resumed, inputs.model)
+    return None if settings.init_from is None else start_of(settings, inputs.model, inputs.data)
 
 
 def _totals(
@@ -196,15 +200,70 @@ def _totals(
     }
 
 
+def _stored_scales(run: Run, model: FunctionalModel) -> Scales:
+    """What was measured before the run's first step: its coordinates φ mean nothing without."""
+    stored = run.read_tensors(PRECONDITIONER)
+    if stored is None:
+        raise UserError(
+            f"`resume`: '{run.path / PRECONDITIONER}' is missing; put it back or start a new run"
+        )
+    return Scales.of(stored, model.device)
+
+
+def _warn_of_clipping(totals: dict[str, Any], task: str) -> None:
+    """Say so where cut gradients were not the exception that they are meant to be."""
+    rare = "" if TASKS[task].is_labelled else ", where many tokens are rare,"
+    if totals["clipped_steps"] > MANY_CLIPPED * totals["steps"]:
+        warn(
+            f"the gradient was cut in {totals['clipped_steps']:,} of"
+            f" {totals['steps']:,} steps: the draws are not those of the posterior; lower"
+            f" `learning_rate`, raise `gradient_clip`, or{rare} raise `preconditioner_damping` to"
+            " 1"
+        )
+
+
+def _stored_scale(run: Run) -> dict[str, Any]:
+    """The λ that was chosen before the run's first step."""
+    curve = run.read_json(PRIOR_SCALE)
+    if not isinstance(curve.get("chosen"), float) or "gradient_evaluations" not in curve:
+        raise UserError(
+            f"`resume`: '{run.path / PRIOR_SCALE}' is damaged; put it back or start a new run"
+        )
+    return curve
+
+
+def require_same_inputs(run: Run, inputs: Inputs, settings: TrainSettings) -> None:
+    """Refuse to continue a run on another model, other data, or under another prior."""
+    record = run.record()
+    if record.model.sha256 != inputs.model.sha256:
+        raise UserError(
+            f"`resume`: '{inputs.model.info.name}' is not the model that the run started from (its"
+            " sha256 differs); put the old one back or start a new run"
+        )
+    require_same_labels(record.model, inputs.model.info, str(run.path))
+    if settings.prior_path is not None:
+        now = fingerprint(Path(settings.prior_path))
+        if record.prior.get("sha256") != now:
+            raise UserError(
+                f"`resume`: '{settings.prior_path}' is not the prior that the run started with (its"
+                " sha256 differs); put the old one back or start a new run"
+            )
+    if record.data.sha256 != inputs.data["sha256"]:
+        raise UserError(
+            f"`resume`: the data '{inputs.data['name']}' are not those that the run started with"
+            " (their sha256 differs); put the old ones back or start a new run"
+        )
+
+
 def _record(
     job: Job,
     chosen: Chosen[TrainSettings],
     inputs: Inputs,
-    sizes: OpeningRecord,
+    sizes: Opening,
     start: Start | None,
 ) -> RunRecord:
     """The content of run.json."""
-    model, prior = job.model, job.settings.prior_path
+    info = job.model.info
     packages = ("torch", "posteriors", "torchopt", "numpy", "safetensors", "bayesgen")
     return RunRecord(
         sampler=job.spec.name,
@@ -213,24 +272,67 @@ def _record(
         settings=vars(chosen.settings),
         sources=chosen.sources,
         model=ModelRecord(
-            **vars(model.info) | {"config": dict(model.info.config), "sha256": model.sha256}
+            name=info.name,
+            family=info.family,
+            task=info.task,
+            config=dict(info.config),
+            sha256=job.model.sha256,
         ),
         start=None if start is None else start.record,
         data=DataRecord(**inputs.data),
         block_size=inputs.block_size,
         num_observations=job.num_observations,
-        num_parameters=model.num_parameters,
-        num_bayesian=model.layout.size,
-        opening=sizes,
+        num_parameters=job.model.num_parameters,
+        num_bayesian=job.model.layout.size,
+        opening=OpeningRecord(rows=sizes.rows, numbers=sizes.numbers, warnings=sizes.warnings),
         versions={"python": platform.python_version(), **{p: version(p) for p in packages}},
         machine={
             "platform": platform.platform(),
-            "device": str(model.device),
+            "device": str(job.model.device),
             "threads": torch.get_num_threads(),
         },
-        parameters=model.layout.to_json(),
-        prior=job.prior.record() | ({} if prior is None else {"sha256": fingerprint(Path(prior))}),
+        parameters=job.model.layout.to_json(),
+        prior=job.prior.record() | _prior_file(job.settings),
     )
+
+
+def _prior_file(settings: TrainSettings) -> dict[str, str]:
+    """What a run keeps of the file of its prior."""
+    if settings.prior_path is None:
+        return {}
+    return {"sha256": fingerprint(Path(settings.prior_path))}
+
+
+def require_resources(name: str, settings: TrainSettings, outline: FunctionalModel) -> None:
+    """Refuse what cannot fit; say what a large run needs.
+
+    Args:
+        outline: the model, or its sizes alone.
+    """
+    needs = estimate(name, settings, outline)
+    if needs.memory >= LARGE:
+        console = _console()
+        console.print(f"{name} on {outline.info.name}", style="bold")
+        _print_rows(console, needs.rows())
+    require(needs, resolve_device(settings.device), Path(settings.out or settings.base_dir))
+
+
+def _print_rows(console: Console, rows: list[tuple[str, str]]) -> None:
+    for label, value in rows:
+        console.print(f"  {label:<16}{value}")
+
+
+def _console() -> Console:
+    return Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+
+
+def _print_opening(name: str, run: Run, sizes: Opening, words: Callable[[str], str]) -> None:
+    console = _console()
+    console.print(f"{name} in {run.path}", style="bold")
+    known = len(sizes.needs.rows()) if sizes.needs.memory >= LARGE else 0
+    _print_rows(console, sizes.rows[known:])
+    for warning in sizes.warnings:
+        console.print(f"  warning: {words(warning)}", style="yellow")
 
 
 def peak_memory_mib() -> float:
