@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -22,19 +22,36 @@ RUNS = Path(__file__).parent / "fixtures" / "runs"
 CHAIN, CLASSIFIER = "nanogpt-sghmc", "classifier-swag"
 EXPECTED = json.loads((RUNS / "expected.json").read_text())
 DRIVER = """
-import contextlib, io, json, sys
+import contextlib, io, json, os, sys
 sys.path.append(sys.argv[1])
 from bayesgen.cli.main import main
 from tests.golden.cases import probe
-printed = []
-for words in json.loads(sys.argv[2]):
-    with contextlib.redirect_stdout(io.StringIO()) as out:
-        code = main(words)
-    if code:
-        sys.exit(f"bayesgen {words}: status {code}")
-    printed.append(out.getvalue())
+printed = {}
+for folder, lines in json.loads(sys.argv[2]).items():
+    os.chdir(folder)
+    for line in lines:
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            code = main(line.split())
+        if code:
+            sys.exit(f"bayesgen {line}: status {code}")
+        printed[line] = out.getvalue()
+    os.chdir("..")
 print(json.dumps([probe(), printed]))
 """
+
+
+COMMANDS = {
+    CHAIN: (
+        "train --resume run",
+        "generate run --device cpu --prompt fox --max-new-tokens 9 --json",
+    ),
+    CLASSIFIER: (
+        "evaluate run --device cpu",
+        "prior show run --json",
+        # finished: nothing is left to do, and nothing that is there may change
+        "train --resume run",
+    ),
+}
 
 
 @pytest.fixture
@@ -45,22 +62,33 @@ def here(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.Mon
     return copy
 
 
-def commands(*lines: str) -> tuple[str | None, list[str]]:
-    """Run command lines in one process.
+class After(NamedTuple):
+    """The copies of the folders in `path`, after the commands.
 
-    Returns why their bits cannot be compared on this machine (None: they can), and what they
-    printed.
+    `printed` is what each command printed, `why` why bits cannot be compared on this machine
+    (None: they can).
     """
+
+    path: Path
+    printed: dict[str, str]
+    why: str | None
+
+
+@pytest.fixture(scope="module")
+def after(tmp_path_factory: pytest.TempPathFactory) -> After:
+    """All commands in one process: its imports take longer than they."""
+    path = tmp_path_factory.mktemp("old")
+    for name in COMMANDS:
+        shutil.copytree(RUNS / name, path / name)
     kept = {key: value for key, value in os.environ.items() if key not in NOT_INHERITED}
     done = subprocess.run(
-        [sys.executable, "-c", DRIVER, str(Path(__file__).parents[1]),
-         json.dumps([line.split() for line in lines])],
-        env=kept | ENVIRONMENT | {"HOME": str(Path.cwd())},
+        [sys.executable, "-c", DRIVER, str(Path(__file__).parents[1]), json.dumps(COMMANDS)],
+        cwd=path, env=kept | ENVIRONMENT | {"HOME": str(path)},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     probe, printed = json.loads(done.stdout.splitlines()[-1])
-    return unlike(json.loads(HASHES.read_text())["probe"], probe), printed
+    return After(path, printed, unlike(json.loads(HASHES.read_text())["probe"], probe))
 
 
 def newest_evaluation(run: Path) -> dict[str, Any]:
@@ -101,37 +129,28 @@ def test_a_posterior_is_opened(here: Path, draws: int, sampler: str) -> None:
     assert posterior.layout.size <= model.num_parameters
 
 
-@pytest.mark.parametrize("here", [CHAIN], indirect=True)
-def test_a_stopped_chain_ends_as_one_that_was_not(here: Path) -> None:
-    assert not list(here.glob("run/*_metrics.json"))
-    why, (_, text) = commands(
-        "train --resume run", "generate run --device cpu --prompt fox --max-new-tokens 9 --json"
-    )
-    assert len(list((here / "run" / "draws").iterdir())) == 6
-    assert (here / "run" / "sghmc_metrics.json").is_file()
-    assert newest_evaluation(here / "run")["splits"].keys() == {"val"}
+def test_a_stopped_chain_ends_as_one_that_was_not(after: After) -> None:
+    assert not list(RUNS.glob(f"{CHAIN}/run/*_metrics.json"))
+    run, text = after.path / CHAIN / "run", after.printed[COMMANDS[CHAIN][1]]
+    assert len(list((run / "draws").iterdir())) == 6
+    assert (run / "sghmc_metrics.json").is_file()
+    assert newest_evaluation(run)["splits"].keys() == {"val"}
     assert len(json.loads(text)["texts"][0]["tokens"]) == 9
-    if why:
-        pytest.skip(f"opened and continued; this machine computes otherwise: {why}")
-    assert digest(here / "run") == EXPECTED[CHAIN]
+    if after.why:
+        pytest.skip(f"opened and continued; this machine computes otherwise: {after.why}")
+    assert digest(run) == EXPECTED[CHAIN]
 
 
-@pytest.mark.parametrize("here", [CLASSIFIER], indirect=True)
-def test_a_finished_run_is_scored_as_it_was(here: Path) -> None:
-    run = here / "run"
-    before, files = newest_evaluation(run), set(run.glob("bayesian_eval_*"))
+def test_a_finished_run_is_scored_as_it_was(after: After) -> None:
+    old, run = RUNS / CLASSIFIER / "run", after.path / CLASSIFIER / "run"
+    before = newest_evaluation(old)
+    files = {run / path.name for path in old.glob("bayesian_eval_*")}
     assert before["splits"]["val"]["predictors"]["bma"]["nll"] > 0
-    why, (_, shown, _) = commands(
-        "evaluate run --device cpu",
-        "prior show run --json",
-        # finished: nothing is left to do, and nothing that is there may change
-        "train --resume run",
-    )
     assert set(run.glob("bayesian_eval_*")) > files
     assert_close(newest_evaluation(run), before)
-    assert json.loads(shown)["rank"] == 3
-    if why:
-        pytest.skip(f"scored; this machine computes otherwise: {why}")
+    assert json.loads(after.printed["prior show run --json"])["rank"] == 3
+    if after.why:
+        pytest.skip(f"scored; this machine computes otherwise: {after.why}")
     # of the three evaluations the one of the command `evaluate`
     again = min(path.stem for path in set(run.glob("bayesian_eval_*")) - files)
     for path in run.glob("bayesian_eval_*"):

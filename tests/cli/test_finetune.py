@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +16,12 @@ from bayesgen.cli.main import run_command
 from bayesgen.data.examples import Examples
 from bayesgen.data.labelled import load_labelled
 from bayesgen.models import load_model
+from bayesgen.workflow import trainer
 from tests.encoder import save_encoder, write_rows, write_scores
+from tests.processes import ended
 
 pytest.importorskip("transformers")
 
-ROOT = Path(__file__).parents[2]
 TINY = ("--model", "encoder", "--data", "rows", "--device", "cpu", "--learning-rate", "1e-2",
         "--num-train-epochs", "3", "--per-device-train-batch-size", "4")  # fmt: skip
 
@@ -99,18 +98,17 @@ def test_a_regression(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "spearman" in capsys.readouterr().out
 
 
-KILLED = """
-import os, signal, sys
-from bayesgen.workflow import trainer
-from bayesgen.cli.main import run_command
-before = trainer.Flow.on_step_end
-def on_step_end(self, args, state, control, **rest):
-    if state.global_step == 9:
-        os.kill(os.getpid(), signal.SIGKILL)
-    before(self, args, state, control, **rest)
-trainer.Flow.on_step_end = on_step_end
-sys.exit(run_command("finetune", sys.argv[1:]))
-"""
+def killed(*flags: str) -> int:
+    """`finetune` in a process that is killed in its ninth step."""
+    before = trainer.Flow.on_step_end
+
+    def on_step_end(self: Any, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        if state.global_step == 9:
+            os.kill(os.getpid(), signal.SIGKILL)
+        before(self, args, state, control, **rest)
+
+    trainer.Flow.on_step_end = on_step_end  # type: ignore[method-assign]
+    return finetune(*flags)
 
 
 def test_one_that_is_killed_continues_to_the_same_weights(
@@ -118,12 +116,8 @@ def test_one_that_is_killed_continues_to_the_same_weights(
 ) -> None:
     flags = ("--eval-steps", "4", "--early-stopping-patience", "9")
     assert finetune("--out", "whole", *flags) == 0
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, *TINY, "--out", "killed", *flags],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True, check=False,
-    )  # fmt: skip
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    done = ended(lambda: killed("--out", "killed", *flags), place)
+    assert done.returncode == -signal.SIGKILL, done.stderr
     assert {p.name for p in (place / "killed").iterdir()} == {"unfinished"}
     capsys.readouterr()
     for argv, says in (

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from bayesgen.cli.main import run_command
+from bayesgen.cli.main import main, run_command
 from bayesgen.config import PRIORS
 from tests.docs.pages import DOCS, blocks
+from tests.processes import Ended, ended
 from tests.workspace import Workspace, furnished
 
+ROOT = Path(__file__).parents[2]
 (PAGE,) = (b for b in blocks(DOCS / "how-to" / "add-prior.md", "python") if "PriorSpec(" in b.code)
 FILE = PAGE.code
 """mylaplace.py, as the page shows it."""
@@ -39,14 +41,15 @@ def installed(folder: Path) -> Path:
     return package.parent
 
 
-def bayesgen(*words: str, packages: Path) -> subprocess.CompletedProcess[str]:
+def bayesgen(*words: str, packages: Path) -> Ended:
     """A command line in a process of its own, in which the packages are."""
-    path = os.pathsep.join([str(packages), str(Path(__file__).parents[2])])
-    code = "import sys; from bayesgen.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    return subprocess.run(
-        [sys.executable, "-c", code, *words],
-        env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+
+    def with_them() -> int:
+        sys.path.insert(0, str(packages))
+        vars(PRIORS).pop("_installed", None)  # they are looked for again
+        return main(words)
+
+    return ended(with_them, packages)
 
 
 SHORT = (
@@ -70,8 +73,6 @@ def test_a_prior_of_another_package_is_a_flag_as_ours_are(here: Workspace) -> No
     summary = Path("run/sgld_summary.txt").read_text()
     assert "Laplace(0, 0.6)" in summary
     assert "bma" in here.json("run/bayesian_eval_*[0-9].json")["splits"]["val"]["predictors"]
-    shown = bayesgen("train", "--help", packages=packages)
-    assert "mylaplace" in shown.stdout
     # a name that is almost one, and a setting that it does not have
     wrong = bayesgen(*SHORT, "--prior", "mylaplac", packages=packages)
     assert (wrong.returncode, len(wrong.stderr.splitlines())) == (2, 1)
@@ -81,12 +82,28 @@ def test_a_prior_of_another_package_is_a_flag_as_ours_are(here: Workspace) -> No
     assert "--prior-path needs --prior swag" in idle.stderr
 
 
+def test_help_lists_a_prior_of_another_package(here: Workspace) -> None:
+    """Python finds it from the beginning, without torch."""
+    code = (
+        "import sys, atexit; from bayesgen.cli.main import main;"
+        "atexit.register(lambda: print('torch' in sys.modules));"
+        "sys.exit(main(['train', '--help']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(installed(here.path)), str(ROOT)])},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "mylaplace" in done.stdout
+    assert done.stdout.endswith("False\n")
+
+
 def test_a_prior_that_is_registered_has_its_scale_chosen_too(
     here: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     namespace: dict[str, object] = {}
     exec(FILE, namespace)
-    monkeypatch.setattr(PRIORS, "_items", dict(PRIORS._items))
+    monkeypatch.setattr(PRIORS, "_registered", dict(PRIORS._registered))
     PRIORS.register(namespace["MYLAPLACE"])  # type: ignore[arg-type]
     flags = ("--prior", "mylaplace", "--prior-scale", "auto", "--prior-scale-steps", "2")
     assert here.train("sghmc", *flags) == 0
@@ -98,7 +115,7 @@ def test_names_of_priors_cost_no_torch() -> None:
     code = "import sys; from bayesgen.priors import PRIORS; list(PRIORS); PRIORS['swag']"
     done = subprocess.run(
         [sys.executable, "-c", f"{code}; print('torch' in sys.modules)"],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.strip() == "False"
@@ -109,7 +126,7 @@ def test_a_prior_without_a_grid_wants_a_number(
 ) -> None:
     namespace: dict[str, object] = {}
     exec(FILE.replace(", scales=(0.1, 1.0, 10.0)", ""), namespace)
-    monkeypatch.setattr(PRIORS, "_items", dict(PRIORS._items))
+    monkeypatch.setattr(PRIORS, "_registered", dict(PRIORS._registered))
     PRIORS.register(namespace["MYLAPLACE"])  # type: ignore[arg-type]
     flags = [*SHORT[1:], "--prior", "mylaplace", "--prior-scale", "auto"]
     assert run_command("train", flags) == 2

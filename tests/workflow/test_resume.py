@@ -6,8 +6,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,9 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from bayesgen.cli.main import run_command
 from bayesgen.inference.registry import SAMPLERS
 from bayesgen.inference.sampler import Sampler
 from bayesgen.runs import Run
+from tests.processes import begun
 from tests.workspace import CHAINS, Workspace
 
 
@@ -101,8 +101,6 @@ def test_resume_auto_continues_the_newest_unfinished_run_or_starts_one(
     base = ("--base-dir", ".", "--resume", "auto")
     command = ["--sampler", "sgld", "--model", "model.pt", "--corpus", "corpus.txt",
                *flags_of("sgld"), *base]  # fmt: skip
-    from bayesgen.cli.main import run_command
-
     with monkeypatch.context() as patch:
         interrupt_at(6, signal.SIGTERM, patch)
         assert run_command("train", command) == 128 + signal.SIGTERM
@@ -133,7 +131,7 @@ def test_resume_refuses_other_settings_model_or_data(
     text = (workspace.path / "corpus.txt").read_text()
     (workspace.path / "corpus.txt").write_text(text[::-1])
     assert workspace.train("sgld", "--resume", "run") == 2
-    assert "is not the data that the run started with" in capsys.readouterr().err
+    assert "are not those that the run started with" in capsys.readouterr().err
     (workspace.path / "corpus.txt").write_text(text)
     content = torch.load(workspace.path / "model.pt", weights_only=True)
     torch.save(content | {"iter_num": 1}, workspace.path / "model.pt")
@@ -182,41 +180,37 @@ def test_a_signal_in_the_last_step_stops_before_the_evaluation(
     assert list((workspace.path / "run").glob("bayesian_eval_*.json"))
 
 
-def command_line(out: str) -> list[str]:
-    words = (
+def words(out: str, steps: int) -> list[str]:
+    flags = (
         "--sampler sghmc --model model.pt --corpus corpus.txt --batch-size 4 --warmup-steps 20"
-        " --sampling-steps 1480 --thinning 50 --checkpoint-every 37 --resume auto --no-wandb"
+        f" --sampling-steps {steps} --thinning 20 --checkpoint-every 37 --resume auto --no-wandb"
     )
-    return [sys.executable, "-m", "bayesgen.cli.main", "train", *words.split(), "--out", out]
+    return [*flags.split(), "--out", out]
 
 
-def kill_and_resume(workspace: Workspace, moments: list[float]) -> int:
+def kill_and_resume(workspace: Workspace, moments: list[float], steps: int) -> int:
     """SIGKILL the command after each number of seconds of sampling, then let it finish.
 
     Returns how many kills really hit a running chain.
     """
     hits = 0
     for moment in moments:
-        process = subprocess.Popen(
-            command_line("killed"), cwd=workspace.path, stderr=subprocess.DEVNULL
-        )
         metrics = workspace.path / "killed" / "metrics.jsonl"
         began = metrics.stat().st_mtime_ns if metrics.exists() else 0
-        while process.poll() is None and (
-            not metrics.exists() or metrics.stat().st_mtime_ns == began
-        ):
+        process = begun(lambda: run_command("train", words("killed", steps)), workspace.path)
+        while process.is_alive() and (not metrics.exists() or metrics.stat().st_mtime_ns == began):
             time.sleep(0.01)
         time.sleep(moment)
-        hits += process.poll() is None
         process.kill()
-        process.wait()
-    assert subprocess.run(command_line("killed"), cwd=workspace.path, check=False).returncode == 0
+        process.join()
+        hits += process.exitcode == -signal.SIGKILL
+    assert run_command("train", words("killed", steps)) == 0
     return hits
 
 
 def test_sigkill_loses_nothing(workspace: Workspace) -> None:
-    assert subprocess.run(command_line("whole"), cwd=workspace.path, check=False).returncode == 0
-    assert kill_and_resume(workspace, [0.2, 0.5]) >= 1
+    assert run_command("train", words("whole", 280)) == 0
+    assert kill_and_resume(workspace, [0.1, 0.3], 280) >= 1
     assert_same_draws(workspace.path / "whole", workspace.path / "killed")
     assert logged(workspace.path / "whole") == logged(workspace.path / "killed")
 
@@ -224,7 +218,7 @@ def test_sigkill_loses_nothing(workspace: Workspace) -> None:
 @pytest.mark.slow
 def test_sigkill_at_ten_random_moments_loses_nothing(workspace: Workspace) -> None:
     moments = [random.Random(0).uniform(0, 0.6) for _ in range(10)]
-    assert subprocess.run(command_line("whole"), cwd=workspace.path, check=False).returncode == 0
-    assert kill_and_resume(workspace, moments) >= 5
+    assert run_command("train", words("whole", 1480)) == 0
+    assert kill_and_resume(workspace, moments, 1480) >= 5
     assert_same_draws(workspace.path / "whole", workspace.path / "killed")
     assert logged(workspace.path / "whole") == logged(workspace.path / "killed")
