@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,14 @@ from bayesgen.models.nanogpt import GPT, GPTConfig
 from tests.workspace import Workspace, furnished
 
 torch.set_num_threads(1)  # the networks are tiny: several threads only wait for each other
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """No test can tell whether files outlive a power cut; some make `fsync` fail themselves."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "numbers.txt").write_text("\n".join(map(str, range(64))))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(TASKS, "_items", dict(TASKS._items))
+    monkeypatch.setattr(TASKS, "_registered", dict(TASKS._registered))
     monkeypatch.delitem(sys.modules, "my_parity", raising=False)
     importlib.import_module("my_parity")
     return tmp_path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -21,17 +22,27 @@ from bayesgen.posterior import open_posterior
 from bayesgen.workflow.inputs import model_of, read_inputs
 from bayesgen.workflow.prior_scale import _identity as identity
 from tests.workflow.test_resume import assert_same_draws, interrupt_at
-from tests.workspace import BLOCK, Workspace
+from tests.workspace import BLOCK, Workspace, furnished
 
 PRIOR = ("--prior", "pretrained", "--prior-std", "0.05")
 ELSEWHERE = [sampler for sampler in SAMPLERS if sampler != "ekf"]
 
 
-@pytest.fixture
-def mode(workspace: Workspace) -> torch.Tensor:
-    """The weights of a MAP run in the folder `mode`."""
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A MAP run on what a workspace holds."""
+    path = tmp_path_factory.mktemp("finished")
     flags = ("--learning-rate", "0.01", "--epochs", "5", *PRIOR)
-    assert workspace.train("map", *flags, "--out", "mode", "--eval") == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path)
+        assert furnished(path).train("map", *flags, "--out", "mode", "--eval") == 0
+    return path / "mode"
+
+
+@pytest.fixture
+def mode(finished: Path, workspace: Workspace) -> torch.Tensor:
+    """The weights of a MAP run in the folder `mode`."""
+    shutil.copytree(finished, workspace.path / "mode")
     (file,) = (workspace.path / "mode" / "draws").iterdir()
     return load_file(file)["draws"][0]
 

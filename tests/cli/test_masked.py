@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,15 @@ def here(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / found.name).symlink_to(found)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def run(shelf: Path) -> Path:
+    """A finished run of masked-lm."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(shelf)
+        assert train("sgld", "masked-lm", "--out", "finished") == 0
+    return shelf / "finished"
 
 
 def train(sampler: str, task: str, *flags: str) -> int:
@@ -248,10 +258,10 @@ def test_runs_that_predict_other_tokens_are_not_compared(
     ],
 )
 def test_what_it_cannot_do_is_one_line(
-    command: list[str], says: str, here: Path, capsys: pytest.CaptureFixture[str]
+    command: list[str], says: str, run: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (here / "short.txt").write_text("the cat sat")
-    assert train("sgld", "masked-lm") == 0
+    shutil.copytree(run, here / "run")
     capsys.readouterr()
     assert run_command(command[0], command[1:]) == 2
     shown = capsys.readouterr()

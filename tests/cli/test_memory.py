@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-import bayesgen
 from bayesgen.cli.main import guarded, run_command
-from bayesgen.errors import UserError, ran_out
+from bayesgen.errors import ran_out
 from bayesgen.inference.log_posterior import LogPosterior
 from tests.encoder import save_encoder, write_rows
 from tests.workspace import Workspace
@@ -93,14 +92,6 @@ def test_a_run_names_what_it_was_not_given(
     assert line.startswith("error: out of memory: take ")
     assert all(name in line for name in names)
     assert not any(name in line for name in not_named)
-
-
-def test_python_says_it_in_the_same_line(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(LogPosterior, "_logits", exhaust)
-    with pytest.raises(UserError, match=r"^out of memory: take `gradient_checkpointing`, "):
-        bayesgen.sample("model.pt", "corpus.txt", sampler="sgld", out="run", batch_size=4)
 
 
 @pytest.mark.parametrize("saved", [(), ("--gradient-checkpointing", "--bf16")])

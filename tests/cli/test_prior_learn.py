@@ -90,7 +90,7 @@ def test_a_stopped_one_goes_on_to_the_same_file(
 ) -> None:
     assert learn() == 0
     whole, lines = load_file("upstream/prior.safetensors"), rows("upstream")
-    from bayesgen.workflow.loop import Best
+    from bayesgen.workflow.watching import Best
 
     look = Best.look
 
@@ -185,7 +185,7 @@ def test_damaged_trials_are_made_again(
     for trials in ([5], [{"scale": "x", "steps": 1}], [{"scale": 1.0, "steps": None}], [{}], 7):
         of: dict[str, Any] = {"a": 1}
         Path("run/prior_scale_trials.json").write_text(json.dumps({"of": of, "trials": trials}))
-        assert prior_scale.Trials.read("run", of).found == {}
+        assert prior_scale.Trials.read("run", of).found == []
 
 
 def test_trials_are_there_until_the_run_is(workspace: Workspace, capsys: Capture) -> None:

@@ -33,7 +33,7 @@ def share_of_nothing(said: Any, split: Split) -> float:
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     """The metrics of this file, for the time of a test."""
-    monkeypatch.setattr(METRICS, "_items", dict(METRICS._items))
+    monkeypatch.setattr(METRICS, "_registered", dict(METRICS._registered))
     METRICS.register(page()["METRIC"])
     METRICS.register(Metric("share", share_of_nothing, ("token",), heading="share of nothing"))
     METRICS.register(

@@ -24,7 +24,7 @@ FILE = Path(__file__).parents[2] / "examples" / "mysgld.py"
 @pytest.fixture
 def registered(monkeypatch: pytest.MonkeyPatch) -> SamplerSpec[MySGLDSettings]:
     """The sampler, until the end of a test."""
-    monkeypatch.setattr(SAMPLERS, "_items", dict(SAMPLERS._items))
+    monkeypatch.setattr(SAMPLERS, "_registered", dict(SAMPLERS._registered))
     return SAMPLERS.register(SAMPLER)
 
 

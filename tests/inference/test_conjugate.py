@@ -149,8 +149,8 @@ def draws_of(
         ramp_fraction=0.0,
         temperature=temperature,
         schedule="constant",
-        warmup_steps=500,
-        sampling_steps=500,
+        warmup_steps=250,
+        sampling_steps=250,
         thinning=10,
         **DYNAMICS[name],
     )
@@ -170,13 +170,14 @@ def draws_of(
 def test_a_chain_recovers_the_posterior(
     name: str, temperature: float, set_chunk: Callable[[int], None]
 ) -> None:
-    set_chunk(4000)
-    regression = Regression(copies=2000)
+    set_chunk(8000)
+    # a step costs much the same for many copies: there are more of them, and fewer steps
+    regression = Regression(copies=4000)
     scale = regression.ravel(regression.scale())
     log_posterior = regression.log_posterior(affine=Affine(regression.model.theta, scale))
     assert len(log_posterior.affine.start()) == 3
     draws = draws_of(name, temperature, regression, log_posterior)
-    assert draws.shape == (50, 2000, D)
+    assert draws.shape == (25, 4000, D)
 
     covariance = temperature * regression.covariance
     sd = np.sqrt(np.diag(covariance))
@@ -190,7 +191,7 @@ def test_a_chain_recovers_the_posterior(
     assert (squares.std(0) / np.sqrt(regression.copies) < 0.02 * sd**2).all()
     np.testing.assert_allclose(squares.mean(0), sd**2, rtol=0.06)
 
-    second = np.einsum("sri,srj->ij", centred, centred) / (50 * regression.copies)
+    second = np.einsum("sri,srj->ij", centred, centred) / (25 * regression.copies)
     correlation = second / np.sqrt(np.outer(np.diag(second), np.diag(second)))
     exact = covariance / np.outer(sd, sd)
     assert np.abs(exact - np.eye(D)).max() > 0.5
@@ -206,12 +207,12 @@ def test_steps_are_stable_up_to_the_limit_of_symplectic_dynamics(name: str) -> N
     learning_rate = (2 / curvature) ** 0.5
     settings = SAMPLERS[name].settings(
         learning_rate=learning_rate, friction=0.2 / learning_rate, schedule="constant",
-        ramp_fraction=0.0, warmup_steps=0, sampling_steps=1000, temperature=1.0,
+        ramp_fraction=0.0, warmup_steps=0, sampling_steps=400, temperature=1.0,
     )  # fmt: skip
     sampler = SAMPLERS[name].build(log_posterior, settings, SAMPLERS[name].plan(settings, 1))
     torch.manual_seed(0)
     state, batch, path = sampler.init(), regression.batch(), []
-    for _ in range(1000):
+    for _ in range(400):
         state, _ = sampler.update(state, batch)
         path.append(sampler.theta(state))
     away = (regression.unravel(torch.stack(path)) - regression.mean) / regression.sd

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-import bayesgen
 from bayesgen.errors import UserError
 from bayesgen.inference.laplace import LaplaceSettings
 from bayesgen.inference.registry import SAMPLERS
@@ -82,35 +81,24 @@ def test_per_example_gradients_are_counted_up_to_their_limit(workspace: Workspac
     assert many.memory == 4 * 13 * model.layout.size + 5 * 2**20
 
 
-@pytest.fixture(params=[("memory", "cpu has"), ("disk", "the disk of")])
-def too_little(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Next to nothing is free, and weights are not loaded; what an error says of it."""
-
+@pytest.mark.parametrize(("what", "says"), [("memory", "cpu has"), ("disk", "the disk of")])
+def test_what_does_not_fit_is_refused_before_the_weights_are_loaded(
+    what: str,
+    says: str,
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     def load(*_: object, outline: bool = False, **__: object) -> object:
         assert outline, "weights were loaded"
         return load_model("model.pt", outline=True)
 
-    what, says = request.param
     monkeypatch.setattr("bayesgen.workflow.inputs.load_model", load)
     monkeypatch.setattr(preflight, f"free_{what}", lambda _: 1000)
-    return str(says)
-
-
-def test_what_does_not_fit_is_refused_before_the_weights_are_loaded(
-    too_little: str, workspace: Workspace, capsys: pytest.CaptureFixture[str]
-) -> None:
     assert workspace.train("sghmc") == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert too_little in line
+    assert says in line
     assert "1,000.0 B" in line or "1000 B" in line
-    assert not (workspace.path / "run").exists()
-
-
-def test_python_refuses_it_as_early_of_a_model_by_name(
-    too_little: str, workspace: Workspace
-) -> None:
-    with pytest.raises(UserError, match=too_little):
-        bayesgen.sample("model.pt", "corpus.txt", sampler="sghmc", out="run")
     assert not (workspace.path / "run").exists()
 
 

@@ -17,7 +17,7 @@ from bayesgen.models import FunctionalModel
 from bayesgen.predictive import Forward
 from bayesgen.workflow import prior_scale
 from bayesgen.workflow.job import Job, make_job
-from bayesgen.workflow.prior_scale import Curve, Trial, Trials, short_run, tune_scale
+from bayesgen.workflow.prior_scale import Curve, Trial, short_run, tune_scale
 
 TOKENS = np.random.default_rng(0).integers(0, 11, 201).astype(np.uint16)
 SHORT = {"warmup_steps": 6, "sampling_steps": 20, "thinning": 10, "preconditioner_batches": 2}
@@ -42,8 +42,7 @@ def test_every_scale_is_scored_by_its_own_mixture(tiny_gpt: FunctionalModel) -> 
     curve = tune_scale(lambda s: job(tiny_gpt, steps=12, prior_scale=s), grid, rows)
     assert {trial.scale for trial in curve.trials} >= set(grid)
     count = len(curve.trials)
-    assert (curve.rows, curve.to_json()["gradient_evaluations"]) == (len(rows), 12 * count)
-    assert {trial.steps for trial in curve.trials} == {12}
+    assert (curve.steps, curve.rows, curve.gradient_evaluations) == (12, len(rows), 12 * count)
     for trial in curve.trials:
         draws = short_run(job(tiny_gpt, steps=12, prior_scale=trial.scale))
         found = nll_of(Forward(tiny_gpt), tiny_gpt.likelihood, draws, rows)
@@ -59,7 +58,7 @@ def test_a_run_that_diverges_is_never_chosen(tiny_gpt: FunctionalModel) -> None:
         return job(tiny_gpt, steps=12, prior_std=1e9, temperature=heat, gradient_clip=0.0)
 
     curve = tune_scale(make, (1.0, 2.0), rows)
-    assert [trial.scale for trial in curve.trials if math.isinf(trial.nll)] == [2.0]
+    assert [trial.scale for trial in curve.trials if not trial.finite] == [2.0]
     assert curve.best.scale <= 1.0
 
 
@@ -89,9 +88,8 @@ def test_it_goes_on_where_the_end_is_best(
     monkeypatch.setattr(prior_scale, "short_run", lambda job: job.model.theta[None])
     curve = tune_scale(make, (1.0, 10.0, 100.0), rows)
     assert [trial.scale for trial in curve.trials] == tried == sorted(scales)
-    assert (curve.beyond is not None) is (best == 1e9)
-    known = Trials(found={trial.scale: trial for trial in curve.trials})
-    again = tune_scale(make, (1.0, 10.0, 100.0), rows, trials=known)
+    assert curve.at_the_end is (best == 1e9)
+    again = tune_scale(make, (1.0, 10.0, 100.0), rows, known=curve.trials)
     assert again == curve
     assert len(scales) == len(tried)
 
@@ -99,17 +97,15 @@ def test_it_goes_on_where_the_end_is_best(
 @pytest.mark.parametrize(("best", "end"), [(0, True), (1, False), (2, True)])
 def test_an_end_of_the_grid_is_said_to_be_one(best: int, end: bool) -> None:
     trials = tuple(Trial(10.0**i, 1, 1.0 - (i == best), 1.0) for i in range(3))
-    assert (Curve(trials, 1).beyond is not None) is end
+    assert Curve(trials, 1).at_the_end is end
     assert Curve(trials, 1).to_json()["chosen"] == 10.0**best
 
 
 def test_a_flat_end_leads_nowhere() -> None:
     """Where a prior says nothing any more, it says nothing beyond either."""
-    assert Curve((Trial(1.0, 1, 2.0, 2.0), Trial(10.0, 1, 1.9999, 2.0)), 1).beyond is None
-    assert Curve((Trial(1.0, 1, 2.0, 2.0), Trial(10.0, 1, 1.99, 2.0)), 1).beyond is not None
-    assert (
-        Curve((Trial(1.0, 1, 2.0, 2.0), Trial(10.0, 1, math.inf, math.inf)), 1).beyond is not None
-    )
+    assert not Curve((Trial(1.0, 1, 2.0, 2.0), Trial(10.0, 1, 1.9999, 2.0)), 1).at_the_end
+    assert Curve((Trial(1.0, 1, 2.0, 2.0), Trial(10.0, 1, 1.99, 2.0)), 1).at_the_end
+    assert Curve((Trial(1.0, 1, 2.0, 2.0), Trial(10.0, 1, math.inf, math.inf)), 1).at_the_end
 
 
 def test_a_plan_is_shortened_in_proportion(tiny_gpt: FunctionalModel) -> None:
