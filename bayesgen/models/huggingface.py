@@ -143,7 +143,8 @@ def _refuse_missing(name: str) -> None:
         )
     if path.is_dir() and not config.is_file() and not (path / ADAPTERS).is_file():
         raise UserError(
-            f"`model`: '{name}' holds no config.json; name a folder that save_pretrained wrote"
+            f"`model`: '{name}' holds no Hugging Face model (no config.json in the folder); name"
+            " the folder that save_pretrained wrote"
         )
 
 
