@@ -22,14 +22,6 @@ NUMBERS = ("score", "similarity", "label")
 """Names of columns of labels that are real numbers, the more usual first."""
 
 
-class Names(NamedTuple):
-    """Names of columns that the user chose."""
-
-    text: str | None = None
-    pair: str | None = None
-    label: str | None = None
-
-
 class Columns(NamedTuple):
     """Positions of the text, of the second text where there is one, and of the label."""
 
@@ -39,10 +31,10 @@ class Columns(NamedTuple):
 
 
 def find_columns(
-    table: Table, numbers: bool, chosen: Names, train: Columns | None = None
+    table: Table, numbers: bool, chosen: Sequence[str | None], train: Columns | None = None
 ) -> Columns:
-    """Where texts and labels (real numbers, or else classes) are; in a file without a header, where
-    they are in `train`."""
+    """Where text, pair and label (a real number, or else a class) are: under the names that were
+    `chosen`, or the usual ones; in a file without a header, where they are in `train`."""
     header = table.header
     if header is None:
         if train is None:
@@ -52,12 +44,11 @@ def find_columns(
         return train
 
     places: dict[str, Any] = {}
-    known = TEXTS, PAIRS if chosen.text is None else (), NUMBERS if numbers else LABELS
-    for what, name, usual in zip(Names._fields, chosen, known, strict=True):
+    known = TEXTS, PAIRS if chosen[0] is None else (), NUMBERS if numbers else LABELS
+    for what, name, usual in zip(Columns._fields, chosen, known, strict=True):
         if name is not None and name not in header:
             raise UserError(
-                f"`{what}_column` {name}: no such column in {table.source} (there are:"
-                f" {some(header)})"
+                f"`{what}_column` {name}: no such column in {table.source} (of {some(header)})"
             )
         places[what] = table.find(usual) if name is None else header.index(name)
         if places[what] is None and what != "pair":
@@ -74,11 +65,8 @@ def find_columns(
 
 
 def find_texts(table: Table, pairs: bool, setting: str) -> tuple[int, int | None]:
-    """Where the texts are in a table whose labels do not matter, and of `pairs` the second ones.
-
-    The column is known by its name, or it is the only one, or of two without a header the one with
-    more distinct values.
-    """
+    """Where the texts are in a table whose labels do not matter, and of `pairs` the second ones:
+    known by name, or the only column, or of two without a header that with more distinct values."""
     first, second = table.find(TEXTS), table.find(PAIRS)
     width = len(table.rows[0])
     if first is None and width == 1 + pairs:  # nothing else is there
@@ -162,9 +150,7 @@ def held_out(
     rows: int, validation: float, seed: int, name: str
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Which of so many rows train and which validate, drawn by `seed`, each in their order.
-
-    `validation` is a share below 1 (of which at least one row comes), or a number of rows.
-    """
+    `validation` is a share below 1 (of which at least one row comes), or a number of rows."""
     if rows < 2:
         raise UserError(
             f"{name}: a single row cannot both train and validate; give at least two, or rows"
@@ -183,10 +169,8 @@ def held_out(
 
 
 def drawn(rows: int, num: int, seed: int, what: str) -> NDArray[np.int64]:
-    """Places of `num` of so many rows, drawn without replacement, in their order.
-
-    With the same seed a smaller choice lies within every larger one. An error says `what` there is.
-    """
+    """Places of `num` of so many rows, drawn without replacement, in their order: with the same
+    seed a smaller choice lies within every larger one. An error says `what` there is."""
     if not 1 <= num <= rows:
         raise UserError(f"`train_samples={num}`: {what}; choose a number from 1 to {rows}")
     return np.sort(shuffled(rows, seed, "train-samples")[:num])

@@ -110,10 +110,8 @@ def corpus_text(
 
 @dataclass(frozen=True, eq=False)
 class WholeText:
-    """A text that is scored whole, as 1-D token ids: one more, or one out of distribution.
-
-    `kept` is the share of its characters that the tokenizer knows; the others were left out.
-    """
+    """A text that is scored whole, as 1-D token ids: one more, or one out of distribution. `kept`
+    is the share of its characters that the tokenizer knows; the others were left out."""
 
     name: str
     tokens: NDArray[Any]
@@ -151,10 +149,8 @@ def python_docs_text() -> str:
 
 
 def _shakespeare(data_dir: Path | None) -> Path:
-    """The file of TinyShakespeare: $TINYSHAKESPEARE_PATH, else in the cache, else downloaded there.
-
-    It appears there whole and checked, or not at all.
-    """
+    """The file of TinyShakespeare: $TINYSHAKESPEARE_PATH, else in the cache, else downloaded there:
+    whole and checked, or not at all."""
     from tqdm import tqdm
 
     chosen = os.environ.get("TINYSHAKESPEARE_PATH")
@@ -268,12 +264,8 @@ def load_texts(
     name_or_path: str, *, pairs: bool, data_dir: Path | None, setting: str
 ) -> tuple[str, Labelled]:
     """Texts of what `load_labelled` takes, or of a table of texts alone: one split (test, else
-    val, else train), and its name. Label 0 stands in the place of each label.
-
-    Args:
-        pairs: whether a row is a pair of texts; else a second text is left out.
-        setting: what errors name.
-    """
+    val, else train), and its name. Label 0 stands in the place of each label. Unless rows are to be
+    `pairs`, a second text is left out. `setting` is what errors name."""
     name, splits = read_tables(name_or_path, data_dir, headed=False, setting=setting)
     split, table = list(splits.items())[-1]
     return split, _texts(name, split, table, pairs, setting)

@@ -20,7 +20,6 @@ from numpy.typing import ArrayLike, NDArray
 from bayesgen.data.choosing import (
     VALIDATION,
     Columns,
-    Names,
     as_numbers,
     drawn,
     find_columns,
@@ -134,7 +133,7 @@ def load_labelled(
     if not TASKS[task].is_labelled:
         choices = tasks_that("sample", "class", "number")
         raise UserError(f"`task={task}`: labelled texts are for {', '.join(choices)}")
-    chosen = Names(text_column, pair_column, label_column)
+    chosen = text_column, pair_column, label_column
     name, tables = read_tables(name_or_path, data_dir, headed=any(chosen))
     for split, table in tables.items():
         table.require_rows(split)

@@ -118,11 +118,8 @@ class Masking:
         return ids, lengths
 
     def mask(self, ids: Tensor, *key: int) -> dict[str, Tensor]:
-        """What the collator makes of `ids` [B, T] under the random stream of `key`.
-
-        A batch without a target says nothing, and is drawn again; `ids` must hold an ordinary
-        token.
-        """
+        """What the collator makes of `ids` [B, T] under the random stream of `key`. A batch without
+        a target says nothing, and is drawn again; `ids` must hold an ordinary token."""
         for attempt in count():
             # torch.manual_seed would seed the generators of accelerators, too: a chain's own
             with torch.random.fork_rng(devices=[]):
@@ -197,7 +194,7 @@ class MaskedWindows(TextRows):
 
     @property
     def expected_targets(self) -> int:
-        """Targets of one pass with masks drawn anew, in expectation, rounded."""
+        """The probability of a token to be masked times the number of ordinary tokens, rounded."""
         return max(1, round(self.masking.probability * int(self.ordinary.sum())))
 
     @property
@@ -241,9 +238,8 @@ class MaskedBatches(ShuffledWindows):
 
     @property
     def num_observations(self) -> int:
-        """N, the number of targets that one pass holds in expectation: the probability of a token
-        to be masked times the number of ordinary tokens, rounded. (Spans of a permutation that
-        reach over a window's end are cut: it may hold a little less.)"""
+        """N, the targets that one pass holds in expectation. (Spans of a permutation that reach
+        over a window's end are cut: it may hold a little less.)"""
         return self.windows.expected_targets
 
     def batch(self, step: int) -> dict[str, Tensor]:

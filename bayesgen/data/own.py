@@ -57,8 +57,7 @@ class OwnRows(Rows):
 
     @cached_property
     def _looked(self) -> tuple[int, int, str, int | None]:
-        """Observations, the most of a row, sha256 of all, and classes where labels are one id a
-        row."""
+        """Observations, most of a row, sha256 of all, and classes where labels are one id a row."""
         total, most, largest = 0, 1, -1
         digest = hashlib.sha256()
         single = True

@@ -52,9 +52,7 @@ NAMES = tuple(_FORMATS)
 @dataclass(frozen=True)
 class Table:
     """Rows of raw fields, the columns' names where there are any, and where each row stands.
-
-    `classes` names those of columns in which an integer is the id of a class.
-    """
+    `classes` names those of columns in which an integer is the id of a class."""
 
     source: str
     header: list[str] | None
@@ -109,11 +107,8 @@ def read_tables(
 ) -> tuple[str, dict[str, Table]]:
     """The name of the data, and the tables of the splits, in the order train, val, test.
 
-    Args:
-        data_dir: holds folders of built-in sets.
-        headed: whether the first line of a .tsv or .csv is a header even where it looks like none;
-            built-in sets keep their form.
-        setting: that named the data, for errors.
+    `headed` says that the first line of a .tsv or .csv is a header even where it looks like none;
+    built-in sets, whose folders may lie in `data_dir`, keep their form. `setting` is for errors.
     """
     path = Path(name_or_path).expanduser()
     name, kind = path.name, _FORMATS.get(name_or_path, _Format())
@@ -170,9 +165,7 @@ def _built_in_files(
     for split, stem in {"train": "train", "test": kind.test}.items():
         there = [file for end in (".tsv", ".tsv.gz") if (file := folder / f"{stem}{end}").is_file()]
         if not there:
-            raise UserError(
-                f"{setting} {name}: no {stem}.tsv or {stem}.tsv.gz in {folder}; put it there"
-            )
+            raise UserError(f"{setting} {name}: no {stem}.tsv or {stem}.tsv.gz in {folder}; add it")
         files[split] = there[0]
     return files
 

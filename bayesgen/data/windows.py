@@ -27,9 +27,7 @@ _OFFSETS, _EPOCH, _SUBSET, MASKS, ROW_MASKS = range(5)
 
 class Rows(ABC):
     """Rows with labels, in a fixed order: windows of a text, labelled examples, or what a user has.
-
-    Unless it says otherwise, each row is one observation.
-    """
+    Unless it says otherwise, each row is one observation."""
 
     @abstractmethod
     def __len__(self) -> int: ...

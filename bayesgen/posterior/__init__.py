@@ -313,9 +313,7 @@ class Posterior(Draws):
         """`texts` in the model's tokens, cut where the run cut them."""
         tokenizer: Any = getattr(self.model.tokenizer, "tokenizer", None)
         if tokenizer is None:
-            raise UserError(
-                f"'{self.model.info.name}' has no tokenizer for texts; give a batch of tensors"
-            )
+            raise UserError(f"'{self.model.info.name}' has no tokenizer for texts; give tensors")
         paired = not isinstance(texts[0], str)
         first, second = zip(*texts, strict=True) if paired else (tuple(texts), None)
         rows = Labelled("inputs", first, second, np.zeros(len(texts), dtype=np.int64), None)

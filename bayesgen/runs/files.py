@@ -95,9 +95,7 @@ ADAPTERS = ("lora_r", "lora_alpha", "lora_targets")
 
 def adds_up(rows: Any) -> Any:
     """`rows`, if they are those of a `bayesgen.parameters.Layout`: each starts where the last ends.
-
-    Raises ValueError where they are not.
-    """
+    Raises ValueError where they are not."""
     end, names = 0, set()
     try:
         for row in rows:

@@ -90,12 +90,11 @@ class Run:
 
     def read_json(self, name: str) -> dict[str, Any]:
         """The JSON object in the file `name` of the folder."""
+        path = self.path / name
         try:
-            return parse_record((self.path / name).read_text())
+            return parse_record(path.read_text())
         except (OSError, ValueError) as error:
-            raise UserError(
-                f"'{self.path / name}' is missing or damaged ({error}); copy it back"
-            ) from error
+            raise UserError(f"'{path}' is missing or damaged ({error}); copy it back") from error
 
     @property
     def finished(self) -> bool:
@@ -306,8 +305,7 @@ def _start_wandb(run: Run, config: Mapping[str, Any]) -> Any:
         import wandb
     except ImportError as error:
         raise UserError(
-            "`wandb`: the package wandb is not installed; pip install 'bayesgen[wandb]' or pass"
-            " `wandb=False`"
+            "`wandb`: wandb is not installed; pip install 'bayesgen[wandb]', or pass `wandb=False`"
         ) from error
     name, folder = run.path.name, str(run.path)
     try:
@@ -317,6 +315,5 @@ def _start_wandb(run: Run, config: Mapping[str, Any]) -> Any:
     except wandb.errors.Error as error:
         first = str(error).splitlines()[0]
         raise UserError(
-            f"`wandb`: {first}; log in with 'wandb login', set WANDB_MODE=offline, or pass"
-            " `wandb=False`"
+            f"`wandb`: {first}; run 'wandb login', set WANDB_MODE=offline, or pass `wandb=False`"
         ) from error
