@@ -17,14 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bayesgen.data.choosing import (
-    VALIDATION,
-    Columns,
-    as_numbers,
-    drawn,
-    find_columns,
-    held_out,
-)
+from bayesgen.data.choosing import VALIDATION, Columns, as_numbers, drawn, find_columns, held_out
 from bayesgen.data.tables import Table, read_tables, short, some
 from bayesgen.errors import UserError
 from bayesgen.tasks import TASKS, tasks_that
