@@ -46,7 +46,7 @@ def bayesgen(*words: str, packages: Path) -> Ended:
 
     def with_them() -> int:
         sys.path.insert(0, str(packages))
-        vars(PRIORS).pop("_installed", None)  # they are looked for again
+        vars(PRIORS).pop("_items", None)  # they are looked for again
         return main(words)
 
     return ended(with_them, packages)
