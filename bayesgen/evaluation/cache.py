@@ -6,9 +6,9 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,16 +19,13 @@ from torch import Tensor
 
 from bayesgen.data.windows import Rows
 from bayesgen.errors import UserError
-from bayesgen.evaluation.classes import Each, Scored
+from bayesgen.evaluation.classes import Each, Scored, Tally, TokenScores
 from bayesgen.evaluation.metrics import Passes
 from bayesgen.evaluation.walk import Split
 from bayesgen.predictive import Predictive
 from bayesgen.runs import atomic_save, atomic_write
 
 VERSION = 4
-Keep = Callable[[int, int, Tensor], None]
-"""Takes a draw, the place of the first of some observations as they are read, and the draw's
-log-likelihoods of these [n]."""
 
 
 class TokenCache:
@@ -56,12 +53,8 @@ class TokenCache:
         return digest.hexdigest()[:16]
 
     def passes(self, key: str, draws: int, back: Tensor, make: Callable[[Each], Passes]) -> Passes:
-        """The passes over classes or tokens that `make` gives, made once.
-
-        Args:
-            back: see `log_likelihoods`.
-            make: is given what takes each draw's scores.
-        """
+        """The passes over classes or tokens that `make` gives, made once, and given what takes each
+        draw's scores; `back` as in `log_likelihoods`."""
         found = self.read(key)
         if found is None:
             try:
@@ -73,14 +66,15 @@ class TokenCache:
         return found
 
     @contextmanager
-    def log_likelihoods(self, draws: int, back: Tensor) -> Iterator[Keep]:
-        """A file for an array [draws, tokens], which `_write` puts in its place.
+    def log_likelihoods(
+        self, draws: int, back: Tensor
+    ) -> Iterator[Callable[[int, int, Tensor], None]]:
+        """A file for an array [draws, tokens], which `_write` puts in its place. What is given
+        takes a draw, the place of the first of some tokens as they come, and their log-likelihoods.
 
-        It is written with plain writes: the pages of a memory map would count as memory.
-
-        Args:
-            back: where the tokens of the text stand among those that come [tokens]: at the end
-                they are put into the order of the text.
+        It is written with plain writes: the pages of a memory map would count as memory. At the end
+        the tokens, which stand at `back` [tokens] among those that come, are put into the order of
+        the text.
         """
         tokens = len(back)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -111,7 +105,9 @@ class TokenCache:
             "draws.window_nll": passes.draws_window_nll,
         }
         for name, scored in passes.said.items():
-            values |= _leaves(name, scored)
+            values[f"{name}.window_nll"] = scored.window_nll
+            for part in ("tally", "tokens"):
+                values |= {f"{name}.{part}.{k}": v for k, v in vars(getattr(scored, part)).items()}
         tensors = {k: v.contiguous() for k, v in values.items() if isinstance(v, Tensor)}
         scalars = {k: v for k, v in values.items() if k not in tensors}
         alone = [name for name in passes.said if name != "bma"]
@@ -131,7 +127,7 @@ class TokenCache:
             names = [*json.loads(metadata["singles"]), "bma"]
             return Passes(
                 values["temperature"],
-                {name: _from_leaves(Scored, name, values) for name in names},
+                {name: _scored(name, values) for name in names},
                 values["aleatoric"],
                 values["draws"],
                 values["draws.window_nll"],
@@ -142,12 +138,8 @@ class TokenCache:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder: one process at a time scores a run. What one that was killed left
-        unfinished goes.
-
-        Raises:
-            UserError: another process holds it.
-        """
+        """Hold the folder, or raise UserError: one process at a time scores a run. What one that
+        was killed left unfinished goes."""
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(self.folder / ".lock").acquire(timeout=0):
@@ -185,18 +177,8 @@ class TokenCache:
                 path.unlink(missing_ok=True)
 
 
-def _leaves(path: str, value: Any) -> dict[str, Any]:
-    """The fields of a dataclass, and of those in it, by their paths."""
-    if not is_dataclass(value):
-        return {path: value}
-    each = [_leaves(f"{path}.{f.name}", getattr(value, f.name)) for f in fields(value)]
-    return {key: leaf for leaves in each for key, leaf in leaves.items()}
+def _scored(name: str, values: dict[str, Any]) -> Scored:
+    def made(cls: Any, part: str) -> Any:
+        return cls(**{f.name: values[f"{name}.{part}.{f.name}"] for f in fields(cls)})
 
-
-def _from_leaves(kind: Any, path: str, values: dict[str, Any]) -> Any:
-    """The inverse: a `kind` of what `values` hold."""
-    if not is_dataclass(kind):
-        return values[path]
-    each = get_type_hints(kind).items()
-    make: Any = kind
-    return make(*(_from_leaves(own, f"{path}.{name}", values) for name, own in each))
+    return Scored(made(Tally, "tally"), made(TokenScores, "tokens"), values[f"{name}.window_nll"])

@@ -28,15 +28,12 @@ from bayesgen.likelihoods import IGNORED
 from bayesgen.predictive import Forward
 from bayesgen.predictive.mixture import RunningMixture, entropy
 
-MAX_ELEMENTS = 2**26
-"""Mixture probabilities that are held at once (256 MiB of float32)."""
+MAX_ELEMENTS = 2**26  # mixture probabilities that are held at once (256 MiB of float32)
 ECE_BINS = 15
 MAX_WINDOWS = 512
 """That τ is fitted on; of labelled examples, which hold one observation each, `MAX_EXAMPLES`."""
-MAX_TOKENS = 2**16
-"""Tokens that are read while τ is fitted."""
-KEPT_ELEMENTS = 2**26
-"""Log-probabilities that are kept while τ is fitted (256 MiB of float32)."""
+MAX_TOKENS = 2**16  # tokens that are read while τ is fitted
+KEPT_ELEMENTS = 2**26  # log-probabilities that are kept while τ is fitted (256 MiB of float32)
 
 
 @dataclass(frozen=True)
@@ -44,22 +41,14 @@ class TokenScores:
     """What one predictor said of each of n target tokens; all [n], on the CPU.
 
     Numbers are float64 where they are to be summed, and float32 where they are only kept.
-
-    Attributes:
-        log_likelihood: log p(target), nats.
-        confidence: the largest probability.
-        correct: whether the most probable token was the target, bool.
-        brier: Σ_v (p_v − 1[v is the target])².
-        entropy: of the distribution, nats.
-        guess: the most probable token, int32.
     """
 
-    log_likelihood: Tensor
-    confidence: Tensor
-    correct: Tensor
-    brier: Tensor
-    entropy: Tensor
-    guess: Tensor
+    log_likelihood: Tensor  # log p(target), nats
+    confidence: Tensor  # the largest probability
+    correct: Tensor  # whether the most probable token was the target, bool
+    brier: Tensor  # Σ_v (p_v − 1[v is the target])²
+    entropy: Tensor  # of the distribution, nats
+    guess: Tensor  # the most probable token, int32
 
     @classmethod
     def of(cls, log_probs: Tensor, targets: Tensor) -> TokenScores:
@@ -68,25 +57,17 @@ class TokenScores:
         log_likelihood = log_probs.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
         confidence, guess = probs.max(-1)
         brier = probs.square().sum(-1) - 2 * log_likelihood.exp() + 1
+        correct, guess = guess == targets, guess.int()
+        found = cls(log_likelihood, confidence, correct, brier, entropy(probs), guess)
         # sums are taken in float64, which not every accelerator has
-        per_token = (
-            log_likelihood, confidence, guess == targets, brier, entropy(probs), guess.int(),
-        )  # fmt: skip
-        return cls(*(t.cpu().double() if t.is_floating_point() else t.cpu() for t in per_token))
+        return found.map(lambda v: v.cpu().double() if v.is_floating_point() else v.cpu())
 
     @classmethod
     def cat(cls, parts: Sequence[TokenScores]) -> TokenScores:
-        """The scores of one text after the other."""
         return cls(*map(torch.cat, zip(*(vars(part).values() for part in parts), strict=True)))
 
-    def take(self, places: Tensor) -> TokenScores:
-        """Those at `places` [m], in their order."""
-        return TokenScores(*(values[places] for values in vars(self).values()))
-
-    def compact(self) -> TokenScores:
-        """The same in float32."""
-        each = vars(self).values()
-        return TokenScores(*(v.float() if v.is_floating_point() else v for v in each))
+    def map(self, of: Callable[[Tensor], Tensor]) -> TokenScores:
+        return TokenScores(*map(of, vars(self).values()))
 
 
 def _bins() -> Tensor:
@@ -95,10 +76,8 @@ def _bins() -> Tensor:
 
 @dataclass
 class Tally:
-    """Running sums of token scores, among them the reliability diagram's bins.
-
-    Bins are 15 equal intervals (lower, upper] of the largest probability.
-    """
+    """Running sums of token scores, among them the reliability diagram's bins: 15 equal intervals
+    (lower, upper] of the largest probability."""
 
     tokens: int = 0
     log_likelihood: float = 0.0
@@ -161,33 +140,27 @@ these."""
 
 @dataclass(frozen=True)
 class Scored:
-    """What one predictor said of the tokens or classes of one split.
-
-    Attributes:
-        tally: its sums, from which the headline numbers come.
-        tokens: what it said of every observation, in the order of the split.
-        window_nll: summed NLL of each row [W], float64, in nats.
-    """
+    """What one predictor said of the tokens or classes of one split, in its order."""
 
     tally: Tally
     tokens: TokenScores
-    window_nll: Tensor
+    window_nll: Tensor  # summed NLL of each row [W], float64, in nats
 
 
+@dataclass
 class _Collected:
     """Token scores that come batch by batch."""
 
-    def __init__(self) -> None:
-        self.tally = Tally()
-        self.tokens: list[TokenScores] = []
-        self.window_nll: list[Tensor] = []
+    tally: Tally = field(default_factory=Tally)
+    tokens: list[TokenScores] = field(default_factory=list)
+    window_nll: list[Tensor] = field(default_factory=list)
 
     def add(self, log_probs: Tensor, labels: Tensor) -> TokenScores:
         """Score `log_probs` [n, V] of those `labels` [B, ...] that are observations."""
         scored = labels != IGNORED
         scores = TokenScores.of(log_probs, labels[scored])
         self.tally.add(scores)
-        self.tokens.append(scores.compact())
+        self.tokens.append(scores.map(lambda v: v.float() if v.is_floating_point() else v))
         nll = torch.zeros(labels.shape, dtype=torch.float64)
         nll[scored.cpu()] = -scores.log_likelihood
         self.window_nll.append(nll.reshape(len(nll), -1).sum(1))
@@ -195,7 +168,8 @@ class _Collected:
 
     def scored(self, split: Split) -> Scored:
         """All of it, in the order of the split."""
-        tokens = TokenScores.cat(self.tokens).take(split.tokens_back)
+        places = split.tokens_back
+        tokens = TokenScores.cat(self.tokens).map(lambda values: values[places])
         return Scored(self.tally, tokens, torch.cat(self.window_nll)[split.windows_back])
 
 
@@ -205,16 +179,12 @@ def score_weights(
     weights: Mapping[str, tuple[Tensor, Tensor | None]],
     advance: Advance = lambda rows: None,
 ) -> dict[str, Scored]:
-    """What some sets of weights, each on its own, say of tokens or classes.
-
-    Args:
-        weights: name -> θ and τ; with τ, one number for each row [W], the probabilities are
-            softmax(log p / τ).
-    """
+    """What some sets of weights, each on its own, say of tokens or classes: name -> θ and τ; with
+    τ, one number for each row [W], the probabilities are softmax(log p / τ)."""
     collected = {name: _Collected() for name in weights}
-    for block in walk(forward, split, forward.target_log_probs):
+    for _, under in walk(forward, split, forward.target_log_probs):
         for name, (theta, tau) in weights.items():
-            for places, labels, log_probs in block.under(theta):
+            for places, labels, log_probs in under(theta):
                 if tau is not None:
                     each = tau[places].repeat_interleave(split.tokens[places])
                     log_probs = (log_probs / each[:, None].to(log_probs)).log_softmax(-1)
@@ -231,29 +201,21 @@ def score_mixture(
     advance: Advance = lambda rows: None,
     each: Each = lambda draw, first, scores: None,
 ) -> Passes:
-    """The mixture over the draws on tokens or classes, as `bma`, its growth with their number, and
-    the average of the draws.
-
-    Args:
-        draws: S of them.
-        order: in which they are taken [S].
-        each: is given every draw's own scores, in float64.
-    """
+    """The mixture over the draws, taken in `order` [S], on tokens or classes, as `bma`, its growth
+    with their number, and the average of the draws; `each` is given every draw's own scores."""
     count = len(order)
     tallies = [Tally() for _ in order]
     steps = {k: Tally() for k in STEPS if k < count}
-    mixed, draws_nll, aleatoric = _Collected(), [], []
-    begin = 0
+    mixed, draws_nll, aleatoric, begin = _Collected(), [], [], 0
     classes = forward.log_probs(split.windows.batch(torch.arange(1))).shape[-1]
     most = max(1, MAX_ELEMENTS // (classes * int(split.tokens.max())))
-    for block in walk(forward, split, forward.target_log_probs, most):
+    for rows, under in walk(forward, split, forward.target_log_probs, most):
         running: list[tuple[RunningMixture, Tensor]] = []
-        window_nll = torch.zeros(len(block.places), dtype=torch.float64)
-        entropy = torch.zeros(int(split.tokens[block.places].sum()), dtype=torch.float64)
+        window_nll = torch.zeros(len(rows), dtype=torch.float64)
+        entropy = torch.zeros(int(split.tokens[rows].sum()), dtype=torch.float64)
         for taken, s in enumerate(order, start=1):
-            own, done = _Collected(), begin
-            own.tally = tallies[s]
-            for i, (_, labels, log_probs) in enumerate(block.under(draws[s])):
+            own, done = _Collected(tallies[s]), begin
+            for i, (_, labels, log_probs) in enumerate(under(draws[s])):
                 scores = own.add(log_probs, labels)
                 each(s, done, scores)
                 done += len(scores.correct)
@@ -271,17 +233,14 @@ def score_mixture(
         draws_nll.append(window_nll)
         for total, labels in running:
             mixed.add(total.log_probs, labels)
-    bma = mixed.scored(split)
+    steps[count] = mixed.tally
     return Passes(
         None,
-        {"bma": bma},
+        {"bma": mixed.scored(split)},
         torch.cat(aleatoric)[split.tokens_back],
         averaged([measured(tally, split, sums_only=True) for tally in tallies]),
         torch.cat(draws_nll)[split.windows_back],
-        {
-            k: measured(tally, split, sums_only=True)
-            for k, tally in (steps | {count: bma.tally}).items()
-        },
+        {k: measured(tally, split, sums_only=True) for k, tally in steps.items()},
     )
 
 
@@ -308,8 +267,7 @@ def fit_temperature(forward: Forward, windows: Rows, batch_size: int) -> float:
     Guo et al. 2017, https://arxiv.org/abs/1706.04599, section 4.2. `forward` must hold the
     checkpoint's weights; `windows` must be data that are not scored afterwards.
     """
-    kept_log_probs: list[Tensor] = []
-    kept_labels: list[Tensor] = []
+    kept: list[tuple[Tensor, Tensor]] = []
     most = MAX_EXAMPLES if windows.row_targets == 1 else MAX_WINDOWS
     count = min(most, len(windows), max(1, MAX_TOKENS // windows.row_targets))
     stride = 1
@@ -317,12 +275,11 @@ def fit_temperature(forward: Forward, windows: Rows, batch_size: int) -> float:
         batch = windows.batch(part)
         scored = batch["labels"] != IGNORED
         log_probs = forward.target_log_probs(batch).cpu()
-        if not kept_log_probs:  # of a large vocabulary every n-th token must do
+        if not kept:  # of a large vocabulary every n-th token must do
             most = int(scored.reshape(len(part), -1).sum(1).max())  # targets of a row
             stride = math.ceil(count * most * log_probs.shape[-1] / KEPT_ELEMENTS)
-        kept_log_probs.append(log_probs[::stride].clone())
-        kept_labels.append(batch["labels"][scored][::stride])
-    log_probs, labels = torch.cat(kept_log_probs), torch.cat(kept_labels)
+        kept.append((log_probs[::stride].clone(), batch["labels"][scored][::stride]))
+    log_probs, labels = map(torch.cat, zip(*kept, strict=True))
 
     def nll(log_tau: float) -> float:
         return float(F.cross_entropy(log_probs / math.exp(log_tau), labels))

@@ -57,9 +57,6 @@ def run_passes(
         max_windows: read this many rows, evenly spaced, instead of all.
         cache: where what the networks said is kept and looked for.
         progress: title of a progress bar, or None for none.
-
-    Raises:
-        ValueError: a real-valued label is not finite.
     """
     model, posterior, forward = predictive.model, predictive.posterior, predictive.forward
     split = Split.of(windows, batch_size, max_windows, forward.device, model.likelihood)
@@ -109,19 +106,12 @@ def _fitting(forward: Forward, split: Split) -> Split:
 
 @dataclass(frozen=True)
 class SplitReport:
-    """The scores of one split.
+    """The scores of one split."""
 
-    Attributes:
-        content: the split's part of an evaluation file, plain data.
-        window_nll: predictor -> summed NLL of each row [rows], float64, in nats.
-        window_tokens: observations in each row [rows].
-        key: of the passes in the cache.
-    """
-
-    content: dict[str, Any]
-    window_nll: dict[str, Tensor]
-    window_tokens: Tensor
-    key: str
+    content: dict[str, Any]  # the split's part of an evaluation file, plain data
+    window_nll: dict[str, Tensor]  # predictor -> summed NLL of each row [W], float64, in nats
+    window_tokens: Tensor  # observations in each row [W]
+    key: str  # of the passes in the cache
 
 
 def evaluate_split(
@@ -137,9 +127,8 @@ def evaluate_split(
 
     Under a likelihood of the user's own there is the NLL alone, and no `temperature_scaled`.
     """
-    passes, split = run_passes(
-        predictive, windows, held_in, cache=cache, progress=progress, **options
-    )
+    options |= {"cache": cache, "progress": progress}
+    passes, split = run_passes(predictive, windows, held_in, **options)
     key = "" if cache is None else cache.key(split, held_in, predictive)
     values = {name: measured(said, split) for name, said in passes.said.items()}
     values["mean_of_draws"] = passes.draws
@@ -168,28 +157,26 @@ def evaluate_split(
     if split.of_classes:
         ranked = partial(selective, passes, split, progress)
         kept = ranked() if cache is None else cache.plain(f"{key}.selective", ranked)
-        content |= {"selective": kept, **_of_classes(passes)}
+        assert passes.aleatoric is not None
+        total, aleatoric = passes.said["bma"].tally.mean_entropy, float(passes.aleatoric.mean())
+        content |= {
+            "selective": kept,
+            "reliability": {name: own.tally.reliability() for name, own in passes.said.items()},
+            # means over the observations, in nats
+            "entropy": {"total": total, "aleatoric": aleatoric, "epistemic": total - aleatoric},
+        }
     elif split.kind == "number":
         content |= _of_numbers(predictive.model.likelihood, passes, few)
     content |= {"macro_f1": macro_f1} if macro_f1 else {}
     return SplitReport(content, nll, split.tokens, key)
 
 
-def _of_classes(passes: Passes) -> dict[str, Any]:
-    """What a report has of classes and tokens alone: the bins of each predictor's reliability
-    diagram, and entropies, means over the observations in nats."""
-    assert passes.aleatoric is not None
-    total, aleatoric = passes.said["bma"].tally.mean_entropy, float(passes.aleatoric.mean())
-    return {
-        "reliability": {name: said.tally.reliability() for name, said in passes.said.items()},
-        "entropy": {"total": total, "aleatoric": aleatoric, "epistemic": total - aleatoric},
-    }
-
-
 def _of_numbers(likelihood: Any, passes: Passes, few: str | None) -> dict[str, Any]:
-    """The same of real-valued labels: σ in their units, and variances, means over the rows."""
+    """What a report has of real-valued labels alone: σ in their units, and variances, means over
+    the rows."""
     bma = passes.said["bma"]
     aleatoric, epistemic = float(bma.aleatoric.mean()), float(bma.epistemic.mean())
+    variance = {"total": aleatoric + epistemic, "aleatoric": aleatoric, "epistemic": epistemic}
     differences = {
         name: spearman_difference(bma.mean, said.mean, bma.labels)
         for name, said in passes.said.items()
@@ -198,12 +185,10 @@ def _of_numbers(likelihood: Any, passes: Passes, few: str | None) -> dict[str, A
     return {
         "selective": {"bma_epistemic": sureness(bma)},
         "noise_std": likelihood.std,
-        "variance": {
-            "total": aleatoric + epistemic, "aleatoric": aleatoric, "epistemic": epistemic,
-        },
+        "variance": variance,
         "coverage": {name: coverage_table(said) for name, said in passes.said.items()},
         "bma_minus_spearman": {
             name: {**vars(d), "no_interval": None if math.isfinite(d.low) else few or CONSTANT}
             for name, d in differences.items()
         },
-    }  # fmt: skip
+    }

@@ -1,15 +1,9 @@
 """Metrics: one function each, from what a predictor said of a split to a number; and intervals.
 
 A metric of your own is registered before an evaluation, or named by the entry point of a package
-(group `bayesgen.metrics`), and is then in every evaluation file, table and summary:
-
-    METRICS.register(Metric("error_rate", error_rate, labels=("class", "token")))
-
-    def error_rate(said, split):
-        return float((said.tokens.guess != split.labels).double().mean())
-
-What a predictor said is a `classes.Scored` where the labels are classes or tokens, and a
-`numbers.Predicted` where they are real numbers; `split` is a `walk.Split`, with the labels.
+(group `bayesgen.metrics`), and is then in every evaluation file, table and summary (see the page
+"Add a metric"). What a predictor said is a `classes.Scored` where the labels are classes or tokens,
+and a `numbers.Predicted` where they are real numbers; `split` is a `walk.Split`, with the labels.
 """
 
 from __future__ import annotations
@@ -66,47 +60,25 @@ class Metric:
     reason: str = ""
 
 
-METRICS = Registry[Metric](
-    "metric",
-    {
-        name: f"bayesgen.evaluation.metrics:{name.upper()}"
-        for name in (
-            "nll", "perplexity", "accuracy", "rmse", "spearman", "pearson", "ece", "brier",
-            "macro_f1",
-        )
-    },
-)  # fmt: skip
-
-
 @dataclass(frozen=True)
 class Passes:
-    """What the predictors said of one split.
+    """What the predictors said of one split."""
 
-    Attributes:
-        temperature: of `temperature_scaled`; None where nothing can be scaled.
-        said: predictor -> what it said of every observation (`classes.Scored`, `numbers.Predicted`
-            or `numbers.Densities`); without `mean_of_draws`.
-        aleatoric: mean over the draws of the entropy of each observation's distribution [n], in
-            nats; None where there are no such distributions.
-        draws: the average of the draws' own numbers.
-        draws_window_nll: the average of their summed NLL of each row [W].
-        by_draws: number of draws -> the mixture of the first so many, in `walk.draw_order`.
-    """
-
-    temperature: float | None
+    temperature: float | None  # of `temperature_scaled`; None where nothing can be scaled
+    # predictor -> what it said of every observation (`classes.Scored`, `numbers.Predicted` or
+    # `numbers.Densities`); without `mean_of_draws`
     said: dict[str, Any]
+    # mean over the draws of the entropy of each observation's distribution [n], in nats; None of
+    # real numbers
     aleatoric: Tensor | None
-    draws: Values
-    draws_window_nll: Tensor
-    by_draws: dict[int, Values]
+    draws: Values  # the average of the draws' own numbers
+    draws_window_nll: Tensor  # the average of their summed NLL of each row [W]
+    by_draws: dict[int, Values]  # the mixture of the first so many, in `walk.draw_order`
 
 
 def measured(said: Any, split: Split, sums_only: bool = False) -> Values:
-    """Every metric of what a predictor said.
-
-    Args:
-        sums_only: `said` is a `classes.Tally`, and only what needs no more is measured.
-    """
+    """Every metric of what a predictor said; with `sums_only` that is a `classes.Tally`, and only
+    what needs no more is measured."""
     found: Values = {}
     for metric in list(METRICS.values()):
         if split.kind not in metric.labels or (sums_only and not metric.of_sums):
@@ -158,29 +130,28 @@ def _macro_f1(said: Any, split: Split) -> float:
     return float(multiclass_f1_score(said.tokens.guess, split.labels, classes, average="macro"))
 
 
-CLASSES: tuple[LabelKind, ...] = ("class", "token")
-# nats per observation
-NLL = Metric(
-    "nll", lambda said, _: said.nll, (*CLASSES, "number", "own"), heading="NLL", of_sums=True
-)
-PERPLEXITY = Metric("perplexity", lambda said, _: exp(said.nll), CLASSES, digits=3, of_sums=True)
-ACCURACY = Metric("accuracy", lambda said, _: said.accuracy, CLASSES, "higher", of_sums=True)
-# of the predictive mean, in units of the labels, and its correlations with them
-RMSE = Metric("rmse", lambda said, _: said.rmse, ("number",), heading="RMSE")
-SPEARMAN = Metric(
-    "spearman", lambda said, _: said.correlations["spearman"], ("number",), "higher", 4, "Spearman",
-    reason="no_correlation",
+_CLASSES: tuple[LabelKind, ...] = ("class", "token")
+_NUMBER: tuple[LabelKind, ...] = ("number",)
+_BUILT_IN = (
+    # nats per observation
+    Metric("nll", lambda said, _: said.nll, (*_CLASSES, "number", "own"), heading="NLL",
+           of_sums=True),
+    Metric("perplexity", lambda said, _: exp(said.nll), _CLASSES, digits=3, of_sums=True),
+    Metric("accuracy", lambda said, _: said.accuracy, _CLASSES, "higher", of_sums=True),
+    # of the predictive mean, in units of the labels, and its correlations with them
+    Metric("rmse", lambda said, _: said.rmse, _NUMBER, heading="RMSE"),
+    Metric("spearman", lambda said, _: said.correlations["spearman"], _NUMBER, "higher",
+           heading="Spearman", reason="no_correlation"),
+    Metric("pearson", lambda said, _: said.correlations["pearson"], _NUMBER, "higher",
+           heading="Pearson", reason="no_correlation"),
+    # of classes, confidence against accuracy in 15 bins (Guo et al. 2017,
+    # https://arxiv.org/abs/1706.04599, eq. 3); of real numbers, see `numbers.calibration_error`
+    Metric("ece", lambda said, _: said.ece, (*_CLASSES, "number"), heading="ECE", of_sums=True),
+    # summed over the classes or the vocabulary (Brier 1950)
+    Metric("brier", lambda said, _: said.mean_brier, _CLASSES, heading="Brier", of_sums=True),
+    Metric("macro_f1", _macro_f1, ("class",), "higher", heading="macro-F1"),
 )  # fmt: skip
-PEARSON = Metric(
-    "pearson", lambda said, _: said.correlations["pearson"], ("number",), "higher", 4, "Pearson",
-    reason="no_correlation",
-)  # fmt: skip
-# of classes, confidence against accuracy in 15 bins (Guo et al. 2017,
-# https://arxiv.org/abs/1706.04599, eq. 3); of real-valued labels, see `numbers.calibration_error`
-ECE = Metric("ece", lambda said, _: said.ece, (*CLASSES, "number"), heading="ECE", of_sums=True)
-# summed over the classes or the vocabulary (Brier 1950)
-BRIER = Metric("brier", lambda said, _: said.mean_brier, CLASSES, heading="Brier", of_sums=True)
-MACRO_F1 = Metric("macro_f1", _macro_f1, ("class",), "higher", heading="macro-F1")
+METRICS = Registry[Metric]("metric", {metric.name: metric for metric in _BUILT_IN})
 
 
 # -- bootstrap intervals -------------------------------------------------------------------------
@@ -207,10 +178,9 @@ def percentile_intervals(
     """Numbers `statistic(*samples, axis=-1)` [k] with their 95 % percentile bootstrap intervals.
 
     Args:
-        statistic: takes [..., n_i] for each sample and returns [k, ...].
-        samples: [n_i] each, n_i of 2 or more.
-        batch: resamples that are handed to `statistic` at once, if they exceed `AT_ONCE`.
-        paired: resample all `samples` together, instead of independently of each other.
+        statistic: takes [..., n_i] for each sample and returns [k, ...], of a `batch` (or
+            `AT_ONCE`) at once.
+        samples: [n_i] each, n_i of 2 or more, resampled independently or, if `paired`, together.
     """
     if paired or len(samples) == 1:  # else the random numbers depend on the batches
         batch = max(batch, AT_ONCE // len(samples[0]))
@@ -229,13 +199,10 @@ def percentile_intervals(
 
 
 def paired_difference(first: Tensor, second: Tensor, tokens: Tensor, seed: int = 0) -> Interval:
-    """Mean NLL of `first` minus that of `second`, per token.
+    """Mean NLL per token of `first` minus that of `second`, which are summed over each window of so
+    many `tokens`, [windows] each.
 
     Tokens of one window share their context, so whole windows are resampled.
-
-    Args:
-        first, second: summed NLL of each window, [windows].
-        tokens: how many targets each window has, [windows].
     """
     samples = (first - second).double().numpy(), tokens.double().numpy()
 

@@ -1,7 +1,4 @@
-"""Predicted real-valued labels, and likelihoods of the user's own: what the predictors say of them.
-
-The scores of real-valued labels: density, error, correlation, and calibration.
-"""
+"""Real-valued labels, and likelihoods of the user's own: what is said of them, and its scores."""
 
 from __future__ import annotations
 
@@ -44,41 +41,30 @@ from bayesgen.predictive.mixture import GaussianMixture, log_mean
 LEVELS = tuple(round(0.05 * i, 2) for i in range(1, 20))
 """Central intervals whose coverage makes the calibration error."""
 SHOWN_LEVELS = (0.5, 0.8, 0.9, 0.95)
-RESAMPLES = 1000
-"""Of a difference of rank correlations, which is slower than one of means."""
-BATCH = 10
-"""Resamples that are ranked at once."""
+RESAMPLES = 1000  # of a difference of rank correlations, which is slower than one of means
+BATCH = 10  # resamples that are ranked at once
 CONSTANT = "the outputs or the labels do not vary in some resample"
-COVERAGES = (0.5, 0.8, 1.0)
-"""Shares of the rows, the most certain ones, whose error is reported."""
-LEAST_TAU = 1e-6
-"""Of the variance of real-valued labels, where the residuals are all zero."""
+COVERAGES = (0.5, 0.8, 1.0)  # shares of the rows, the most certain ones, whose error is reported
+LEAST_TAU = 1e-6  # of the variance of real-valued labels, where the residuals are all zero
 
 
 @dataclass(frozen=True)
 class Predicted:
     """What one predictor said of each of n labels; all [n], float64, on the CPU.
 
-    Attributes:
-        mixture: what it predicts.
-        labels: of any dtype.
-        log_likelihood: log p(label), nats.
-        pit: P(Y <= label), the probability integral transform.
-        mean: of the predictive.
-        aleatoric, epistemic: its variance in two parts.
+    `aleatoric` and `epistemic` sum up to the variance of the mixture.
     """
 
     mixture: GaussianMixture
-    labels: Tensor
-    log_likelihood: Tensor
-    pit: Tensor
+    labels: Tensor  # of any dtype
+    log_likelihood: Tensor  # log p(label), nats
+    pit: Tensor  # P(Y <= label), the probability integral transform
     mean: Tensor
     aleatoric: Tensor
     epistemic: Tensor
 
     @classmethod
     def of(cls, mixture: GaussianMixture, labels: Tensor) -> Predicted:
-        """Confront `mixture` with `labels` [n]."""
         parts, done = [], 0
         for block in mixture.blocks():
             mine = labels[done : done + len(block.std)]
@@ -98,7 +84,6 @@ class Predicted:
 
     @property
     def rmse(self) -> float:
-        """In units of the labels."""
         return float((self.mean - self.labels.double()).square().mean().sqrt())
 
     @property
@@ -107,21 +92,15 @@ class Predicted:
 
     @cached_property
     def correlations(self) -> dict[str, float]:
-        """Of the predictive mean with the labels, see `correlations`."""
         return correlations(self.mean, self.labels)
 
 
 @dataclass(frozen=True)
 class Densities:
-    """What one predictor said, where a likelihood gives the density of what was seen alone.
+    """What one predictor said, where a likelihood gives the density of what was seen alone."""
 
-    Attributes:
-        window_nll: NLL of each row [W], float64, in nats.
-        observations: in all rows.
-    """
-
-    window_nll: Tensor
-    observations: int
+    window_nll: Tensor  # NLL of each row [W], float64, in nats
+    observations: int  # in all rows
 
     @property
     def nll(self) -> float:
@@ -138,7 +117,8 @@ def read_numbers(
     order of the run, `draws` [S, W]: the mean of its label, or its log-likelihood, in nats.
 
     Of real-valued labels also the `labels` [W] and the `residuals`, label minus the deterministic
-    mean of each held-in row [m]: none where these are among the rows that are scored.
+    mean of each held-in row [m]: none where these are among the rows that are scored. ValueError
+    where a label is not finite.
     """
     model, posterior, forward = predictive.model, predictive.posterior, predictive.forward
     numbers, near, more = split.kind == "number", None, {}
@@ -152,14 +132,14 @@ def read_numbers(
         def read(rows: Split, weights: Weights) -> Tensor:
             if numbers:
                 return each_number(forward, rows, weights, lambda out, _: out.flatten(), advance)
-            return densities(forward, rows, model.likelihood, weights, advance)
+            return densities(forward, rows, weights, advance)
 
         alone = read(split, [model.theta, posterior.mean().to(model.device)])
         if near:
             more["residuals"] = _finite(near) - read(near, [model.theta])[0]
         draws = read(split, posterior)
-    return {"deterministic": alone[0].clone(), "posterior_mean": alone[1].clone(), "draws": draws,
-            **more}  # fmt: skip
+    found = {"deterministic": alone[0].clone(), "posterior_mean": alone[1].clone(), "draws": draws}
+    return found | more
 
 
 def _finite(split: Split) -> Tensor:
@@ -221,14 +201,8 @@ def _variances(found: Mapping[str, Tensor], std: float) -> Tensor:
 def correlations(
     first: Tensor, second: Tensor, names: str = "outputs or labels"
 ) -> dict[str, float]:
-    """`spearman` and `pearson` of `first` [n] and `second` [n].
-
-    Args:
-        names: what they are, for the reason why there are none.
-
-    Raises:
-        Undefined: there are none.
-    """
+    """`spearman` and `pearson` of `first` [n] and `second` [n]; raises `Undefined`, with what they
+    are by the `names`, where there are none."""
     x, y = first.double().numpy(), second.double().numpy()
     if len(x) < 2:
         raise Undefined("a correlation needs two rows or more")
@@ -282,9 +256,6 @@ def calibration_error(pit: Tensor) -> float:
 
     The calibration error of Kuleshov et al. 2018, https://arxiv.org/abs/1807.00263, section 3.5,
     with absolute values and even weights, of central intervals in the place of quantiles.
-
-    Args:
-        pit: the probability integral transform of each label [n].
     """
     return float(np.mean([abs(covered(pit, level) - level) for level in LEVELS]))
 

@@ -19,21 +19,14 @@ from bayesgen.evaluation.metrics import Passes, percentile_intervals
 from bayesgen.evaluation.selective import uncertainties
 from bayesgen.evaluation.walk import Split
 
-SCORES = (
-    "bma_epistemic", "bma_total", "deterministic_entropy", "deterministic_max_probability",
-)  # fmt: skip
+SCORES = ("bma_epistemic", "bma_total", "deterministic_entropy", "deterministic_max_probability")
 """The first is compared with the others."""
 RESAMPLES = 1000
-BATCH = 10
-"""Resamples that are ranked at once: more is no faster, and takes memory."""
+BATCH = 10  # resamples that are ranked at once: more is no faster, and takes memory
 
 
 def detect_shift(inside: tuple[Passes, Split], outside: tuple[Passes, Split]) -> dict[str, Any]:
-    """Compare the rows of two passes of the same predictors; see `detection`.
-
-    Raises:
-        ValueError: one of the two has fewer than two rows, or a score is NaN.
-    """
+    """Compare the rows of two passes of the same predictors; see `detection`."""
     return detection(window_scores(*inside), window_scores(*outside))
 
 
@@ -67,13 +60,8 @@ def detection(
     other. Intervals are 95 % percentile bootstraps: documents inside and outside are resampled
     independently, for all scores the same ones.
 
-    Args:
-        inside: name -> score of each document like the training data, [n_in]; higher means more
-            out-of-distribution. May be infinite, not NaN.
-        outside: the same of the out-of-distribution documents, [n_out].
-
-    Raises:
-        ValueError: a side has fewer than two documents, or a score is NaN.
+    Both sides hold by name the score of each document, [n_in] and [n_out]: higher means more
+    out-of-distribution, and infinite is possible. ValueError for NaN, or fewer than two documents.
     """
     near, far = (
         np.stack([np.asarray(side[name], dtype=np.float64) for name in inside])
@@ -131,21 +119,19 @@ def _fpr95(inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
 def _ratio(inside: np.ndarray, outside: np.ndarray, resamples: int, seed: int) -> dict[str, Any]:
     """The ratio of the mean scores, or why there is none."""
 
-    def undefined(why: str) -> dict[str, Any]:
-        return {"ratio": None, "ratio_undefined": why}
-
     if not (np.isfinite(inside).all() and np.isfinite(outside).all()):
-        return undefined("some scores are infinite")
+        return {"ratio": None, "ratio_undefined": "some scores are infinite"}
     estimate = inside.mean()
     if estimate == 0:
-        return undefined("the mean score inside is 0")
+        return {"ratio": None, "ratio_undefined": "the mean score inside is 0"}
     rng = np.random.default_rng(seed)
     means_inside, means_outside = (
         np.array([rng.choice(scores, len(scores)).mean() for _ in range(resamples)])
         for scores in (inside, outside)
     )
     if (np.sign(means_inside) != np.sign(estimate)).any():
-        return undefined("the mean score inside is 0, or of the other sign, in some resamples")
+        why = "the mean score inside is 0, or of the other sign, in some resamples"
+        return {"ratio": None, "ratio_undefined": why}
     low, high = np.percentile(means_outside / means_inside, [2.5, 97.5])
     ratio = {"estimate": float(outside.mean() / estimate), "low": float(low), "high": float(high)}
     return {"ratio": ratio, "ratio_undefined": None}

@@ -25,28 +25,19 @@ from bayesgen.predictive.mixture import log_mean
 class PriorPredictive:
     """What S draws from a prior say of some rows; NLLs in nats per observation, of the labels.
 
-    Attributes:
-        draws: NLL of each draw [S].
-        nll: of their mixture.
-        loaded: of the weights that were loaded.
-        uniform: of a uniform distribution over the classes; None of real-valued labels.
-        confidence: mean largest probability of each draw [S]; None of real-valued labels.
-        entropy: mean entropy of the mixture, in nats; None of real-valued labels.
-        aleatoric: the mean of the draws' own; the same.
-        shares: of the observations that each draw puts into each class [S, C]; None where the
-            classes are tokens, or the labels real numbers.
-        outputs: mean prediction of each draw [S], and its standard deviation over the rows [S];
-            None of classes.
+    What the kind of labels does not have is None.
     """
 
-    draws: Tensor
-    nll: float
-    loaded: float
-    uniform: float | None = None
-    confidence: Tensor | None = None
-    entropy: float | None = None
-    aleatoric: float | None = None
-    shares: Tensor | None = None
+    draws: Tensor  # NLL of each draw [S]
+    nll: float  # of their mixture
+    loaded: float  # of the weights that were loaded
+    # of classes and tokens:
+    uniform: float | None = None  # NLL of a uniform distribution over the classes
+    confidence: Tensor | None = None  # mean largest probability of each draw [S]
+    entropy: float | None = None  # mean entropy of the mixture, in nats
+    aleatoric: float | None = None  # the mean of the draws' own
+    shares: Tensor | None = None  # of the observations that a draw puts into a class [S, C]
+    # of real numbers: mean prediction of each draw, and its sd over the rows, [S] each
     outputs: tuple[Tensor, Tensor] | None = None
 
 
@@ -55,9 +46,9 @@ def prior_predictive(
 ) -> PriorPredictive:
     """Predict `rows` by `draws` [S, P] from a prior."""
     forward, likelihood = Forward(model), model.likelihood
-    loaded, _ = nll_of(forward, likelihood, model.theta[None], rows, batch_size)
+    loaded, _ = nll_of(forward, model.theta[None], rows, batch_size)
     split = Split.of(rows, batch_size, None, forward.device, likelihood)
-    if split.kind in {"class", "token"}:
+    if split.of_classes:
         return _of_classes(forward, draws, split, loaded)
     outputs = None
     if split.kind == "number":
@@ -65,7 +56,7 @@ def prior_predictive(
         every = torch.stack([likelihood.per_sequence(own, split.labels) for own in said]).double()
         outputs = said.mean(1), said.std(1)
     else:
-        every = densities(forward, split, likelihood, draws)
+        every = densities(forward, split, draws)
     count = rows.num_targets
     nll = -every.sum(1) / count, -float(log_mean(every).sum()) / count
     return PriorPredictive(*nll, loaded, outputs=outputs)
@@ -77,7 +68,8 @@ def _of_classes(forward: Forward, draws: Tensor, split: Split, loaded: float) ->
         forward, split, draws, range(len(draws)),
         each=lambda draw, first, scores: parts[draw].append(scores),
     )  # fmt: skip
-    bma, said = found.said["bma"], [TokenScores.cat(own) for own in parts]
+    bma = found.said["bma"].tally
+    said = [TokenScores.cat(own) for own in parts]
     classes = forward.log_probs(split.windows.batch(torch.arange(1))).shape[-1]
     shares = None
     if split.kind == "class":
@@ -85,11 +77,11 @@ def _of_classes(forward: Forward, draws: Tensor, split: Split, loaded: float) ->
         shares = torch.stack(counts).double() / len(split.labels)
     return PriorPredictive(
         torch.stack([-own.log_likelihood.mean() for own in said]),
-        bma.tally.nll,
+        bma.nll,
         loaded,
         uniform=math.log(classes),
         confidence=torch.stack([own.confidence.mean() for own in said]),
-        entropy=bma.tally.mean_entropy,
+        entropy=bma.mean_entropy,
         aleatoric=statistics.mean(float(own.entropy.mean()) for own in said),
         shares=shares,
     )

@@ -21,8 +21,7 @@ RESAMPLES = 1000
 CHUNK_ELEMENTS = 2**17
 """Token weights of the resamples that are worked on at once: 1 MiB of int64, to stay in a cache."""
 CURVE_POINTS = 21
-COVERAGE = 0.8
-"""Share of labelled rows, the most certain ones, whose accuracy is reported."""
+COVERAGE = 0.8  # share of labelled rows, the most certain ones, whose accuracy is reported
 MEASURES = (
     "aurc", "minus_deterministic", "accuracy_at_80", "accuracy_at_80_minus_max_probability",
 )  # fmt: skip
@@ -30,10 +29,8 @@ MEASURES = (
 
 
 def uncertainties(passes: Passes) -> dict[str, Tensor]:
-    """The uncertainties of each token or class [n], float64: higher is less sure.
-
-    A name begins with the predictor that the uncertainty is of.
-    """
+    """The uncertainties of each token or class [n], float64: higher is less sure. A name begins
+    with the predictor that the uncertainty is of."""
     bma, deterministic = passes.said["bma"].tokens, passes.said["deterministic"].tokens
     total = bma.entropy.double()
     return {
@@ -48,7 +45,7 @@ def uncertainties(passes: Passes) -> dict[str, Tensor]:
 def selective(passes: Passes, split: Split, progress: str | None = None) -> dict[str, Any]:
     """How well each of `uncertainties` ranks the errors of its `predictor`, plain data.
 
-    `curve`: see `risk_coverage`. `aurc`: its area with the interval over windows, and
+    `curve`: see `Ranking.curve`. `aurc`: its area with the interval over windows, and
     `minus_deterministic`, that minus the deterministic predictor's by its entropy.
     `accuracy_at_80`: accuracy among the 80 % most certain rows, of classes alone, and
     `accuracy_at_80_minus_max_probability`, that minus the deterministic predictor's by its largest
@@ -93,15 +90,11 @@ def window_intervals(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> list[Interval]:
-    """Measures of rankings with their 95 % intervals.
+    """Measures of rankings with their 95 % intervals: of `counts` [b, windows], how often each
+    window is there in b samples, each [b].
 
-    Tokens of one window share their context, so whole windows are resampled (percentile bootstrap),
-    for all measures the same ones.
-
-    Args:
-        measures: `counts` [b, windows], how often each window is there in b samples -> each
-            measure of these, [b].
-        ranking: one of those that are measured, for its windows: two or more.
+    Tokens of one window share their context, so whole windows of the `ranking`, two or more, are
+    resampled (percentile bootstrap), for all measures the same ones.
     """
     count = int(ranking.windows.max()) + 1
 
@@ -120,29 +113,16 @@ def window_intervals(
 
 @dataclass(frozen=True)
 class Ranking:
-    """Tokens from the most to the least certain, in tie groups of equal uncertainty.
+    """Tokens from the most to the least certain, in tie groups of equal uncertainty."""
 
-    Attributes:
-        errors: [n], int64, in that order.
-        windows: which window each token belongs to, counted from zero [n], in that order.
-        edges: tokens before each tie group, and n, [t + 1].
-    """
-
-    errors: np.ndarray
-    windows: np.ndarray
-    edges: np.ndarray
+    errors: np.ndarray  # [n], int64, in that order
+    windows: np.ndarray  # which window each token belongs to, counted from zero [n]
+    edges: np.ndarray  # tokens before each tie group, and n, [t + 1]
 
     @classmethod
     def of(cls, errors: Any, uncertainty: Any, windows: Any) -> Ranking:
-        """Rank n tokens, given as arrays, or tensors on the CPU.
-
-        Args:
-            errors: whether the predicted token was wrong, [n].
-            uncertainty: higher where less sure, [n]; may be infinite, not NaN.
-            windows: the window of each token, [n], integers.
-
-        Raises:
-            ValueError: an uncertainty is NaN.
+        """Rank n tokens, given as arrays, or tensors on the CPU: whether the guess was wrong, how
+        unsure it was (may be infinite; ValueError for NaN), and the number of the window, [n] each.
         """
         unsure = np.asarray(uncertainty)
         if np.isnan(unsure).any():
@@ -155,10 +135,8 @@ class Ranking:
         return cls(np.asarray(errors)[order].astype(np.int64), numbered[order], edges)
 
     def totals(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens, and errors among them, before each edge: [b, t + 1] each.
-
-        `counts` [b, windows] says how often each window is there.
-        """
+        """Tokens, and errors among them, before each edge, [b, t + 1] each, where each window is
+        there so often: `counts` [b, windows]."""
         weights = counts.take(self.windows, axis=1)
         running = np.zeros((len(counts), len(self.errors) + 1), dtype=np.int64)
         weights.cumsum(1, out=running[:, 1:])

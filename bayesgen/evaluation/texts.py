@@ -28,15 +28,13 @@ MAX_ELEMENTS = 2**26
 class TextSamples:
     """Prompts from a split, what follows them there, and what each predictor makes of them.
 
-    Attributes:
-        continuations: `deterministic` and `bma` -> one text for each prompt.
-        settings: how they were decoded; each `texts_at_once` texts have the seed of the first of
-            them, `seed` plus its number.
+    `settings` say how: each `texts_at_once` texts have the seed of the first of them, `seed` plus
+    its number.
     """
 
     prompts: list[str]
     references: list[str]
-    continuations: dict[str, list[str]]
+    continuations: dict[str, list[str]]  # `deterministic` and `bma` -> one text for each prompt
     settings: dict[str, Any]
 
     def scores(self) -> dict[str, Any]:
@@ -67,22 +65,28 @@ def sample_texts(
     """Continue the first halves of `count` windows, drawn by `seed`; the second are the references.
 
     Both predictors decode with the same settings and the same random streams.
-
-    Raises:
-        ValueError: the model has no tokenizer, or there are not so many whole windows.
     """
     model, tokenizer = predictive.model, predictive.model.tokenizer
     if tokenizer is None:
         raise ValueError("this model has no tokenizer: its texts cannot be compared")
     half = max(1, windows.block_size // 2)
-    chosen = _whole(windows, count, seed)
+    # windows without padding, each with its last target: block + 1 token ids
+    chosen: list[list[int]] = []
+    order = torch.randperm(len(windows), generator=torch.Generator().manual_seed(seed))
+    for batch in (windows.batch(index[None]) for index in order):
+        labels = batch["labels"][0]
+        if bool((labels != IGNORED).all()):
+            chosen.append([*batch["input_ids"][0].tolist(), int(labels[-1])])
+        if len(chosen) == count:
+            break
+    else:
+        raise ValueError(f"the split has only {len(chosen)} whole windows, not {count}")
     prompts = [ids[:half] for ids in chosen]
     references = [tokenizer.decode(ids[half:]) for ids in chosen]
     at_once = max(1, min(TEXTS_AT_ONCE, MAX_ELEMENTS // (half * tokenizer.vocab_size)))
     alone = Predictive(model, Draws.from_draws(model.theta[None], model.layout))
-    settings: dict[str, Any] = {
-        "max_new_tokens": windows.block_size + 1 - half, "temperature": 1.0, "seed": seed,
-    }  # fmt: skip
+    length = windows.block_size + 1 - half
+    settings: dict[str, Any] = {"max_new_tokens": length, "temperature": 1.0, "seed": seed}
     continuations: dict[str, list[str]] = {"deterministic": [], "bma": []}
     with progress_bar(progress, 2 * count, "text") as advance:
         for who, found in zip((alone, predictive), continuations.values(), strict=True):
@@ -98,21 +102,6 @@ def sample_texts(
     )
 
 
-def _whole(windows: Windows, count: int, seed: int) -> Sequence[list[int]]:
-    """Token ids of `count` windows without padding, each with its last target: block + 1 ids."""
-    order = torch.randperm(len(windows), generator=torch.Generator().manual_seed(seed))
-    chosen: list[list[int]] = []
-    for index in order:
-        batch = windows.batch(index[None])
-        labels = batch["labels"][0]
-        if bool((labels != IGNORED).all()):
-            chosen.append([*batch["input_ids"][0].tolist(), int(labels[-1])])
-        if len(chosen) == count:
-            return chosen
-    raise ValueError(f"the split has only {len(chosen)} whole windows, not {count}")
-
-
-CHARACTERS = "char"
 WORDS = "13a"
 ROUGE_WORDS = {"rouge1": 1, "rouge2": 2, "rougeL": 1}
 """ROUGE's kinds, and the words that a reference must have to be compared with."""
@@ -135,13 +124,15 @@ def overlap(
     https://aclanthology.org/W04-1013), each over the texts whose reference has such an n-gram; a
     hypothesis without one scores 0. Each score has the keys of `_estimate`.
 
-    Args:
-        minus: other hypotheses, whose BLEU of characters and ROUGE-L are subtracted; texts are then
-            resampled together with both of theirs. Without them there is everything.
+    Of `minus`, other hypotheses, BLEU of characters and ROUGE-L are subtracted, and only these are
+    there; texts are then resampled together with both of theirs.
     """
-    predictors = [hypotheses] if minus is None else [hypotheses, minus]
-    tokenizers = (CHARACTERS, WORDS) if minus is None else (CHARACTERS,)
-    kinds = list(ROUGE_WORDS) if minus is None else ["rougeL"]
+    predictors, tokenizers, kinds = [hypotheses], ["char", WORDS], list(ROUGE_WORDS)
+    if minus is not None:
+        predictors, tokenizers, kinds = [hypotheses, minus], ["char"], ["rougeL"]
+    for texts in predictors:
+        if len(texts) != len(references):
+            raise ValueError(f"{len(texts)} hypotheses for {len(references)} references")
     return {
         "num_texts": len(references),
         "resamples": RESAMPLES,
@@ -232,11 +223,8 @@ def _estimate(
     `low` and `high` of its 95 % interval, over `num_texts`; `reason` says why one is None.
 
     The interval is a percentile bootstrap: 2,000 times as many texts are drawn with replacement
-    and scored. There is none with fewer than two texts, or where a resample has no score.
-
-    Args:
-        stats: what `score` needs of every text, [texts, K] for each predictor.
-        score: of the sums over texts, [K]; raises Undefined.
+    and scored. There is none with fewer than two texts, or where a resample has no score. `stats`
+    [texts, K] of each predictor are summed over texts for `score`, which may raise Undefined.
     """
     count = len(stats[0])
 
@@ -271,8 +259,7 @@ def _distinct(texts: Sequence[str], n: int) -> dict[str, Any]:
         words = "a word" if n == 1 else f"{n} words"
         why = f"no text has {words}" if texts else "no texts"
         return {"ratio": None, "num_ngrams": 0, "reason": why}
-    total = ngrams.total()
-    return {"ratio": len(ngrams) / total, "num_ngrams": total, "reason": None}
+    return {"ratio": len(ngrams) / ngrams.total(), "num_ngrams": ngrams.total(), "reason": None}
 
 
 def _self_bleu(texts: Sequence[str]) -> dict[str, Any]:

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -25,40 +24,28 @@ from bayesgen.draws import Draws
 from bayesgen.likelihoods import IGNORED, Categorical, Gaussian, Likelihood
 from bayesgen.models.functional import Batch
 from bayesgen.predictive import Forward
-from bayesgen.predictive.forward import Trunk
 from bayesgen.predictive.mixture import log_mean
 
 TRUNK_BYTES = 2**28
 """Outputs of modules that are kept from one draw to the next, but for those of a single batch."""
 STEPS = (1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 500, 1000)
 """Numbers of draws at which the mixture is scored on the way to all of them."""
-MAX_EXAMPLES = 8192
-"""Labelled examples that one number, such as a temperature, is fitted on."""
+MAX_EXAMPLES = 8192  # labelled examples that one number, such as a temperature, is fitted on
 LabelKind = Literal["token", "class", "number", "own"]
 """What is predicted; `own` is whatever a likelihood of the user's own is a density of."""
-Advance = Callable[[int], Any]
-"""Takes how many rows were read."""
-Weights = Draws | Sequence[Tensor] | Tensor
-"""Sets of weights: θ [P] each."""
+Advance = Callable[[int], Any]  # takes how many rows were read
+Weights = Draws | Sequence[Tensor] | Tensor  # sets of them: θ [P] each
 
 
 @dataclass(frozen=True)
 class Split:
-    """The rows that are scored, and how they are cut into batches.
-
-    Attributes:
-        indices: of the rows [W], in the order of the split.
-        tokens: observations in each of them [W].
-        labels: the observations [n, ...], in the order of the split.
-        order: places of the rows in `indices` as they are read [W]: the longest first, where the
-            rows have `lengths`.
-    """
+    """The rows that are scored, and how they are cut into batches."""
 
     windows: Rows
-    indices: Tensor
-    tokens: Tensor
-    labels: Tensor
-    order: Tensor
+    indices: Tensor  # of the rows [W], in the order of the split
+    tokens: Tensor  # observations in each of them [W]
+    labels: Tensor  # the observations [n, ...], in the order of the split
+    order: Tensor  # places of the rows as they are read [W]: where they have `lengths`, long first
     batch_size: int
     device: torch.device
     kind: LabelKind
@@ -93,8 +80,8 @@ class Split:
         observed = torch.cat(tokens), torch.cat(parts)
         return cls(windows, indices, *observed, order, batch_size, device, kind)
 
-    def batches(self, indices: Tensor) -> Iterator[dict[str, Tensor]]:
-        for part in indices.split(self.batch_size):
+    def batches(self, places: Tensor) -> Iterator[dict[str, Tensor]]:
+        for part in self.indices[places].split(self.batch_size):
             yield {k: v.to(self.device) for k, v in self.windows.batch(part).items()}
 
     @property
@@ -117,58 +104,36 @@ class Split:
         return "row" if self.windows.row_targets == 1 else "window"
 
 
-@dataclass(frozen=True)
-class Block:
-    """Some rows, which are read again under each set of weights.
-
-    Attributes:
-        places: of the rows [B].
-        trunk: what the sets of weights share.
-        read: what is asked of the network: a method of `forward`.
-    """
-
-    forward: Forward
-    split: Split
-    places: Tensor
-    trunk: Trunk
-    read: Callable[[Batch], Tensor]
-
-    def under(self, theta: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Places and labels of each batch, and what is read of it under `theta` [P]."""
-        self.forward.load(theta)
-        places = self.places.split(self.split.batch_size)
-        # padding batches takes longer than a Bayesian head
-        batches = self._held if self.trunk.modules else self._batches()
-        for number, (part, batch) in enumerate(zip(places, batches, strict=True)):
-            with self.trunk.over(number):
-                found = self.read(batch)
-            yield part, batch["labels"], found
-
-    def _batches(self) -> Iterator[dict[str, Tensor]]:
-        return self.split.batches(self.split.indices[self.places])
-
-    @cached_property
-    def _held(self) -> list[dict[str, Tensor]]:
-        return list(self._batches())
+Block = tuple[Tensor, Callable[[Tensor], Iterator[tuple[Tensor, Tensor, Tensor]]]]
+"""Places of some rows [B]; and from θ [P] to the places and labels of each batch of them, and what
+is read of it."""
 
 
 def walk(
     forward: Forward, split: Split, read: Callable[[Batch], Tensor], most: int | None = None
 ) -> Iterator[Block]:
-    """The rows as they are read, in blocks that all weights go through in turn.
-
-    Args:
-        read: a method of `forward`.
-        most: rows of a block (default: all); it has fewer where what the weights share of it would
-            not fit in memory.
-    """
+    """The rows as they are read, by a method of `forward`, in blocks that all weights go through in
+    turn: of at most `most` rows, and fewer where what the weights share would not fit in memory."""
     # the longest row comes first: none has larger outputs
-    (longest,) = split.batches(split.indices[split.order[:1]])
+    (longest,) = split.batches(split.order[:1])
     trunk = forward.trunk(longest)
     batches = max(1, TRUNK_BYTES // max(1, trunk.bytes * split.batch_size))
     most = min(most or len(split.indices), batches * split.batch_size)
     for places in split.order.split(most):
-        yield Block(forward, split, places, trunk, read)
+        # padding batches takes longer than a Bayesian head
+        held = list(split.batches(places)) if trunk.modules else None
+
+        def under(
+            theta: Tensor, places: Tensor = places, held: list[dict[str, Tensor]] | None = held
+        ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+            forward.load(theta)
+            each = zip(places.split(split.batch_size), held or split.batches(places), strict=True)
+            for number, (part, batch) in enumerate(each):
+                with trunk.over(number):
+                    found = read(batch)
+                yield part, batch["labels"], found
+
+        yield places, under
         trunk.forget()
 
 
@@ -181,16 +146,15 @@ def each_number(
 ) -> Tensor:
     """Numbers of the rows, or of their observations, under each of `weights`: [weights, n].
 
-    Args:
-        of: makes them of what the network puts out for a batch, and of its labels. Of classes and
-            tokens it is given log p(class | input) [m, V] of the observations alone, and these [m].
+    `of` makes them of what the network puts out for a batch, and of its labels. Of classes and
+    tokens it is given log p(class | input) [m, V] of the observations alone, and these [m].
     """
     classes = split.of_classes
     found: list[list[Tensor]] = [[] for _ in weights]
     read = forward.target_log_probs if classes else forward.outputs
-    for block in walk(forward, split, read):
+    for _, under in walk(forward, split, read):
         for theta, own in zip(weights, found, strict=True):
-            for _, labels, said in block.under(theta):
+            for _, labels, said in under(theta):
                 own.append(of(said, labels[labels != IGNORED] if classes else labels).cpu())
                 advance(len(labels))
     back = split.tokens_back if classes else split.windows_back
@@ -198,20 +162,14 @@ def each_number(
 
 
 def densities(
-    forward: Forward,
-    split: Split,
-    likelihood: Likelihood,
-    weights: Weights,
-    advance: Advance = lambda rows: None,
+    forward: Forward, split: Split, weights: Weights, advance: Advance = lambda rows: None
 ) -> Tensor:
     """log p(label | x, θ) by each of S > 0 `weights`: [S, n], float64, in nats. Of classes and
     tokens n are the labels that are observations, and else the rows: of a real number that is NaN,
     exactly 0."""
-    density = (
-        likelihood.per_observation
-        if isinstance(likelihood, Categorical)
-        else likelihood.per_sequence
-    )
+    density = forward.likelihood.per_sequence
+    if isinstance(forward.likelihood, Categorical):
+        density = forward.likelihood.per_observation
 
     def of(said: Tensor, labels: Tensor) -> Tensor:
         return density(said, labels).double()
@@ -220,23 +178,16 @@ def densities(
         return each_number(forward, split, weights, of, advance)
 
 
-def log_likelihoods(
-    forward: Forward, likelihood: Likelihood, draws: Tensor, rows: Rows, batch_size: int = 64
-) -> Tensor:
-    """`densities` of `rows`, in their order, by `draws` [S, P]."""
-    split = Split.of(rows, batch_size, None, forward.device, likelihood)
-    return densities(forward, split, likelihood, draws)
-
-
 def nll_of(
-    forward: Forward, likelihood: Likelihood, draws: Tensor, rows: Rows, batch_size: int = 64
+    forward: Forward, draws: Tensor, rows: Rows, batch_size: int = 64
 ) -> tuple[float, float]:
     """NLL of the mixture of `draws` [S, P] on `rows`, and the mean of theirs, in nats per
     observation; infinite without a draw. For many short looks: one number is kept of each draw and
     observation, and nothing else."""
     if not len(draws):
         return math.inf, math.inf
-    every = log_likelihoods(forward, likelihood, draws, rows, batch_size)
+    split = Split.of(rows, batch_size, None, forward.device, forward.likelihood)
+    every = densities(forward, split, draws)
     count = rows.num_targets
     both = -float(log_mean(every).sum()) / count, -float(every.mean(0).sum()) / count
     return (math.inf, math.inf) if math.isnan(sum(both)) else both
@@ -251,8 +202,7 @@ def evenly_spaced(rows: int, most: int | None) -> Tensor:
 
 def draw_order(count: int) -> Sequence[int]:
     """A fixed random order: the first k draws are spread over the run, and over its chains."""
-    order: list[int] = np.random.default_rng(0).permutation(count).tolist()
-    return order
+    return list(np.random.default_rng(0).permutation(count).tolist())
 
 
 def cross_fitted(
@@ -269,8 +219,7 @@ def cross_fitted(
 def progress_bar(title: str | None, total: int, unit: str = "") -> Iterator[Advance]:
     """A bar that is advanced by so many units at a time, with their rate; none without a title.
 
-    Args:
-        unit: `row`, `window`, `text`; without one there is no rate, for a few steps of some time.
+    Without a `unit` (`row`, `window`, `text`) there is no rate, for a few steps of some time.
     """
     bare = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]"
     with tqdm(

@@ -88,20 +88,14 @@ class Predictive:
         return self.generate_all([prompt], strategy, **settings)[0]
 
     def generate_all(
-        self,
-        prompts: Sequence[str | Sequence[int]],
-        strategy: Strategy = "auto",
-        **settings: Any,
+        self, prompts: Sequence[str | Sequence[int]], strategy: Strategy = "auto", **settings: Any
     ) -> list[GeneratedText]:
         """One text for each of `prompts` (texts or token ids), in one batch; see `generate`."""
         *_, texts = self.stream(prompts, strategy, **settings)
         return texts
 
     def stream(
-        self,
-        prompts: Sequence[str | Sequence[int]],
-        strategy: Strategy = "auto",
-        **settings: Any,
+        self, prompts: Sequence[str | Sequence[int]], strategy: Strategy = "auto", **settings: Any
     ) -> Iterator[list[GeneratedText]]:
         """The texts of `generate_all` while they grow: the list after every token."""
         decoding = DecodingSettings(**settings)

@@ -19,20 +19,13 @@ from bayesgen.likelihoods import Gaussian
 from bayesgen.models.functional import Batch, FunctionalModel
 from bayesgen.predictive.mixture import GaussianMixture
 
-Advance = Callable[[int], Any]
-"""Takes how many texts were read."""
-
 
 @dataclass(frozen=True)
 class EmbeddingSpread:
-    """Embeddings of n texts over the draws.
+    """Embeddings of n texts over the draws."""
 
-    Attributes:
-        mean, sd: of each dimension over the draws, [n, H], float32. With one draw `sd` is 0.
-    """
-
-    mean: Tensor
-    sd: Tensor
+    mean: Tensor  # of each dimension, [n, H], float32
+    sd: Tensor  # the same; 0 with one draw
 
     @property
     def relative_sd(self) -> Tensor:
@@ -48,17 +41,11 @@ class EmbeddingSpread:
 
 @dataclass(frozen=True)
 class SimilaritySpread:
-    """Similarities of m pairs over the draws.
+    """Similarities of m pairs over the draws."""
 
-    Attributes:
-        deterministic: of the weights that the chain started from, [m], float32.
-        each: of every draw [S, m], float32.
-        noise_std: σ of a score around the similarity; None where the model gives no scores.
-    """
-
-    deterministic: Tensor
-    each: Tensor
-    noise_std: float | None
+    deterministic: Tensor  # of the weights that the chain started from, [m], float32
+    each: Tensor  # of every draw [S, m], float32
+    noise_std: float | None  # σ of a score around it; None where the model gives no scores
 
     @property
     def mean(self) -> Tensor:
@@ -93,12 +80,12 @@ def embeddings(model: FunctionalModel, posterior: Draws, batch: Batch) -> Tensor
     Raises:
         ValueError: the model has no embeddings.
     """
-    return torch.stack(list(_embedded(model, posterior, [batch], lambda _: None)))
+    return torch.stack(list(_embedded(model, posterior, [batch])))
 
 
 def similarity(model: FunctionalModel, first: Tensor, second: Tensor) -> Tensor:
     """Similarity [...] of the embeddings `first` and `second`, [..., H] each, float32."""
-    if not gives_scores(model):
+    if model.labels != "number":
         return F.cosine_similarity(first.float(), second.float(), dim=-1)
     pairs = torch.stack([first, second], -2)
     with torch.no_grad():
@@ -106,26 +93,19 @@ def similarity(model: FunctionalModel, first: Tensor, second: Tensor) -> Tensor:
     return scores.view(first.shape[:-1]).float()
 
 
-def gives_scores(model: FunctionalModel) -> bool:
-    """Whether what the model says of a pair of texts is a score."""
-    return model.labels == "number"
-
-
 def compare(
     model: FunctionalModel,
     posterior: Draws,
     batches: Sequence[Batch],
     pairs: Tensor,
-    advance: Advance = lambda _: None,
+    advance: Callable[[int], Any] = lambda texts: None,
 ) -> tuple[EmbeddingSpread, SimilaritySpread]:
     """The embeddings of the texts in `batches`, and the similarities of some pairs of them.
 
     Every draw is loaded once, and memory does not grow with the draws but for a number a pair.
 
     Args:
-        batches: see `embeddings`.
         pairs: places of the two texts of each pair, [m, 2].
-        advance: takes how many texts were read.
 
     Raises:
         ValueError: the model has no embeddings.
@@ -142,20 +122,20 @@ def compare(
         each.append(similarity(model, embedding[first], embedding[second]))
     shift = total / len(each)
     variance = (squares / len(each) - shift.square()).clamp(min=0)
-    likelihood = model.likelihood
+    deterministic = similarity(model, start[first], start[second])
+    std = model.likelihood.std if isinstance(model.likelihood, Gaussian) else None
     return (
         EmbeddingSpread((start + shift).float(), variance.sqrt().float()),
-        SimilaritySpread(
-            similarity(model, start[first], start[second]),
-            torch.stack(each),
-            likelihood.std if isinstance(likelihood, Gaussian) else None,
-        ),
+        SimilaritySpread(deterministic, torch.stack(each), std),
     )
 
 
 @torch.no_grad()
 def _embedded(
-    model: FunctionalModel, draws: Iterable[Tensor], batches: Iterable[Batch], advance: Advance
+    model: FunctionalModel,
+    draws: Iterable[Tensor],
+    batches: Iterable[Batch],
+    advance: Callable[[int], Any] = lambda texts: None,
 ) -> Iterator[Tensor]:
     """Embeddings [n, H] of all texts under one draw after the other, float32, on the CPU."""
     if not hasattr(model.module, "embed"):

@@ -8,9 +8,9 @@ are, bit for bit, those of plain passes.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -36,6 +36,7 @@ class Forward:
     def __init__(self, model: FunctionalModel, precision: Precision = "fp32") -> None:
         self.precision = precision
         self.device = model.device
+        self.likelihood = model.likelihood
         self._model = model
         # weights are rounded once a draw, not at every product
         self._flat = model.bind(torch.bfloat16 if precision == "bf16" else None)
@@ -45,8 +46,17 @@ class Forward:
         self._flat.theta.copy_(theta)
 
     def trunk(self, batch: Batch) -> Trunk:
-        """What the passes of all θ over a batch like this have in common."""
-        return find_trunk(self._flat, partial(self.outputs, batch))
+        """What the passes of all θ over a batch like this have in common.
+
+        One pass is watched for the first operation on θ. Then passes with kept outputs are compared
+        with plain ones under several θ, to find a network that changes what it was given, or keeps
+        a state.
+        """
+        flat, outputs = self._flat, partial(self.outputs, batch)
+        if flat.layout.size == sum(p.numel() for p in flat.module.parameters()):
+            return Trunk()
+        trunk = Trunk(_shared(flat, outputs))
+        return trunk if trunk.modules and _exact(trunk, flat, outputs) else Trunk()
 
     @torch.no_grad()
     def outputs(self, batch: Batch) -> Tensor:
@@ -74,7 +84,7 @@ class Forward:
         return chosen.log_softmax(-1)
 
     def _logits(self, batch: Batch) -> Tensor:
-        if not isinstance(self._model.likelihood, Categorical):
+        if not isinstance(self.likelihood, Categorical):
             task = self._model.info.task
             raise ValueError(f"a {task} model has no distribution over classes")
         return self.outputs(batch)
@@ -91,16 +101,11 @@ def scoring_precision(wanted: Precision, model: FunctionalModel) -> Precision:
 
 
 class Trunk:
-    """Modules whose outputs are kept.
-
-    Attributes:
-        modules: none where draws share nothing.
-        bytes: that the outputs over the batch take with which it was found.
-    """
+    """Modules whose outputs are kept: none where draws share nothing."""
 
     def __init__(self, modules: Sequence[nn.Module] = ()) -> None:
         self.modules = modules
-        self.bytes = 0
+        self.bytes = 0  # that the outputs over the batch take with which it was found
         self._kept: dict[int, dict[nn.Module, Any]] = {}
 
     @contextmanager
@@ -121,43 +126,12 @@ class Trunk:
                     vars(module)["forward"] = forward
 
     def forget(self) -> None:
-        """Let go of what is kept."""
         self._kept.clear()
 
     def held(self) -> int:
         """Bytes of what is kept."""
         storages = (tensor.untyped_storage() for tensor in _tensors(self._kept))
         return sum({s.data_ptr(): s.nbytes() for s in storages}.values())
-
-
-def find_trunk(flat: FlatModule, outputs: Callable[[], Tensor]) -> Trunk:
-    """What the passes of a network have in common.
-
-    One pass is watched for the first operation on θ. Then passes with kept outputs are compared
-    with plain ones under several θ, to find a network that changes what it was given, or keeps a
-    state.
-
-    Args:
-        outputs: what the network in `flat` puts out for some batch under the θ that it holds.
-    """
-    if flat.layout.size == sum(p.numel() for p in flat.module.parameters()):
-        return Trunk()
-    trunk = Trunk(_shared(_calls(flat, outputs), flat))
-    return trunk if trunk.modules and _exact(trunk, flat, outputs) else Trunk()
-
-
-@dataclass
-class _Call:
-    """One call of a module.
-
-    Attributes:
-        caller: which call it was made in; None for the network itself.
-        before: whether it had returned when θ was first read.
-    """
-
-    module: nn.Module
-    caller: int | None
-    before: bool = False
 
 
 class _Watch(TorchDispatchMode):
@@ -174,18 +148,18 @@ class _Watch(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _calls(flat: FlatModule, outputs: Callable[[], Tensor]) -> list[_Call]:
-    """Every call of a module in one pass, in order."""
-    calls: list[_Call] = []
-    running: list[int] = []
+def _shared(flat: FlatModule, outputs: Callable[[], Tensor]) -> list[nn.Module]:
+    """The outermost modules that are frozen, called once in a pass, and done before θ is read."""
+    calls: Counter[nn.Module] = Counter()
+    done: list[nn.Module] = []
     watch = _Watch(flat.theta)
 
     def enter(module: nn.Module, _: Any) -> None:
-        calls.append(_Call(module, running[-1] if running else None))
-        running.append(len(calls) - 1)
+        calls[module] += 1
 
-    def leave(*_: Any) -> None:
-        calls[running.pop()].before = not watch.seen
+    def leave(module: nn.Module, *_: Any) -> None:
+        if not watch.seen:
+            done.append(module)
 
     hooks = [m.register_forward_pre_hook(enter) for m in flat.module.modules()]
     hooks += [m.register_forward_hook(leave) for m in flat.module.modules()]
@@ -195,24 +169,14 @@ def _calls(flat: FlatModule, outputs: Callable[[], Tensor]) -> list[_Call]:
     finally:
         for hook in hooks:
             hook.remove()
-    return calls
-
-
-def _shared(calls: Sequence[_Call], flat: FlatModule) -> list[nn.Module]:
-    """The outermost modules that are frozen, called once, and done before θ is read."""
-    place = _place(flat.theta)
-    modules = [call.module for call in calls]
+    bayesian = _place(flat.theta)
     can = [
-        call.before
-        and modules.count(call.module) == 1
-        and all(_place(parameter) != place for parameter in call.module.parameters())
-        for call in calls
+        module
+        for module in done
+        if calls[module] == 1 and all(_place(p) != bayesian for p in module.parameters())
     ]
-    return [
-        call.module
-        for call, mine in zip(calls, can, strict=True)
-        if mine and not (call.caller is not None and can[call.caller])
-    ]
+    inner = {part for module in can for part in module.modules() if part is not module}
+    return [module for module in can if module not in inner]
 
 
 def _exact(trunk: Trunk, flat: FlatModule, outputs: Callable[[], Tensor]) -> bool:

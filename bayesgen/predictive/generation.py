@@ -23,23 +23,18 @@ from bayesgen.predictive.mixture import Uncertainty, entropy, log_mean
 from bayesgen.predictive.reading import Reading, Strategy
 
 UNFINISHED = "�"
+COLDEST = 1e-9
+"""Temperature below which any difference of float32 log-probabilities leaves one token."""
 
 
 @dataclass(frozen=True)
 class Token:
-    """One generated token; entropies of the mixture before temperature, top-k and top-p, in nats.
-
-    Attributes:
-        text: what it adds to the text; empty while a character's bytes are not complete.
-        log_prob: log p(token | text) under the mixture, at temperature 1.
-        total: H[p̄].
-        aleatoric: mean over the draws of H[p_s].
-        epistemic: total − aleatoric, the mutual information of token and weights.
-    """
+    """One generated token; entropies of the mixture before temperature, top-k and top-p, in nats
+    (see `Uncertainty`)."""
 
     id: int
-    text: str
-    log_prob: float
+    text: str  # what it adds to the text; empty while a character's bytes are not complete
+    log_prob: float  # log p(token | text) under the mixture, at temperature 1
     total: float
     aleatoric: float
     epistemic: float
@@ -47,16 +42,12 @@ class Token:
 
 @dataclass
 class GeneratedText:
-    """A prompt and what was generated after it.
-
-    Attributes:
-        draw: the draw that the text follows; None if it follows the mixture.
-        draw_log_probs: log p(generated tokens | prompt, θ_s) of every draw, [S], nats.
-    """
+    """A prompt and what was generated after it."""
 
     prompt: str
-    draw: int | None = None
+    draw: int | None = None  # the draw that the text follows; None if it follows the mixture
     tokens: list[Token] = field(default_factory=list)
+    # log p(generated tokens | prompt, θ_s) of every draw, [S], nats
     draw_log_probs: Tensor = field(default_factory=lambda: torch.zeros(0))
 
     @property
@@ -103,17 +94,15 @@ def generate(
 ) -> Iterator[list[GeneratedText]]:
     """Texts that continue `prompts` (or their token ids), all grown by one token at a time.
 
-    Text i depends on its prompt, its place i and the seed, not on the texts beside it.
-
-    Yields:
-        The same list after every token: the last token of each text is new.
+    Text i depends on its prompt, its place i and the seed, not on the texts beside it. The same
+    list comes after every token: the last token of each text is new.
 
     Raises:
         ValueError: the model is no causal language model or has no tokenizer, or a prompt is empty.
     """
     if not model.task.can("generate"):
         raise ValueError(f"a {model.info.task} model cannot generate text")
-    tokenizer = model.tokenizer
+    tokenizer, count = model.tokenizer, len(posterior)
     if tokenizer is None:
         raise ValueError("this model has no tokenizer: it cannot read a prompt")
     encoded = [
@@ -122,8 +111,10 @@ def generate(
     ]
     if not prompts or not all(encoded):
         raise ValueError("the prompt is empty")
-    count = len(posterior)
-    follows = _followed(settings, len(prompts), count)
+    follows: list[int | None] = [None] * len(prompts)
+    if settings.decode != "mixture":  # all draws before any again, in an order of the seed
+        order = np.random.default_rng(settings.seed).permutation(count)
+        follows = [int(order[i % count]) for i in range(len(prompts))]
     texts = [
         GeneratedText(
             prompt if isinstance(prompt, str) else tokenizer.decode(tokens),
@@ -133,7 +124,8 @@ def generate(
         for prompt, tokens, draw in zip(prompts, encoded, follows, strict=True)
     ]
     reading = Reading(model, posterior, encoded, settings.max_new_tokens, strategy)
-    streams = [_stream(settings.seed, i) for i in range(len(prompts))]
+    seeds = [np.random.SeedSequence(settings.seed, spawn_key=(i,)) for i in range(len(prompts))]
+    streams = [torch.Generator().manual_seed(int(s.generate_state(1)[0])) for s in seeds]
     pieces = [_Pieces(tokenizer, tokens) for tokens in encoded]
     rows = torch.arange(len(prompts))
     for step in range(settings.max_new_tokens):
@@ -142,71 +134,17 @@ def generate(
         unsure = Uncertainty.of(mixed, entropy(each.exp()))
         chosen = mixed if settings.decode == "mixture" else each[follows, rows]
         # ids beyond the tokenizer's pad the vocabulary
-        probs = restricted(
-            chosen[:, : tokenizer.vocab_size],
-            settings.temperature,
-            settings.top_k,
-            settings.top_p,
-        )
-        tokens = torch.cat(
-            [
-                torch.multinomial(p, 1, generator=stream)
-                for p, stream in zip(probs, streams, strict=True)
-            ]
-        )
+        known = chosen[:, : tokenizer.vocab_size]
+        probs = restricted(known, settings.temperature, settings.top_k, settings.top_p)
+        drawn = [torch.multinomial(p, 1, generator=g) for p, g in zip(probs, streams, strict=True)]
+        tokens = torch.cat(drawn)
         reading.append(tokens)
-        for i, text in enumerate(texts):
-            token = int(tokens[i])
+        last = step == settings.max_new_tokens - 1
+        for i, (text, token) in enumerate(zip(texts, tokens.tolist(), strict=True)):
+            numbers = (mixed[i, token], unsure.total[i], unsure.aleatoric[i], unsure.epistemic[i])
             text.draw_log_probs += each[:, i, token].double()
-            text.tokens.append(
-                Token(
-                    token,
-                    pieces[i].add(token, last=step == settings.max_new_tokens - 1),
-                    float(mixed[i, token]),
-                    float(unsure.total[i]),
-                    float(unsure.aleatoric[i]),
-                    float(unsure.epistemic[i]),
-                )
-            )
+            text.tokens.append(Token(token, pieces[i].add(token, last), *map(float, numbers)))
         yield texts
-
-
-def _followed(settings: DecodingSettings, texts: int, count: int) -> list[int | None]:
-    """The draw of each text: all draws before any again, in an order of the seed."""
-    if settings.decode == "mixture":
-        return [None] * texts
-    order = np.random.default_rng(settings.seed).permutation(count)
-    return [int(order[i % count]) for i in range(texts)]
-
-
-def _stream(seed: int, index: int) -> torch.Generator:
-    mixed = np.random.SeedSequence(seed, spawn_key=(index,)).generate_state(1)[0]
-    return torch.Generator().manual_seed(int(mixed))
-
-
-class _Pieces:
-    """What each token adds to a text: a token may hold a part of a character's bytes."""
-
-    def __init__(self, tokenizer: Tokenizer, prompt: list[int]) -> None:
-        self._tokenizer = tokenizer
-        # one token of context is enough for tokenizers that join words by it
-        self._ids = prompt[-1:]
-        self._shown = len(tokenizer.decode(self._ids))
-
-    def add(self, token: int, last: bool) -> str:
-        self._ids.append(token)
-        text = self._tokenizer.decode(self._ids)
-        # no character has more than four bytes: after that many tokens it is none
-        if text.endswith(UNFINISHED) and len(self._ids) <= 4 and not last:
-            return ""
-        piece = text[self._shown :]
-        self._ids = [token]
-        self._shown = len(self._tokenizer.decode(self._ids))
-        return piece
-
-
-COLDEST = 1e-9
-"""Temperature below which any difference of float32 log-probabilities leaves one token."""
 
 
 def restricted(
@@ -231,3 +169,24 @@ def restricted(
         dropped = torch.zeros_like(probs, dtype=torch.bool).scatter(-1, order, before >= top_p)
         scaled = scaled.masked_fill(dropped, -torch.inf)
     return scaled.softmax(-1)
+
+
+class _Pieces:
+    """What each token adds to a text: a token may hold a part of a character's bytes."""
+
+    def __init__(self, tokenizer: Tokenizer, prompt: list[int]) -> None:
+        self._tokenizer = tokenizer
+        # one token of context is enough for tokenizers that join words by it
+        self._ids = prompt[-1:]
+        self._shown = len(tokenizer.decode(self._ids))
+
+    def add(self, token: int, last: bool) -> str:
+        self._ids.append(token)
+        text = self._tokenizer.decode(self._ids)
+        # no character has more than four bytes: after that many tokens it is none
+        if text.endswith(UNFINISHED) and len(self._ids) <= 4 and not last:
+            return ""
+        piece = text[self._shown :]
+        self._ids = [token]
+        self._shown = len(self._tokenizer.decode(self._ids))
+        return piece

@@ -1,4 +1,4 @@
-"""The arithmetic of a mixture: the average of the draws' probabilities, and how sure it is.
+"""The arithmetic of a mixture over the draws: its probabilities, and how sure it is.
 
     log p(y | x) = logsumexp_s log p(y | x, θ_s) − log S
 
@@ -10,13 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from scipy.optimize import elementwise
 from scipy.special import ndtr, ndtri
 from torch import Tensor
+
+MAX_ELEMENTS = 2**22  # means of Gaussians that are worked on at once (32 MiB of float64)
+SLACK = 1e-3  # widening of a bracket, in units of σ: that of one draw has no width
 
 
 def log_mean(each: Tensor) -> Tensor:
@@ -49,22 +51,14 @@ class RunningMixture:
 
     @property
     def log_probs(self) -> Tensor:
-        """log of the mean probabilities so far, [...].
-
-        Raises:
-            ValueError: there is no draw yet.
-        """
+        """log of the mean probabilities so far, [...]."""
         if self._sum is None:
             raise ValueError("a mixture needs at least one draw")
         return self._sum - math.log(self.count)
 
 
 def mixture_of(each: Iterable[Tensor]) -> Tensor:
-    """log of the mean of probability tensors whose logs come one at a time.
-
-    Raises:
-        ValueError: there are none.
-    """
+    """log of the mean of probability tensors whose logs come one at a time: one or more."""
     running = RunningMixture()
     for log_probs in each:
         running.add(log_probs)
@@ -73,17 +67,15 @@ def mixture_of(each: Iterable[Tensor]) -> Tensor:
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """How sure a mixture is, in total and in two parts; tensors of one shape, or numbers.
+    """How sure a mixture is, in total and in two parts: entropies in nats, tensors of one shape.
 
-    Of classes and tokens these are entropies in nats: H[p̄], mean_s H[p_s], and their difference,
-    the mutual information of label and weights (Depeweg et al. 2018,
-    https://arxiv.org/abs/1710.07283). Of real-valued labels they are variances, in squared units of
-    the labels: that of the mixture, σ² of the noise, and the variance of the draws' outputs.
+    H[p̄], mean_s H[p_s], and their difference, the mutual information of label and weights (Depeweg
+    et al. 2018, https://arxiv.org/abs/1710.07283).
     """
 
-    total: Any
-    aleatoric: Any
-    epistemic: Any
+    total: Tensor
+    aleatoric: Tensor
+    epistemic: Tensor
 
     @classmethod
     def of(cls, mixed: Tensor, entropies: Tensor) -> Uncertainty:
@@ -95,44 +87,29 @@ class Uncertainty:
 def decomposed(each: Iterable[Tensor]) -> tuple[Tensor, Uncertainty]:
     """The mixture of log-probabilities [..., V] that come one draw at a time, and its entropies
     [...]."""
-    entropies: list[Tensor] = []
-
-    def noted() -> Iterator[Tensor]:
-        for log_probs in each:
-            entropies.append(entropy(log_probs.exp()))
-            yield log_probs
-
-    mixed = mixture_of(noted())
-    return mixed, Uncertainty.of(mixed, torch.stack(entropies))
-
-
-MAX_ELEMENTS = 2**22
-"""Means that are worked on at once (32 MiB of float64)."""
-SLACK = 1e-3
-"""Widening of a bracket, in units of σ: that of one draw has no width."""
+    running, entropies = RunningMixture(), []
+    for log_probs in each:
+        entropies.append(entropy(log_probs.exp()))
+        running.add(log_probs)
+    return running.log_probs, Uncertainty.of(running.log_probs, torch.stack(entropies))
 
 
 @dataclass(frozen=True)
 class GaussianMixture:
-    """The predictives of n labels, in units of these.
+    """The predictives of n real-valued labels, in units of these: a Gaussian for each draw.
 
-    Numbers come in float64.
+        p(y | x) = 1/S Σ_s N(y; f_s(x), σ²)
 
-    Attributes:
-        means: f_s(x) [S, n], of any float dtype, on the CPU.
-        std: σ of each label [n], float64.
+    The mean is that of the draws' outputs, but the mixture is wider, and not a Gaussian. Numbers
+    come in float64.
     """
 
-    means: Tensor
-    std: Tensor
+    means: Tensor  # f_s(x) [S, n], of any float dtype, on the CPU
+    std: Tensor  # σ of each label [n], float64
 
     @classmethod
     def of(cls, means: Tensor, std: float | Tensor) -> GaussianMixture:
-        """From means [S, n] of any float dtype, and one σ or that of each label [n].
-
-        Raises:
-            ValueError: there are no draws, or a σ is not above 0.
-        """
+        """From means [S, n] of any float dtype, and one σ or that of each label [n]."""
         if means.dim() != 2 or not len(means):
             raise ValueError(f"means must be [S, n] of 1 draw or more, not {list(means.shape)}")
         sigma = torch.as_tensor(std, dtype=torch.float64).expand(means.shape[1])
@@ -143,8 +120,7 @@ class GaussianMixture:
     def log_prob(self, labels: Tensor) -> Tensor:
         """log p(y | x) of `labels` [n]: [n], in nats."""
         z = (labels.double() - self.means.double()) / self.std
-        each = -0.5 * z.square() - self.std.log() - 0.5 * math.log(2 * math.pi)
-        return log_mean(each)
+        return log_mean(-0.5 * z.square() - self.std.log() - 0.5 * math.log(2 * math.pi))
 
     def cdf(self, labels: Tensor) -> Tensor:
         """P(Y <= y | x) of `labels` [n]: [n]. Of the true labels it is the probability integral
@@ -169,34 +145,29 @@ class GaussianMixture:
         return self.means.double().var(0, correction=0)
 
     def quantile(self, probability: float) -> Tensor:
-        """y with P(Y <= y | x) = `probability`, found as a root: [n].
-
-        Raises:
-            ValueError: `probability` is not inside (0, 1), or an output is not finite.
-        """
+        """y with P(Y <= y | x) = `probability`, found as a root: [n]. ValueError where an output is
+        not finite."""
         if not 0 < probability < 1:
             raise ValueError(f"a quantile is at a probability inside (0, 1), not {probability}")
         means, std = self.means.double().numpy(), self.std.numpy()
         # the quantile of the mixture lies between those of its parts
         parts = ndtri(probability) * std
-        low, high = (end + parts for end in (means.min(0), means.max(0)))
+        bracket = means.min(0) + parts - SLACK * std, means.max(0) + parts + SLACK * std
 
         def excess(y: np.ndarray, row: np.ndarray) -> np.ndarray:
             return np.asarray(ndtr((y - means[:, row]) / std[row]).mean(0) - probability)
 
-        bracket = low - SLACK * std, high + SLACK * std
         found = elementwise.find_root(excess, bracket, args=(np.arange(means.shape[1]),))
         if not np.all(found.success):
             raise ValueError("a quantile was not found: an output of the draws is not finite")
         return torch.from_numpy(np.asarray(found.x))
 
     def interval(self, level: float) -> tuple[Tensor, Tensor]:
-        """The central interval that holds Y with probability `level`, its ends [n] each: below it
-        lies as much as above."""
+        """Ends [n] of the central interval that holds Y with probability `level`: below it lies as
+        much as above."""
         return self.quantile((1 - level) / 2), self.quantile((1 + level) / 2)
 
     def blocks(self) -> Iterator[GaussianMixture]:
         """The predictives of some labels after the other, in pieces that are cheap to work on."""
         step = max(1, MAX_ELEMENTS // len(self.means))
-        parts = zip(self.means.split(step, 1), self.std.split(step), strict=True)
-        return (GaussianMixture(means, std) for means, std in parts)
+        return map(GaussianMixture, self.means.split(step, 1), self.std.split(step))

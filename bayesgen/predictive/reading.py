@@ -25,18 +25,13 @@ from bayesgen.models import FunctionalModel
 from bayesgen.models.functional import Piece
 
 Strategy = Literal["auto", "stacked", "cached", "plain"]
-MEMORY = 4 * 2**30
-"""Bytes that draws and caches may take under `auto`."""
+MEMORY = 4 * 2**30  # bytes that draws and caches may take under `auto`
 
 
 class Reading:
-    """A batch of texts, read by every draw of a posterior.
-
-    Args:
-        texts: token ids of each text, at least one token each.
-        growth: how many tokens will be appended at most.
-        strategy: see the module; `auto` takes the first of the three that fits `memory` bytes.
-    """
+    """A batch of texts, at least one token id each, read by every draw of a posterior; at most
+    `growth` tokens will be appended to each. The strategy `auto` is the first of the three (see the
+    module) that fits `memory` bytes."""
 
     def __init__(
         self,
@@ -52,13 +47,49 @@ class Reading:
         self.model = model
         self.posterior = posterior
         self.texts = [list(text) for text in texts]
+        self._reader: Any = model.reader
         slots = max(map(len, texts)) + growth
         self._slots = slots if model.block_size is None else min(slots, model.block_size)
-        self.strategy = _strategy(model, posterior, len(texts), self._slots, strategy, memory)
+        self.strategy = self._possible(strategy, memory)
         self._mask = torch.zeros(len(texts), 0, dtype=torch.bool)
         self._draws: Tensor | None = None
         self._read_of_first = 0
         self._cache: Any = None
+
+    def _possible(self, wanted: Strategy, memory: int) -> Strategy:
+        reader = self._reader
+        possible = {
+            "plain": True,
+            "cached": reader is not None,
+            "stacked": reader is not None and reader.stackable,
+        }
+        if wanted != "auto":
+            if wanted not in possible:
+                raise ValueError(f"unknown strategy '{wanted}' (auto, {', '.join(possible)})")
+            if not possible[wanted]:
+                raise ValueError(f"this kind of model cannot read with strategy '{wanted}'")
+            return wanted
+        if reader is None:
+            return "plain"
+        weights = 4 * self.model.layout.size * len(self.posterior)
+        caches = self._cache_bytes() * len(self.posterior)
+        if reader.stackable and weights + caches <= memory:
+            return "stacked"
+        return "cached" if caches <= memory else "plain"
+
+    def _cache_bytes(self) -> int:
+        """Size of one draw's cache; the width that all architectures share bounds those that
+        grow."""
+        if not self._reader.stackable:
+            # transformers gives every architecture these attributes beside its own names
+            config = getattr(self._reader, "config", None)
+            layers, width = (getattr(config, k, 0) for k in ("num_hidden_layers", "hidden_size"))
+            return int(2 * 4 * layers * width * len(self.texts) * self._slots)
+        leaves = pytree.tree_leaves(self._empty_cache(torch.device("meta")))
+        return sum(leaf.numel() * leaf.element_size() for leaf in leaves)
+
+    def _empty_cache(self, device: torch.device | None = None) -> Any:
+        return self._reader.cache(len(self.texts), self._slots, device or self.model.device)
 
     def append(self, tokens: Tensor) -> None:
         """Let each text grow by one of `tokens` [B]; between two of these it is read once."""
@@ -72,18 +103,18 @@ class Reading:
         longest = max(map(len, self.texts))
         if self.strategy == "plain" or (limit is not None and longest > limit):
             self._cache = self._draws = None
-            logits = self._plain()
+            logits = self._plain(limit or longest)
         else:
             logits = self._read()
         return logits.float().log_softmax(-1)
 
-    def _plain(self) -> Tensor:
-        limit = self.model.block_size or max(map(len, self.texts))
+    def _plain(self, limit: int) -> Tensor:
         input_ids, mask = _padded([text[-limit:] for text in self.texts])
         last = mask.sum(1) - 1
         batch = {"input_ids": input_ids.to(self.model.device)}
         rows = torch.arange(len(last))
-        return torch.stack([self.model(self._on(t), batch)[rows, last] for t in self.posterior])
+        each = (self.model(theta.to(self.model.device), batch) for theta in self.posterior)
+        return torch.stack([logits[rows, last] for logits in each])
 
     def _read(self) -> Tensor:
         """Read what is new: the whole texts first, then one token of each."""
@@ -94,18 +125,19 @@ class Reading:
         if first:
             input_ids, new = _padded(self.texts)
             positions = torch.arange(input_ids.shape[1]).expand_as(input_ids)
-            last = new.sum(1) - 1
         else:
             input_ids = torch.tensor([text[-1:] for text in self.texts])
             positions = torch.tensor([[len(text) - 1] for text in self.texts])
             new = torch.ones_like(input_ids, dtype=torch.bool)
-            last = torch.zeros(len(self.texts), dtype=torch.long)
+        last = new.sum(1) - 1
         self._mask = torch.cat([self._mask, new], dim=1)
         device = self.model.device
         piece = Piece(input_ids.to(device), positions.to(device), self._mask.to(device))
         if self.strategy == "stacked":
             return self._stacked(piece, last)
-        return self._each(piece, last, self.posterior, self._own_caches())
+        if self._cache is None:
+            self._cache = [self._empty_cache() for _ in range(len(self.posterior))]
+        return self._each(piece, last, self.posterior, self._cache)
 
     def _stacked(self, piece: Piece, last: Tensor) -> Tensor:
         count = len(self.posterior)
@@ -128,80 +160,16 @@ class Reading:
     def _each(
         self, piece: Piece, last: Tensor, draws: Iterable[Tensor], caches: list[Any]
     ) -> Tensor:
-        rows = torch.arange(len(last))
-        return torch.stack(
-            [
-                self._one(piece, self._on(theta), cache)[rows, last]
-                for theta, cache in zip(draws, caches, strict=True)
-            ]
-        )
+        rows, device = torch.arange(len(last)), self.model.device
+        each = zip(draws, caches, strict=True)
+        return torch.stack([self._one(piece, t.to(device), c)[rows, last] for t, c in each])
 
-    def _one(self, piece: Piece, theta: Tensor, cache: Any) -> Tensor:
-        assert self.model.reader is not None
-        return self.model.reader.read(self.model.applied(theta), piece, cache)
-
-    def _own_caches(self) -> list[Any]:
-        if self._cache is None:
-            self._cache = [self._empty_cache() for _ in range(len(self.posterior))]
-        return list(self._cache)
-
-    def _empty_cache(self) -> Any:
-        assert self.model.reader is not None
-        return self.model.reader.cache(len(self.texts), self._slots, self.model.device)
-
-    def _on(self, theta: Tensor) -> Tensor:
-        return theta.to(self.model.device)
+    def _one(self, piece: Piece, theta: Tensor, cache: Any) -> Any:
+        return self._reader.read(self.model.applied(theta), piece, cache)
 
 
 def _padded(texts: list[list[int]]) -> tuple[Tensor, Tensor]:
     """Token ids [B, T], padded on the right, and where there is a token [B, T]."""
     longest = max(map(len, texts))
     mask = torch.tensor([[i < len(text) for i in range(longest)] for text in texts])
-    rows = [text + [0] * (longest - len(text)) for text in texts]
-    return torch.tensor(rows), mask
-
-
-def _strategy(
-    model: FunctionalModel,
-    posterior: Draws,
-    texts: int,
-    slots: int,
-    wanted: Strategy,
-    memory: int,
-) -> Strategy:
-    """The strategy that is possible and wanted.
-
-    Raises:
-        ValueError: the one that was asked for is not possible with this model.
-    """
-    reader = model.reader
-    possible = {
-        "plain": True,
-        "cached": reader is not None,
-        "stacked": reader is not None and reader.stackable,
-    }
-    if wanted != "auto":
-        if wanted not in possible:
-            raise ValueError(f"unknown strategy '{wanted}' (auto, {', '.join(possible)})")
-        if not possible[wanted]:
-            raise ValueError(f"this kind of model cannot read with strategy '{wanted}'")
-        return wanted
-    if reader is None:
-        return "plain"
-    weights = 4 * model.layout.size * len(posterior)
-    caches = _cache_bytes(model, texts, slots) * len(posterior)
-    if reader.stackable and weights + caches <= memory:
-        return "stacked"
-    return "cached" if caches <= memory else "plain"
-
-
-def _cache_bytes(model: FunctionalModel, texts: int, slots: int) -> int:
-    """Size of one draw's cache; the width that all architectures share bounds those that grow."""
-    assert model.reader is not None
-    if not model.reader.stackable:
-        # transformers gives every architecture these attributes, whatever its own names for them
-        config = getattr(model.reader, "config", None)
-        layers, width = (getattr(config, k, 0) for k in ("num_hidden_layers", "hidden_size"))
-        return int(2 * 4 * layers * width * texts * slots)
-    leaves = pytree.tree_leaves(model.reader.cache(texts, slots, torch.device("meta")))
-    return sum(leaf.numel() * leaf.element_size() for leaf in leaves)
+    return torch.tensor([text + [0] * (longest - len(text)) for text in texts]), mask

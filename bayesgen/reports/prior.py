@@ -16,8 +16,7 @@ from bayesgen.priors.learned import SHIFT, Explained, Group, LearnedPrior
 from bayesgen.reports.tables import empty_table
 from bayesgen.runs import finite
 
-MANY_CLASSES = 10
-"""Classes up to which each has a row."""
+MANY_CLASSES = 10  # classes up to which each has a row
 DENSITY = "N(μ, λ · ½ (diag(v) + QᵀQ) + ε I): λ multiplies the covariance, Q is divided by √(K − 1)"
 
 
@@ -88,33 +87,25 @@ def predictive_table(found: PriorPredictive) -> Table:
 
 def prior_document(prior: LearnedPrior, explained: Explained) -> dict[str, Any]:
     """The same as plain data."""
-    content: dict[str, Any] = finite(
-        {
-            **prior.record,
-            "parameters": len(prior.layout.entries),
-            "numbers": prior.layout.size,
-            "rank": prior.rank,
-            "effective_rank": explained.effective_rank,
-            "all": asdict(explained.total),
-            "groups": [asdict(group) for group in explained.groups],
-        }
-    )
-    return content
+    content = {
+        **prior.record,
+        "parameters": len(prior.layout.entries),
+        "numbers": prior.layout.size,
+        "rank": prior.rank,
+        "effective_rank": explained.effective_rank,
+        "all": asdict(explained.total),
+        "groups": [asdict(group) for group in explained.groups],
+    }
+    return dict(finite(content))
 
 
 def _cells(group: Group) -> tuple[str, ...]:
     ratio = f"{group.prior_sd / group.weight_sd:.3g}" if group.weight_sd else "-"
-    return (
-        f"{group.numbers:,}",
-        f"{group.weight_sd:.3g}",
-        f"{group.prior_sd:.3g}",
-        ratio,
-        f"{100 * group.low_rank:.1f} %",
-    )
+    widths = f"{group.weight_sd:.3g}", f"{group.prior_sd:.3g}", ratio
+    return f"{group.numbers:,}", *widths, f"{100 * group.low_rank:.1f} %"
 
 
 def _flat(record: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
-    """Keys and values of a record and of those in it."""
     for key, value in record.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{above}{key}.")

@@ -14,27 +14,19 @@ from rich.table import Table
 from bayesgen.evaluation.metrics import METRICS
 from bayesgen.runs import RunRecord
 
-Evaluations = Mapping[str, Mapping[str, Any]]
-"""Label of a run -> content of its evaluation file."""
-Report = Mapping[str, Any]
-"""What an evaluation file says of one split."""
-Items = Iterable[tuple[str, Mapping[str, Any]]]
-"""What a table has a row for: name -> numbers."""
-WIDTH = 200
-"""Columns that a table takes where the terminal does not say how many it has."""
+Evaluations = Mapping[str, Mapping[str, Any]]  # label of a run -> content of its evaluation file
+Report = Mapping[str, Any]  # what an evaluation file says of one split
+Items = Iterable[tuple[str, Mapping[str, Any]]]  # what a table has a row for: name -> numbers
+WIDTH = 200  # columns that a table takes where the terminal does not say how many it has
 
 
 class Column(NamedTuple):
-    """A number of each row.
-
-    Attributes:
-        path: keys to it, one in the other, with slashes between them.
-        form: its format; in brackets, that of a number with its interval, and in parentheses, of
-            the interval alone; none for a text.
-    """
+    """A number of each row."""
 
     heading: str
-    path: str
+    path: str  # keys to it, one in the other, with slashes between them
+    # its format; in brackets, that of a number with its interval, and in parentheses, of the
+    # interval alone; none for a text
     form: str = ".4f"
 
     def cell(self, item: Mapping[str, Any]) -> str:
@@ -50,30 +42,21 @@ class Column(NamedTuple):
             return "-"
         if not self.form.startswith(("[", "(")):
             return format(value, self.form)
-        shown = {k: format(value[k], self.form[1:-1]) for k in value if _finite(value[k])}
+        # a file has null for what is infinite or no number
+        known = {k: v for k, v in value.items() if isinstance(v, int | float) and math.isfinite(v)}
+        shown = {k: format(v, self.form[1:-1]) for k, v in known.items()}
         number = shown.get("estimate", "-") if self.form[0] == "[" else ""
         if not {"low", "high"} <= shown.keys():
             return number or "-"
         return f"{number} [{shown['low']}, {shown['high']}]".strip()
 
 
-def _finite(value: Any) -> bool:
-    """A file has null for what is infinite or no number."""
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
 class Layout(NamedTuple):
-    """A table with a row for each item of a split.
+    """A table with a row for each item of a split."""
 
-    Attributes:
-        first: heading of the items' names; none where they have none.
-        items: of a split; none where it has no such numbers.
-        columns: those of which there is a number somewhere are shown.
-    """
-
-    first: str
-    items: Callable[[Report], Items]
-    columns: Callable[[], Iterable[Column]]
+    first: str  # heading of the items' names, where they have any
+    items: Callable[[Report], Items]  # of a split; none where it has no such numbers
+    columns: Callable[[], Iterable[Column]]  # shown where there is a number somewhere
 
 
 def table_of(name: str, evaluations: Evaluations) -> Table | None:
@@ -91,7 +74,8 @@ def table_of(name: str, evaluations: Evaluations) -> Table | None:
     for i, (place, item, numbers, report) in enumerate(rows):
         if i and rows[i - 1][0] != place:
             table.add_section()
-        best = name == "predictors" and numbers["nll"] == _lowest_nll(report)
+        known = [own["nll"] for own in report["predictors"].values() if own["nll"] is not None]
+        best = name == "predictors" and known and numbers["nll"] == min(known)
         own = [item] * bool(layout.first)
         cells = (column.cell(numbers) for column in columns)
         table.add_row(*place, *own, *cells, style="bold" if best else "")
@@ -124,11 +108,6 @@ def _metrics() -> list[Column]:
     ]
 
 
-def _lowest_nll(report: Report) -> float | None:
-    known = (own["nll"] for own in report["predictors"].values())
-    return min((nll for nll in known if nll is not None), default=None)
-
-
 def _predictors(report: Report) -> Items:
     others = ("macro_f1", "bma_minus", "bma_minus_spearman")
     for name, numbers in report["predictors"].items():
@@ -154,13 +133,11 @@ def _ranked(kind: str) -> Callable[[Report], Items]:
             rmse = dict(zip(("50", "80", "100"), ranked.get("rmse", ()), strict=False))
             right = {c: 1 - r for c, r in risk.items()}
             if kind == "class" and ranked["accuracy_at_80"] is None:
-                ranked = ranked | {"accuracy_at_80": {"estimate": right["80"], **_NO_INTERVAL}}
+                alone = {"estimate": right["80"], "low": None, "high": None}
+                ranked = ranked | {"accuracy_at_80": alone}
             yield _words(name), {**ranked, "risk": risk, "right": right, "rmse": rmse}
 
     return items
-
-
-_NO_INTERVAL = {"low": None, "high": None}
 
 
 def _detections(report: Report) -> Items:
@@ -241,8 +218,7 @@ TABLES: Mapping[str, Layout] = {
         Column("self-BLEU", "self_bleu/score", ".1f"),
     )),
 }  # fmt: skip
-SUMMARY = ("classes", "ood", "coverage")
-"""What a summary shows beside the predictors."""
+SUMMARY = ("classes", "ood", "coverage")  # what a summary shows beside the predictors
 
 
 def scale_table(curve: Mapping[str, Any]) -> Table:
@@ -313,12 +289,8 @@ def show(table: Table) -> None:
 
 
 def summary(run: RunRecord, totals: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -> str:
-    """The text of the summary.
-
-    Args:
-        totals: content of <sampler>_metrics.json.
-        evaluation: content of an evaluation file, or None.
-    """
+    """`<sampler>_summary.txt`: a finished run as text, with the content of its
+    <sampler>_metrics.json and of an evaluation file, if there is one."""
     data, model = run.data, run.model
     lines = [
         f"{run.sampler} posterior over {model.name}",
@@ -344,10 +316,7 @@ def summary(run: RunRecord, totals: Mapping[str, Any], evaluation: Mapping[str, 
         ),
     ]
     if evaluation is not None:
-        shown = {"": evaluation}
-        predictors = table_of("predictors", shown)
-        assert predictors is not None
-        lines += ["", plain(predictors), "", predictor_caption(evaluation)]
-        for table in tables_of(shown, SUMMARY):
-            lines += ["", plain(table)]
+        predictors, *others = map(plain, tables_of({"": evaluation}, ("predictors", *SUMMARY)))
+        lines += ["", predictors, "", predictor_caption(evaluation)]
+        lines += [line for table in others for line in ("", table)]
     return "\n".join(lines) + "\n"

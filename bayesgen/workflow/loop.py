@@ -91,7 +91,7 @@ def watch_of(settings: TrainSettings, inputs: Inputs) -> Watch | None:
     forward = Forward(model, scoring_precision(settings.precision, model))
 
     def nll(theta: Tensor) -> float:
-        mixed, _ = nll_of(forward, model.likelihood, theta[None], rows, settings.eval_batch_size)
+        mixed, _ = nll_of(forward, theta[None], rows, settings.eval_batch_size)
         return mixed
 
     return Watch(every, nll)

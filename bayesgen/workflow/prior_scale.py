@@ -138,7 +138,7 @@ def tune_scale(
         if scale not in kept.found:
             job = make(scale)
             draws, forward = short_run(job), Forward(job.model, precision)
-            found = nll_of(forward, job.model.likelihood, draws, rows, batch_size)
+            found = nll_of(forward, draws, rows, batch_size)
             kept.keep(Trial(scale, job.plan.steps, *found))
             del job, draws, forward  # and the prior, before the next is made
         advance(1)

@@ -16,7 +16,7 @@ from bayesgen.models.functional import Batch
 from bayesgen.models.hf_interface import HuggingFaceTokenizer
 from bayesgen.models.sentence import frozen_encoder
 from bayesgen.posterior import Posterior, open_posterior
-from bayesgen.predictive.embedding import EmbeddingSpread, SimilaritySpread, compare, gives_scores
+from bayesgen.predictive.embedding import EmbeddingSpread, SimilaritySpread, compare
 from bayesgen.runs import Run, atomic_save
 from bayesgen.tasks import TASKS, tasks_that
 from bayesgen.workflow.inputs import some_draws
@@ -128,7 +128,7 @@ def compare_texts(
     with progress_bar("embedding", (len(posterior) + 1) * len(texts), "text") as advance:
         spread, similarity = compare(model, posterior, batches, torch.tensor(places), advance)
     noiseless = None
-    if not gives_scores(model):
+    if model.labels != "number":
         noiseless = f"a {model.info.task} model gives no scores"
     elif posterior.run is None and model.info.config.get("noise_std") is None:
         noiseless = "the model was not trained on scores"

@@ -76,12 +76,12 @@ def test_validation_is_watched_and_the_best_weights_are_a_model(workspace: Works
     best = load_model("upstream/best.pt")
     corpus = load_corpus("corpus.txt", tokenizer=best.tokenizer)
     windows = Windows.tiled(corpus.val, 8)
-    nll, _ = nll_of(Forward(best), best.likelihood, best.theta[None], windows)
+    nll, _ = nll_of(Forward(best), best.theta[None], windows)
     assert nll == pytest.approx(min(seen.values()), rel=1e-6)
     mean = load_file("upstream/prior.safetensors")["mean"]
     assert torch.equal(load_model("upstream/mean.pt").theta, mean)
     first = load_model("model.pt")
-    nll, _ = nll_of(Forward(first), first.likelihood, first.theta[None], windows)
+    nll, _ = nll_of(Forward(first), first.theta[None], windows)
     assert nll == pytest.approx(seen[0], rel=1e-6)
 
 

@@ -89,9 +89,7 @@ def test_it_is_scored_by_its_nll_alone(predictive: Predictive, tmp_path: Path) -
         "posterior_mean",
         "mean_of_draws",
     }
-    mixed, _ = nll_of(
-        Forward(model), model.likelihood, torch.stack(list(predictive.posterior)), data
-    )
+    mixed, _ = nll_of(Forward(model), torch.stack(list(predictive.posterior)), data)
     assert mixed == pytest.approx(found["bma"], rel=1e-6)
 
 

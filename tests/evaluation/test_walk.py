@@ -13,11 +13,11 @@ from torch.distributions import Normal
 
 from bayesgen.data.examples import Examples
 from bayesgen.data.labelled import load_labelled
-from bayesgen.data.windows import Windows
+from bayesgen.data.windows import Rows, Windows
 from bayesgen.draws import Draws
 from bayesgen.evaluation import evaluate_split
 from bayesgen.evaluation.prior_predictive import prior_predictive
-from bayesgen.evaluation.walk import log_likelihoods, nll_of
+from bayesgen.evaluation.walk import Split, densities, nll_of
 from bayesgen.likelihoods import Gaussian
 from bayesgen.models import FunctionalModel
 from bayesgen.predictive import Forward, Predictive
@@ -32,11 +32,18 @@ def draws_of(model: FunctionalModel) -> torch.Tensor:
     return model.theta + 0.3 * torch.randn(4, model.layout.size, generator=generator)
 
 
+def log_likelihoods(
+    forward: Forward, draws: torch.Tensor, rows: Rows, batch_size: int = 64
+) -> torch.Tensor:
+    split = Split.of(rows, batch_size, None, forward.device, forward.likelihood)
+    return densities(forward, split, draws)
+
+
 def test_it_is_the_nll_of_the_report(tiny_gpt: FunctionalModel) -> None:
     windows, draws = Windows.tiled(TOKENS, 8), draws_of(tiny_gpt)  # the last one is padded
     posterior = Draws.from_draws(draws, tiny_gpt.layout)
     report = evaluate_split(Predictive(tiny_gpt, posterior), windows, windows)
-    mixed, each = nll_of(Forward(tiny_gpt), tiny_gpt.likelihood, draws, windows, batch_size=5)
+    mixed, each = nll_of(Forward(tiny_gpt), draws, windows, batch_size=5)
     assert mixed == pytest.approx(report.content["predictors"]["bma"]["nll"], rel=1e-6)
     assert each == pytest.approx(report.content["predictors"]["mean_of_draws"]["nll"], rel=1e-6)
 
@@ -44,13 +51,13 @@ def test_it_is_the_nll_of_the_report(tiny_gpt: FunctionalModel) -> None:
 def test_without_a_draw_it_is_infinite(tiny_gpt: FunctionalModel) -> None:
     none = draws_of(tiny_gpt)[:0]
     windows = Windows.tiled(TOKENS, 8)
-    assert nll_of(Forward(tiny_gpt), tiny_gpt.likelihood, none, windows) == (math.inf, math.inf)
+    assert nll_of(Forward(tiny_gpt), none, windows) == (math.inf, math.inf)
 
 
 def test_the_prior_predictive_is_that_of_its_draws(tiny_gpt: FunctionalModel) -> None:
     windows, draws = Windows.tiled(TOKENS, 8), draws_of(tiny_gpt)
     found = prior_predictive(tiny_gpt, draws, windows, batch_size=4)
-    every = log_likelihoods(Forward(tiny_gpt), tiny_gpt.likelihood, draws, windows)
+    every = log_likelihoods(Forward(tiny_gpt), draws, windows)
     torch.testing.assert_close(found.draws, -every.sum(1) / 100)
     log_probs = torch.stack(
         [
@@ -77,7 +84,7 @@ def test_labels_are_told_in_the_order_of_the_rows(tmp_path: Path) -> None:
     """However they are read: texts of different lengths, the longest first."""
     model, rows = classifier(tmp_path)
     draws = draws_of(model)
-    found = log_likelihoods(Forward(model), model.likelihood, draws, rows, batch_size=4)
+    found = log_likelihoods(Forward(model), draws, rows, batch_size=4)
     assert found.shape == (4, len(rows))
     for place in range(len(rows)):
         batch = rows.batch(np.array([place]))
@@ -93,7 +100,7 @@ def test_any_number_is_a_label(tmp_path: Path) -> None:
     model = FunctionalModel(
         torch.nn.Linear(3, 1), lambda apply, batch: apply(batch["x"]), likelihood=Gaussian(2.0)
     )
-    (found,) = log_likelihoods(Forward(model), model.likelihood, model.theta[None], points, 2)
+    (found,) = log_likelihoods(Forward(model), model.theta[None], points, 2)
     outputs = model(model.theta, points.batch(np.arange(5)))
     expected = Normal(outputs[:, 0], 2.0).log_prob(labels.nan_to_num())
     torch.testing.assert_close(found[:4].float(), expected[:4])
@@ -109,7 +116,7 @@ def test_what_is_frozen_runs_once_for_all_draws(tmp_path: Path) -> None:
     for number in (1, 8):
         calls.clear()
         draws = model.theta.expand(number, -1)
-        log_likelihoods(forward, model.likelihood, draws, rows, batch_size=5)
+        log_likelihoods(forward, draws, rows, batch_size=5)
         counts.append(len(calls))
     assert counts[0] == counts[1] >= len(rows) // 5
 

@@ -46,7 +46,7 @@ def test_every_scale_is_scored_by_its_own_mixture(tiny_gpt: FunctionalModel) -> 
     assert {trial.steps for trial in curve.trials} == {12}
     for trial in curve.trials:
         draws = short_run(job(tiny_gpt, steps=12, prior_scale=trial.scale))
-        found = nll_of(Forward(tiny_gpt), tiny_gpt.likelihood, draws, rows)
+        found = nll_of(Forward(tiny_gpt), draws, rows)
         assert (trial.nll, trial.mean_of_draws) == found
     assert curve.best.nll == min(trial.nll for trial in curve.trials)
 
