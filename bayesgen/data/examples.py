@@ -57,6 +57,8 @@ class Examples(Rows):
         cut: [N] bool, the rows that were longer.
     """
 
+    row_targets = 1
+
     def __init__(
         self, data: Labelled, tokenizer: Any, max_length: int, *, apart: bool = False
     ) -> None:

@@ -54,9 +54,9 @@ class Rows(ABC):
         return len(self)
 
     @property
+    @abstractmethod
     def row_targets(self) -> int:
         """Labels of one row, at most."""
-        return 1
 
     @property
     def num_classes(self) -> int | None:

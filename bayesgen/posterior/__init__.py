@@ -1,156 +1,42 @@
-"""A posterior over a model's weights: draws with the model that they are of."""
+"""A posterior over a model's weights: draws with the model that they are of, as it was when its
+run began."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from bayesgen.data.examples import Examples
-from bayesgen.data.labelled import Labelled
 from bayesgen.draws import Draws
 from bayesgen.errors import UserError
-from bayesgen.likelihoods import Gaussian
-from bayesgen.models import FunctionalModel, load_model, resolve_device
-from bayesgen.posterior.opening import model_of_run
+from bayesgen.models import FunctionalModel, Lora, ModelInfo, load_model, resolve_device
+from bayesgen.parameters import names_adapters
+from bayesgen.posterior.prediction import (
+    ClassPrediction,
+    Inputs,
+    NumberPrediction,
+    Prediction,
+    predict,
+)
 from bayesgen.predictive import GeneratedText, Predictive
-from bayesgen.predictive.mixture import GaussianMixture, entropy, log_mean
-from bayesgen.predictive.reading import Reading
 from bayesgen.runs import Run
+from bayesgen.runs.files import ModelRecord, RunRecord, StartRecord
+from bayesgen.tasks import TASKS
 
-DEFAULT_LENGTH = 512
-"""Tokens of the longest text where neither run nor model has a limit."""
-ROWS = 64
-"""Rows that go through the network at once."""
+__all__ = ["ClassPrediction", "NumberPrediction", "Posterior", "Prediction", "open_posterior"]
+
 TEXT_DRAWS = 10
 """Draws that text is generated with by default."""
-
-Inputs = str | Sequence[str] | Sequence[tuple[str, str]] | Mapping[str, Tensor]
-"""A text, texts, pairs of texts, or a batch in the form that the network takes."""
-
-
-@dataclass(frozen=True)
-class ClassPrediction:
-    """The mixture over the draws for labels that are classes or tokens; entropies are in nats.
-
-    Attributes:
-        log_probs: log of the mean of the draws' probabilities, [B, C].
-        aleatoric: mean over the draws of the entropy of each draw's distribution, [B].
-        classes: names of the C classes or tokens, where they have any.
-
-    Example:
-        >>> import torch
-        >>> from bayesgen.posterior import ClassPrediction
-        >>> log_probs = torch.tensor([[0.8, 0.2]]).log()
-        >>> p = ClassPrediction(log_probs, torch.tensor([0.4]), ("no", "yes"))
-        >>> p.labels, round(float(p.epistemic), 2)
-        (['no'], 0.1)
-    """
-
-    log_probs: Tensor
-    aleatoric: Tensor
-    classes: Sequence[str] | None = field(default=None, repr=False)
-
-    @property
-    def probs(self) -> Tensor:
-        """Probabilities of the mixture, [B, C]."""
-        return self.log_probs.exp()
-
-    @property
-    def total(self) -> Tensor:
-        """Entropy of the mixture, [B]: total = aleatoric + epistemic."""
-        return entropy(self.probs)
-
-    @property
-    def epistemic(self) -> Tensor:
-        """Mutual information of label and weights, [B], at least 0: how much the draws disagree
-        (Depeweg et al. 2018, https://arxiv.org/abs/1710.07283)."""
-        return (self.total - self.aleatoric).clamp(min=0)
-
-    @property
-    def labels(self) -> list[str]:
-        """The most probable class of each of the B inputs, by name."""
-        return [names[0] for names, _ in self.top(1)]
-
-    def top(self, count: int) -> list[tuple[list[str], list[float]]]:
-        """Names and probabilities of the `count` most probable classes of each of the B inputs."""
-        best = self.probs.topk(min(count, self.probs.shape[-1]))
-        names = [
-            [str(i) if self.classes is None else self.classes[i] for i in ids]
-            for ids in best.indices.tolist()
-        ]
-        return list(zip(names, best.values.tolist(), strict=True))
-
-    def __len__(self) -> int:
-        return len(self.log_probs)
-
-    def __repr__(self) -> str:
-        return (
-            f"ClassPrediction({len(self)} inputs, {self.probs.shape[-1]} classes, mean entropy"
-            f" {float(self.total.mean()):.3f} = {float(self.aleatoric.mean()):.3f} aleatoric +"
-            f" {float(self.epistemic.mean()):.3f} epistemic nats)"
-        )
-
-
-@dataclass(frozen=True)
-class NumberPrediction:
-    """The mixture 1/S Σ_s N(f_s(x), σ²) over the draws for labels that are real numbers.
-
-    Attributes:
-        mixture: its densities and quantiles.
-
-    Example:
-        >>> import torch
-        >>> from bayesgen.posterior import NumberPrediction
-        >>> from bayesgen.predictive.mixture import GaussianMixture
-        >>> p = NumberPrediction(GaussianMixture.of(torch.tensor([[1.0], [3.0]]), 0.5))
-        >>> float(p.mean), float(p.aleatoric), float(p.epistemic)
-        (2.0, 0.25, 1.0)
-    """
-
-    mixture: GaussianMixture
-
-    @property
-    def mean(self) -> Tensor:
-        """E[y | x], [B], in units of the labels."""
-        return self.mixture.mean
-
-    @property
-    def aleatoric(self) -> Tensor:
-        """Variance of the noise, σ², [B], in squared units of the labels."""
-        return self.mixture.aleatoric
-
-    @property
-    def epistemic(self) -> Tensor:
-        """Variance of the draws' outputs, [B], in squared units of the labels."""
-        return self.mixture.epistemic
-
-    @property
-    def total(self) -> Tensor:
-        """Variance of the mixture, [B]: aleatoric + epistemic (the law of total variance)."""
-        return self.aleatoric + self.epistemic
-
-    def interval(self, level: float = 0.9) -> tuple[Tensor, Tensor]:
-        """Ends of the central interval that holds y with probability `level`, [B] each."""
-        return self.mixture.interval(level)
-
-    def __len__(self) -> int:
-        return len(self.mixture.std)
-
-    def __repr__(self) -> str:
-        return (
-            f"NumberPrediction({len(self)} inputs, mean sd {float(self.total.sqrt().mean()):.3g},"
-            f" of which epistemic {float(self.epistemic.sqrt().mean()):.3g})"
-        )
-
-
-Prediction = ClassPrediction | NumberPrediction
+LABEL_SETTINGS = ("noise_std", "score_range")
+"""What a model's config.json says of its labels, which no weight shows."""
+START = "start.safetensors"
+CUSTOM = "custom"
+"""Family of a network of the user's own, which no file holds."""
 
 
 class Posterior(Draws):
@@ -256,15 +142,7 @@ class Posterior(Draws):
         Raises:
             UserError: the model has no tokenizer for texts, or predicts none.
         """
-        posterior = self.thin(draws)
-        if isinstance(inputs, Mapping):
-            return posterior._predicted([inputs])
-        texts: list[Any] = [inputs] if isinstance(inputs, str) else list(inputs)
-        if not texts:
-            raise UserError("`inputs`: there is no text to predict; give one or more")
-        if self.model.task.can("generate"):
-            return posterior._next_tokens(texts)
-        return posterior._predicted(posterior._batches(texts))
+        return predict(self.thin(draws).predictive, inputs)
 
     def generate(
         self, prompt: str, *, draws: int | None = TEXT_DRAWS, **settings: Any
@@ -285,67 +163,6 @@ class Posterior(Draws):
             return posterior.predictive.generate(prompt, **settings)
         except (TypeError, ValueError) as error:
             raise UserError(f"the text cannot be generated: {error}") from error
-
-    def _predicted(self, batches: Sequence[Mapping[str, Tensor]]) -> Prediction:
-        likelihood, forward = self.model.likelihood, self.predictive.forward
-        read = forward.outputs if isinstance(likelihood, Gaussian) else forward.log_probs
-        inputs = [{k: v for k, v in batch.items() if k != "labels"} for batch in batches]
-        found = []
-        for theta in self:
-            forward.load(theta)
-            found.append(torch.cat([read(batch).cpu() for batch in inputs]))
-        each = torch.stack(found)
-        if isinstance(likelihood, Gaussian):
-            return NumberPrediction(GaussianMixture.of(each.flatten(1), likelihood.std))
-        return _mixed(each, self._classes())
-
-    def _next_tokens(self, texts: Sequence[str]) -> ClassPrediction:
-        tokenizer = self.model.tokenizer
-        if tokenizer is None:
-            raise UserError("this model has no tokenizer: `inputs`: give a batch of token ids")
-        encoded = [[int(i) for i in tokenizer.encode(text)] for text in texts]
-        if not all(encoded):
-            raise UserError("`inputs`: a text is empty; give at least one character")
-        reading = Reading(self.model, self, encoded, 1, "plain")
-        return _mixed(reading.log_probs().cpu(), _Tokens(tokenizer))
-
-    def _batches(self, texts: Sequence[Any]) -> list[dict[str, Tensor]]:
-        """`texts` in the model's tokens, cut where the run cut them."""
-        tokenizer: Any = getattr(self.model.tokenizer, "tokenizer", None)
-        if tokenizer is None:
-            raise UserError(f"'{self.model.info.name}' has no tokenizer for texts; give tensors")
-        paired = not isinstance(texts[0], str)
-        first, second = zip(*texts, strict=True) if paired else (tuple(texts), None)
-        rows = Labelled("inputs", first, second, np.zeros(len(texts), dtype=np.int64), None)
-        limit = self.info.block_size if self.info else self.model.block_size
-        longest = DEFAULT_LENGTH if limit is None else limit
-        examples = Examples(rows, tokenizer, longest, apart=self.model.task.compares)
-        return [examples.batch(part.numpy()) for part in torch.arange(len(texts)).split(ROWS)]
-
-    def _classes(self) -> tuple[str, ...] | None:
-        named: Any = self.info.data.classes if self.info else None
-        if named is None:
-            labels = self.model.info.config.get("id2label") or {}
-            named = [labels[key] for key in sorted(labels, key=int)]
-        return tuple(map(str, named)) or None
-
-
-class _Tokens(Sequence[str]):
-    """The text of each token of a vocabulary."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-
-    def __len__(self) -> int:
-        return int(self._tokenizer.vocab_size)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._tokenizer.decode([index])
-
-
-def _mixed(each: Tensor, classes: Sequence[str] | None) -> ClassPrediction:
-    """The mixture of log-probabilities [S, B, ..., C]."""
-    return ClassPrediction(log_mean(each), entropy(each.exp()).mean(0), classes)
 
 
 def open_posterior(
@@ -369,3 +186,111 @@ def open_posterior(
     if model is not None:
         raise UserError(f"`model` goes with a run, and '{name}' is none")
     return Posterior.of(load_model(name, task=task, device=str(resolve_device(device))))
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where chains start if not at the loaded weights: θ [P], the run that led there, and the
+    gradients that it took, all before among them."""
+
+    theta: Tensor
+    record: StartRecord
+
+    def row(self) -> tuple[str, str]:
+        """For the pre-flight table."""
+        of = self.record
+        count = f"{of.gradient_evaluations:,} gradients"
+        return "start", f"mean weights of '{of.run}' ({of.sampler}, {count})"
+
+
+def model_of_run(
+    run: Run, model: str | FunctionalModel | None = None, device: str = "auto"
+) -> FunctionalModel:
+    """The model that `run` started from, its weights where the chains started.
+
+    `model` is where it lies now, if not where it was, or a network of one's own as it was then.
+    """
+    record = run.record()
+    stored = record.model
+    loaded = model if isinstance(model, FunctionalModel) else _loaded(run, record, model, device)
+    if loaded.sha256 != stored.sha256:
+        raise UserError(
+            f"'{loaded.info.name}' is not the model that the run '{run.path}' started from (its"
+            " sha256 differs); name that one with `model`"
+        )
+    require_same_labels(stored, loaded.info, str(run.path))
+    if loaded.layout.to_json() != record.parameters:
+        raise UserError(
+            f"'{run.path}': the parameters in its run.json are not those of '{loaded.info.name}';"
+            " the file was damaged or written by another version: copy it back, or use that version"
+        )
+    start = stored_start(run, loaded)
+    if start is not None:
+        loaded.start_at(start.theta)
+    return loaded
+
+
+def _loaded(run: Run, record: RunRecord, model: str | None, device: str) -> FunctionalModel:
+    settings, stored = record.settings, record.model
+    if stored.family == CUSTOM:
+        raise UserError(
+            f"the run '{run.path}' is of a network of your own, which it cannot load: `model`: give"
+            " the FunctionalModel that it was made with"
+        )
+    place = Path(stored.name)
+    if model is None and not place.exists() and (place.suffix or len(place.parts) > 2):
+        raise UserError(
+            f"the model of the run '{run.path}' is not at '{place}' any more; say with `model`"
+            " where it is"
+        )
+    task = TASKS[settings["task"]]
+    classes = stored.config.get("id2label") if task.labels == "class" else None
+    return load_model(
+        model or stored.name,
+        task=settings["task"],
+        parameters=settings["parameters"],
+        lora=adapters(settings),
+        num_labels=len(classes) if classes else None,
+        meta_path=settings["meta_path"],
+        device=str(resolve_device(device)),
+    )
+
+
+def require_same_labels(stored: ModelRecord, now: ModelInfo, run: str) -> None:
+    """Refuse a model with the weights of `run`, but with other scores or another noise than the
+    `stored` one in its config.json."""
+    for key in LABEL_SETTINGS:
+        before, found = stored.config.get(key), now.config.get(key)
+        if before != found:
+            raise UserError(
+                f"`model`: {key} in the config.json of '{now.name}' is {found}, and the run"
+                f" '{run}' was made with {before}; put that back, or start a new run"
+            )
+
+
+def adapters(settings: Mapping[str, Any]) -> Lora | None:
+    """The adapters that a run's settings ask for; None if none."""
+    if not names_adapters(settings["parameters"]):
+        return None
+    targets = settings["lora_targets"]
+    return Lora(
+        settings["lora_r"],
+        settings["lora_alpha"],
+        None if targets is None else tuple(t.strip() for t in targets.split(",")),
+    )
+
+
+def stored_start(run: Run, model: FunctionalModel) -> Start | None:
+    """Where the chains of `run` started; None where that is the loaded weights."""
+    start = run.record().start
+    if start is None:
+        return None
+    theta = (run.read_tensors(START) or {}).get("theta")
+    if theta is None or theta.shape != model.loaded.shape or sha256(theta) != start.sha256:
+        raise UserError(f"'{run.path / START}' is missing or damaged; copy it back")
+    return Start(theta, start)
+
+
+def sha256(theta: Tensor) -> str:
+    """Hash of θ's bytes."""
+    return hashlib.sha256(theta.cpu().numpy().tobytes()).hexdigest()

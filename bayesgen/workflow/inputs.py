@@ -24,8 +24,7 @@ from bayesgen.data.windows import Batches, Rows, Windows
 from bayesgen.errors import UserError, warn
 from bayesgen.evaluation.walk import evenly_spaced
 from bayesgen.models import FunctionalModel, ModelInfo, load_model, resolve_device
-from bayesgen.posterior import Posterior
-from bayesgen.posterior.opening import adapters
+from bayesgen.posterior import Posterior, adapters
 from bayesgen.registry import resolved
 from bayesgen.workflow.job import training_batches
 from bayesgen.workflow.scoring import Material, read_examples, read_material
@@ -249,6 +248,8 @@ def _embedded(
     model: FunctionalModel, splits: Mapping[str, Examples], data_dir: Path | None
 ) -> Mapping[str, Examples | Embedded]:
     """`splits`, as embeddings where the encoder that makes these is not Bayesian."""
+    if not model.task.sentence:
+        return splits
     from bayesgen.models.sentence import embedded, frozen_encoder
 
     frozen = frozen_encoder(model.module, model.layout)

@@ -23,7 +23,7 @@ from bayesgen.config import PRIORS, EvalSettings, LoopSettings, TrainSettings, d
 from bayesgen.data.windows import Rows
 from bayesgen.errors import UserError, warn
 from bayesgen.evaluation.walk import evenly_spaced, nll_of, progress_bar
-from bayesgen.posterior.opening import sha256
+from bayesgen.posterior import sha256
 from bayesgen.predictive import Forward, Precision, scoring_precision
 from bayesgen.priors.prior_file import fingerprint
 from bayesgen.reports.tables import scale_table, show

@@ -17,7 +17,7 @@ from bayesgen.inference.preconditioning import Scales
 from bayesgen.inference.registry import SAMPLERS
 from bayesgen.models import FunctionalModel
 from bayesgen.parameters import names_adapters
-from bayesgen.posterior.opening import Start, require_same_labels, sha256
+from bayesgen.posterior import Start, require_same_labels, sha256
 from bayesgen.priors.prior_file import fingerprint
 from bayesgen.runs import Run, newest_unfinished
 from bayesgen.runs.files import StartRecord, wrong

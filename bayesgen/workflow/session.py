@@ -20,7 +20,7 @@ from bayesgen.config import TrainSettings
 from bayesgen.config.fields import Chosen
 from bayesgen.errors import Interrupted, warn
 from bayesgen.models import FunctionalModel, resolve_device
-from bayesgen.posterior.opening import START, Start, stored_start
+from bayesgen.posterior import START, Start, stored_start
 from bayesgen.priors.base import Prior
 from bayesgen.priors.prior_file import fingerprint
 from bayesgen.reports.tables import SUMMARY, predictor_caption, show, summary, tables_of
