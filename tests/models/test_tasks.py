@@ -470,8 +470,8 @@ def truncated_header(folder: Path) -> None:
     ("damage", "reason"),
     [
         (no_weights, "no file named model.safetensors"),
-        (no_config, "holds no config.json"),
-        (empty, "holds no config.json"),
+        (no_config, "no config.json in the folder"),
+        (empty, "no config.json in the folder"),
         (gone, "no folder at"),
         (no_json, "no loadable"),
         (unknown_type, "no-such-thing"),
