@@ -34,12 +34,11 @@ class Draws:
     ) -> None:
         self.layout = layout
         self.info = info
-        self._shards = shards
+        self._rows: list[tuple[Path, int] | Tensor]  # where each draw lies, or the draw
         if isinstance(shards, Tensor):
-            self._rows = [(0, row) for row in range(len(shards))]
+            self._rows = list(shards)
         else:
-            counts = [_rows(path, layout.size) for path in shards]
-            self._rows = [(i, row) for i, count in enumerate(counts) for row in range(count)]
+            self._rows = [(path, i) for path in shards for i in range(_count(path, layout.size))]
         self.places = list(range(len(self._rows)))
 
     @classmethod
@@ -70,31 +69,32 @@ class Draws:
         Raises:
             UserError: it is not finite: its file was damaged.
         """
-        shard, row = self._rows[index]
-        if isinstance(self._shards, Tensor):
-            return self._shards[row].clone()
-        with safe_open(self._shards[shard], framework="pt") as file:
+        place = self._rows[index]
+        if isinstance(place, Tensor):
+            return place.clone()
+        path, row = place
+        with safe_open(path, framework="pt") as file:
             theta: Tensor = file.get_slice("draws")[row : row + 1].squeeze(0)
         # the ends carry every NaN and infinity, at a twentieth of the time of isfinite on all of θ
         if not torch.stack(theta.aminmax()).isfinite().all():
             raise UserError(
-                f"'{self._shards[shard]}' is damaged: a draw in it is not finite; copy it back, or"
-                " move it out of the folder"
+                f"'{path}' is damaged: a draw in it is not finite; copy it back, or move it out of"
+                " the folder"
             )
         return theta
 
     def fingerprints(self) -> list[str]:
         """One string for each draw that changes when the draw does: its file, size and time of
         writing; of a draw in memory, a hash."""
-        if isinstance(self._shards, Tensor):
-            rows = [self._shards[row].cpu().numpy().tobytes() for _, row in self._rows]
-            return [hashlib.sha256(row).hexdigest() for row in rows]
-        found = []
-        for shard, row in self._rows:
-            path = self._shards[shard]
+
+        def of(place: tuple[Path, int] | Tensor) -> str:
+            if isinstance(place, Tensor):
+                return hashlib.sha256(place.cpu().numpy().tobytes()).hexdigest()
+            path, row = place
             stat = path.stat()
-            found.append(f"{path.name}:{row}:{stat.st_size}:{stat.st_mtime_ns}")
-        return found
+            return f"{path.name}:{row}:{stat.st_size}:{stat.st_mtime_ns}"
+
+        return [of(place) for place in self._rows]
 
     def __iter__(self) -> Iterator[Tensor]:
         return (self[i] for i in range(len(self)))
@@ -117,7 +117,7 @@ class Draws:
         return (total / len(self)).float()
 
 
-def _rows(path: Path, size: int) -> int:
+def _count(path: Path, size: int) -> int:
     """How many draws there are in a shard, which should hold float32 draws [k, size]."""
     try:
         with safe_open(path, framework="pt") as file:

@@ -215,6 +215,19 @@ def cross_fitted(
     return found
 
 
+def new_bar(title: str | None, total: int | None = None, **options: Any) -> Any:
+    """tqdm's bar; none without a title. A log file gets two lines a minute."""
+    interval = 0.5 if sys.stderr.isatty() else 30
+    return tqdm(
+        total=total,
+        desc=title,
+        disable=title is None,
+        dynamic_ncols=True,
+        mininterval=interval,
+        **options,
+    )
+
+
 @contextmanager
 def progress_bar(title: str | None, total: int, unit: str = "") -> Iterator[Advance]:
     """A bar that is advanced by so many units at a time, with their rate; none without a title.
@@ -222,14 +235,6 @@ def progress_bar(title: str | None, total: int, unit: str = "") -> Iterator[Adva
     Without a `unit` (`row`, `window`, `text`) there is no rate, for a few steps of some time.
     """
     bare = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]"
-    with tqdm(
-        total=total,
-        desc=title,
-        unit=unit,
-        unit_scale=bool(unit),
-        bar_format=None if unit else bare,
-        disable=title is None,
-        dynamic_ncols=True,
-        mininterval=0.5 if sys.stderr.isatty() else 30,
-    ) as bar:
+    form = {"unit_scale": True} if unit else {"bar_format": bare}
+    with new_bar(title, total, unit=unit, **form) as bar:
         yield bar.update

@@ -96,6 +96,11 @@ class Run:
         except (OSError, ValueError) as error:
             raise UserError(f"'{path}' is missing or damaged ({error}); copy it back") from error
 
+    def evaluation(self) -> dict[str, Any] | None:
+        """The newest evaluation of the run, if it has one."""
+        found = sorted(self.path.glob("bayesian_eval_*[0-9].json"))
+        return self.read_json(found[-1].name) if found else None
+
     @property
     def finished(self) -> bool:
         """Whether the run's totals have been written."""
@@ -190,6 +195,14 @@ class Run:
                 return False
         except UserError:
             return True
+
+
+def require_empty(folder: Path) -> None:
+    """Refuse a folder for a result that is neither new nor empty."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UserError(
+            f"`out`: '{folder}' already exists; name a folder that is empty or new, or delete it"
+        )
 
 
 def _read_snapshot(path: Path) -> Snapshot | None:

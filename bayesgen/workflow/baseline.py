@@ -8,7 +8,6 @@ at random offsets. Karpathy, https://github.com/karpathy/nanoGPT, `train.py` and
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +15,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from bayesgen.config import BaselineSettings
 from bayesgen.data.corpora import Corpus, load_corpus
 from bayesgen.data.tokenizers import CharTokenizer, write_meta
 from bayesgen.data.windows import RandomWindows
 from bayesgen.errors import UserError
+from bayesgen.evaluation.walk import new_bar
 from bayesgen.likelihoods import Categorical
 from bayesgen.models import resolve_device
 from bayesgen.models.nanogpt import SUFFIXES
@@ -31,19 +30,12 @@ from bayesgen.models.networks import Network, new_network
 
 @dataclass(frozen=True)
 class BaselineReport:
-    """What training left behind.
+    """What training left behind; losses are in nats per token, of `eval_iters` batches."""
 
-    Attributes:
-        path: the checkpoint, a file or a folder: the best by validation loss, or the last where
-            `stop_at` asked for a warm start.
-        best_step, best_val_loss: nats per token, estimated on `eval_iters` batches.
-        curve: (step, train loss, validation loss) of every evaluation.
-    """
-
-    path: Path
+    path: Path  # of the best by validation loss, or of the last where `stop_at` is given
     best_step: int
     best_val_loss: float
-    curve: list[tuple[int, float, float]]
+    curve: list[tuple[int, float, float]]  # (step, train loss, validation loss)
 
 
 def learning_rate(settings: BaselineSettings, step: int) -> float:
@@ -103,13 +95,14 @@ def make_baseline(settings: BaselineSettings) -> BaselineReport:
 def train_baseline(
     settings: BaselineSettings, corpus: Corpus, path: Path, device: torch.device
 ) -> BaselineReport:
-    """Train a network on `corpus` and write the checkpoint to `path`.
+    """Train a network on `corpus`; the checkpoint goes to `path`.
 
     Without `stop_at` the checkpoint is the best by validation loss. With it, training stops after
     that many steps of the schedule and the checkpoint is the last state, moments included: a warm
     start for a sampler.
     """
-    stop = settings.stop_at if settings.stop_at is not None else settings.max_iters
+    warm = settings.stop_at is not None
+    stop = settings.max_iters if settings.stop_at is None else settings.stop_at
     if not 0 < stop <= settings.max_iters:
         raise UserError(
             f"`stop_at` must lie within the schedule of {settings.max_iters} steps, not {stop}"
@@ -118,26 +111,17 @@ def train_baseline(
     network = new_network(settings, corpus.tokenizer)
     model = network.module.to(device).train()
     optimizer = adamw(model, settings)
-    batches = RandomWindows(
-        corpus.train, settings.block_size, settings.batch_size, settings.seed, split="train"
-    )
+    batches = RandomWindows(corpus.train, settings.block_size, settings.batch_size, settings.seed)
     curve: list[tuple[int, float, float]] = []
     best_step, best_loss = 0, math.inf
-    bar = tqdm(
-        total=stop,
-        desc="baseline",
-        dynamic_ncols=True,
-        mininterval=0.5 if sys.stderr.isatty() else 30,
-    )
-    with bar:
+    with new_bar("baseline", stop) as bar:
         for step in range(stop + 1):
-            if step == stop or (step % settings.eval_interval == 0 and settings.stop_at is None):
-                train_loss, val_loss = (
-                    estimate(network, settings, part, device) for part in (corpus.train, corpus.val)
-                )
+            if step == stop or (step % settings.eval_interval == 0 and not warm):
+                parts = (corpus.train, corpus.val)
+                train_loss, val_loss = (estimate(network, settings, p, device) for p in parts)
                 curve.append((step, train_loss, val_loss))
                 bar.set_postfix(train=f"{train_loss:.4f}", val=f"{val_loss:.4f}", refresh=False)
-                if step > 0 and (val_loss < best_loss or settings.stop_at is not None):
+                if step > 0 and (val_loss < best_loss or warm):
                     best_step, best_loss = step, val_loss
                     # `dataset` is where nanoGPT's sample.py looks for the meta.pkl
                     data = {"dataset": corpus.name, "data": dict(corpus.fingerprint)}

@@ -10,6 +10,7 @@ from bayesgen.config import ExportSettings
 from bayesgen.draws import Draws
 from bayesgen.errors import UserError
 from bayesgen.posterior import open_posterior
+from bayesgen.runs import require_empty
 from bayesgen.workflow.inputs import some_draws
 
 
@@ -19,8 +20,7 @@ def export_run(name: str, settings: ExportSettings) -> Any:
     if settings.out is None:
         raise UserError("`out`: name the folder to write")
     target = Path(settings.out)
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise UserError(f"`out`: '{target}' already exists; name a folder that is empty or new")
+    require_empty(target)
     try:
         from bayesgen.export.gpt2 import as_gpt2
         from bayesgen.export.pretrained import bayesian_class
@@ -38,10 +38,7 @@ def export_run(name: str, settings: ExportSettings) -> Any:
     posterior: Draws = some_draws(source, settings.num_draws)
     if network.info.family == "nanogpt":
         network, posterior = as_gpt2(network, posterior)
-    evaluation = None
-    if source.run is not None:
-        found = sorted(source.run.path.glob("bayesian_eval_*[0-9].json"))
-        evaluation = source.run.read_json(found[-1].name) if found else None
+    evaluation = None if source.run is None else source.run.evaluation()
     made = bayesian_class(network.module).from_posterior(
         network, posterior, source.info, evaluation
     )

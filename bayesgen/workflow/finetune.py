@@ -18,7 +18,7 @@ import torch
 from bayesgen.config import FinetuneSettings
 from bayesgen.errors import UserError
 from bayesgen.models import FunctionalModel, Head, load_model, resolve_device
-from bayesgen.runs import Run
+from bayesgen.runs import Run, require_empty
 from bayesgen.tasks import TASKS
 from bayesgen.workflow.inputs import read_labelled
 from bayesgen.workflow.loop import graceful_stop
@@ -27,10 +27,7 @@ from bayesgen.workflow.resuming import continued, require_same
 from bayesgen.workflow.session import peak_memory_mib
 
 RECORD = "finetune.json"
-
-UNFINISHED = "unfinished"
-"""Subfolder of the result in which checkpoints lie until the result is there."""
-
+UNFINISHED = "unfinished"  # subfolder for checkpoints
 CHANGEABLE = {"data", "data_dir", "device", "eval_test", "model"}
 """What may differ when a fine-tune is continued; data and model are known by their hash."""
 
@@ -73,7 +70,11 @@ def finetune(settings: FinetuneSettings, folder: Path, resumed: bool = False) ->
             require_same("fine-tune", what, now["name"], before[what]["sha256"], now["sha256"])
     with graceful_stop() as stop:
         trainer = make_trainer(settings, model, corpus, work.path, device, stop)
-        _announce(folder, trainer)
+        module = trainer.model
+        counts = (module.num_parameters(only_trainable=only) for only in (True, False))
+        print("finetune in {}: {:,} of {:,} parameters".format(folder, *counts), file=sys.stderr)
+        for data in (trainer.train_dataset, trainer.eval_dataset):
+            print(f"  {data.examples.describe()}", file=sys.stderr)
         with work.locked():
             work.write_json(RECORD, record)
             train(trainer, settings.task)
@@ -107,10 +108,7 @@ def new_folder(settings: FinetuneSettings) -> Path:
             f"`out`: '{folder}' holds an unfinished fine-tune; continue it with"
             f" `resume='{folder}'`, or delete it"
         )
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UserError(
-            f"`out`: '{folder}' already exists; name a folder that is empty or new, or delete it"
-        )
+    require_empty(folder)
     return folder
 
 
@@ -126,21 +124,9 @@ def stored_settings(folder: Path, given: Mapping[str, Any]) -> FinetuneSettings:
     return FinetuneSettings(**values)
 
 
-def _announce(folder: Path, trainer: Any) -> None:
-    """Say what is about to be trained, and on what."""
-    parameters = list(trainer.model.parameters())
-    total = sum(p.numel() for p in parameters)
-    trained = sum(p.numel() for p in parameters if p.requires_grad)
-    print(f"finetune in {folder}: {trained:,} of {total:,} parameters", file=sys.stderr)
-    for data in (trainer.train_dataset, trainer.eval_dataset):
-        print(f"  {data.examples.describe()}", file=sys.stderr)
-
-
 def _write(folder: Path, trainer: Any, model: FunctionalModel, record: dict[str, Any]) -> None:
-    """Make `folder` what `load_model` takes, and remove the checkpoints.
-
-    Its config.json comes last: before, the folder is no model.
-    """
+    """Make `folder` what `load_model` takes (by its config.json, which comes last), and remove the
+    checkpoints."""
     from bayesgen.models.hf_interface import HuggingFaceTokenizer, quiet
 
     staging = folder / UNFINISHED / "result"

@@ -33,6 +33,8 @@ DEFAULT_MODEL = "checkpoints/baseline/models/baseline_model_2k.pt"
 DEFAULT_BLOCK = 1024
 """Tokens per window where the model has no limit of its own, or a longer one; of an example where
 it has none."""
+DEFAULT_EXAMPLE = 512
+"""The same of what a fine-tune reads, or a similarity."""
 GIVEN = "(given in Python)"
 """What a run's settings say of data in the place of a name or path."""
 
@@ -195,23 +197,28 @@ def read_rows(
     )
 
 
-def window_length(model: FunctionalModel, chosen: int | None) -> int:
-    """Tokens of a window, or of an example at most: `chosen`, or by default what the model takes
-    (of labelled texts that of the fine-tune, which lies in its tokenizer)."""
+def window_length(
+    model: FunctionalModel,
+    chosen: int | None,
+    setting: str = "block_size",
+    usual: int = DEFAULT_BLOCK,
+) -> int:
+    """Tokens of a window, or of an example at most: `chosen` by `setting`, or by default what the
+    model takes (of labelled texts that of the fine-tune, which lies in its tokenizer); `usual`
+    where it has no limit, or a text's window would be longer."""
     if model.tokenizer is None:
-        raise UserError(
-            f"`model`: '{model.info.name}' has no tokenizer; give its meta.pkl with `meta_path`"
-            " (nanoGPT), or save the tokenizer into the folder (Hugging Face)"
-        )
+        nanogpt = model.info.family == "nanogpt"
+        way_out = "give its meta.pkl with `meta_path`" if nanogpt else "save it into the folder"
+        raise UserError(f"`model`: '{model.info.name}' has no tokenizer; {way_out}")
     if chosen is None:
         tuned = getattr(model.tokenizer, "max_length", None)
-        limits = [model.block_size, tuned if model.task.is_labelled else DEFAULT_BLOCK]
-        chosen = min((n for n in limits if n is not None), default=DEFAULT_BLOCK)
+        limits = [model.block_size, tuned if model.task.is_labelled else usual]
+        chosen = min((n for n in limits if n is not None), default=usual)
         if model.task.masking == "permute":
             chosen -= chosen % 2
     elif model.block_size is not None and chosen > model.block_size:
         raise UserError(
-            f"`block_size={chosen}` exceeds the model's longest context, {model.block_size}"
+            f"`{setting}={chosen}` exceeds the model's longest context, {model.block_size}"
         )
     return chosen
 

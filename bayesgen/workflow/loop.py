@@ -11,20 +11,18 @@ from __future__ import annotations
 import json
 import math
 import signal
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from bayesgen.config import TrainSettings
 from bayesgen.errors import Interrupted, UserError
-from bayesgen.evaluation.walk import nll_of
+from bayesgen.evaluation.walk import new_bar, nll_of
 from bayesgen.inference.sampler import State, leaves, restore
 from bayesgen.models import FunctionalModel
 from bayesgen.models.networks import save_model
@@ -72,56 +70,35 @@ def graceful_stop() -> Iterator[StopRequest]:
         put_back()
 
 
-@dataclass(frozen=True)
 class Watch:
-    """What is looked at, `every` so many steps: the NLL of θ [P] on validation data, in nats per
-    observation, which draws no random numbers from the global generators."""
+    """The NLL of a chain's θ on validation data, in nats per observation, the last and the least so
+    far; measured `every` so many steps, without random numbers from the global generators."""
 
-    every: int
-    nll: Callable[[Tensor], float]
+    def __init__(self, settings: TrainSettings, inputs: Inputs) -> None:
+        chosen = vars(settings)  # only the samplers that a prior is learned with have these
+        self.every: int | None = chosen.get("validation_every")
+        if self.every:
+            self.rows = inputs.validation(chosen["validation_samples"])
+            precision = scoring_precision(settings.precision, inputs.model)
+            self.forward = Forward(inputs.model, precision)
+            self.batch_size = settings.eval_batch_size
 
+    def begin(self, run: Run, tracker: Tracker, chain: int) -> None:
+        """Watch `chain`, of which the lines of metrics say what was found."""
+        self.run, self.tracker, self.chain = run, tracker, chain
+        rows = map(json.loads, run.metrics.read_text("utf-8").splitlines())
+        found = [row.get("val_nll") for row in rows if row["chain"] == chain]
+        seen: list[float] = [nll for nll in found if nll is not None]
+        self.last = seen[-1] if seen else math.nan
+        self.least = min(seen, default=math.inf)
 
-def watch_of(settings: TrainSettings, inputs: Inputs) -> Watch | None:
-    """What is looked at, and how often; None where nothing is."""
-    every = vars(settings).get("validation_every")  # of the samplers that a prior is learned with
-    if not every:
-        return None
-    rows = inputs.validation(vars(settings)["validation_samples"])
-    model = inputs.model
-    forward = Forward(model, scoring_precision(settings.precision, model))
-
-    def nll(theta: Tensor) -> float:
-        mixed, _ = nll_of(forward, theta[None], rows, settings.eval_batch_size)
-        return mixed
-
-    return Watch(every, nll)
-
-
-@dataclass
-class Best:
-    """The least validation NLL so far of one chain, and the last."""
-
-    chain: int
-    nll: float = math.inf
-    last: float = math.nan
-
-    @classmethod
-    def of(cls, run: Run, chain: int) -> Best:
-        """What the lines of metrics say so far."""
-        best = cls(chain)
-        for line in run.metrics.read_text("utf-8").splitlines():
-            row = json.loads(line)
-            if row["chain"] == chain and row.get("val_nll") is not None:
-                best.nll, best.last = min(best.nll, row["val_nll"]), row["val_nll"]
-        return best
-
-    def look(self, watch: Watch, theta: Tensor, step: int, run: Run, tracker: Tracker) -> None:
-        """Measure θ, log it, and keep it where it is the best."""
-        self.last = watch.nll(theta)
-        if self.last < self.nll:
-            self.nll = self.last
-            run.write_tensors(f"best-c{self.chain}.safetensors", {"theta": theta})
-        tracker.log({"chain": self.chain, "step": step, "val_nll": self.last})
+    def look(self, theta: Tensor, step: int) -> None:
+        """Measure θ [P], log it, and keep it where it is the best."""
+        self.last, _ = nll_of(self.forward, theta[None], self.rows, self.batch_size)
+        if self.last < self.least:
+            self.least = self.last
+            self.run.write_tensors(f"best-c{self.chain}.safetensors", {"theta": theta})
+        self.tracker.log({"chain": self.chain, "step": step, "val_nll": self.last})
 
 
 @dataclass(frozen=True)
@@ -136,12 +113,7 @@ class ChainTotals:
 
 
 def run_chain(
-    job: Job,
-    run: Run,
-    tracker: Tracker,
-    chain: int,
-    stop: StopRequest,
-    watch: Watch | None = None,
+    job: Job, run: Run, tracker: Tracker, chain: int, stop: StopRequest, watch: Watch
 ) -> ChainTotals:
     """Run, or continue, one chain to the end of its plan; its draws land in `run`.
 
@@ -166,7 +138,7 @@ def run_chain(
         first, draws, before = snapshot.step, snapshot.draws, snapshot.seconds
     run.drop_draws(chain, keep=draws)
     nll = tracker.rewind(chain, first)
-    best = Best.of(run, chain)
+    watch.begin(run, tracker, chain)
 
     began = time.monotonic()
     # on an accelerator, looking at a number makes the host wait for it
@@ -192,17 +164,11 @@ def run_chain(
         tensors |= {"terms": total, **rng_state(device)}
         run.write_state(chain, Snapshot(tensors, step, draws, seconds()))
 
-    with tqdm(
-        total=plan.steps,
-        initial=first,
-        desc=phase(first),
-        dynamic_ncols=True,
-        mininterval=0.5 if sys.stderr.isatty() else 30,
-    ) as bar:
+    with new_bar(phase(first), plan.steps, initial=first) as bar:
         if snapshot is None:
             # first: a run that is killed in between begins anew
-            if watch is not None and math.isnan(best.last):
-                best.look(watch, sampler.theta(state), 0, run, tracker)
+            if watch.every and math.isnan(watch.last):
+                watch.look(sampler.theta(state), 0)
             save(0)
         for step in range(first, plan.steps):
             batch = {k: v.to(device, non_blocking=True) for k, v in batches.batch(step).items()}
@@ -235,12 +201,12 @@ def run_chain(
                 )
                 total[:2] = 0
                 shown = {"nll": f"{nll:.4f}", "log_prior": f"{log_prior:.3g}", "draws": draws}
-                if watch is not None:
-                    shown["val_nll"] = f"{best.last:.4f}"
+                if watch.every:
+                    shown["val_nll"] = f"{watch.last:.4f}"
                 bar.set_description(phase(done), refresh=False)
                 bar.set_postfix(shown, refresh=False)
-            if watch is not None and (done % watch.every == 0 or last):
-                best.look(watch, sampler.theta(state), done, run, tracker)
+            if watch.every and (done % watch.every == 0 or last):
+                watch.look(sampler.theta(state), done)
             bar.update()
             signum = stop.signum
             if due or signum is not None:

@@ -30,7 +30,7 @@ from bayesgen.runs.run import Tracker
 from bayesgen.workflow import resuming
 from bayesgen.workflow.inputs import Inputs, model_of, read_inputs
 from bayesgen.workflow.job import Job, make_job
-from bayesgen.workflow.loop import ChainTotals, graceful_stop, run_chain, save_models, watch_of
+from bayesgen.workflow.loop import ChainTotals, Watch, graceful_stop, run_chain, save_models
 from bayesgen.workflow.preflight import estimate, opening, require
 from bayesgen.workflow.prior_scale import TRIALS, choose_scale
 from bayesgen.workflow.scoring import check_draws, score_run
@@ -103,7 +103,7 @@ def run_sampler(
         run = Run.create(Path(settings.out or new_run_path(Path(settings.base_dir), name)))
     else:
         run = resumed
-    watch = watch_of(settings, inputs)
+    watch = Watch(settings, inputs)
     with run.locked():
         if resumed is None:
             if job.scales is not None:
@@ -119,7 +119,7 @@ def run_sampler(
         config = run.record().settings if settings.wandb else None
         with graceful_stop() as stop, Tracker(run, config) as tracker:
             chains = [run_chain(job, run, tracker, c, stop, watch) for c in range(settings.chains)]
-            if watch is not None:
+            if watch.every:
                 save_models(run, model, settings.chains)
         totals = _totals(job, chains, curve, start)
         if totals["clipped_steps"] > MANY_CLIPPED * totals["steps"]:
@@ -146,9 +146,8 @@ def run_sampler(
 
 def show_results(run: Run) -> None:
     """Print what a finished run found: its newest evaluation, if it has one, and where it lies."""
-    evaluations = sorted(run.path.glob("bayesian_eval_*[0-9].json"))
-    if evaluations:
-        content = run.read_json(evaluations[-1].name)
+    content = run.evaluation()
+    if content is not None:
         first, *others = tables_of({"": content}, ("predictors", *SUMMARY))
         show(first)
         print(predictor_caption(content))

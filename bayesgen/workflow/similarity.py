@@ -13,17 +13,14 @@ import torch
 from bayesgen.errors import UserError, warn
 from bayesgen.evaluation.walk import progress_bar
 from bayesgen.models.functional import Batch
-from bayesgen.models.hf_interface import HuggingFaceTokenizer
 from bayesgen.models.sentence import frozen_encoder
 from bayesgen.posterior import Posterior, open_posterior
 from bayesgen.predictive.embedding import EmbeddingSpread, SimilaritySpread, compare
 from bayesgen.runs import Run, atomic_save
 from bayesgen.tasks import TASKS, tasks_that
-from bayesgen.workflow.inputs import some_draws
+from bayesgen.workflow.inputs import DEFAULT_EXAMPLE, some_draws, window_length
 
 BATCH_SIZE = 64
-DEFAULT_LENGTH = 512
-"""Tokens of the longest text where the model has no limit of its own."""
 
 
 @dataclass(frozen=True)
@@ -138,13 +135,10 @@ def compare_texts(
 def _batches(posterior: Posterior, texts: list[str]) -> list[Batch]:
     """`texts` in the model's tokens, cut as where it was trained."""
     model = posterior.model
-    if not isinstance(model.tokenizer, HuggingFaceTokenizer):
-        raise UserError(f"`model`: '{model.info.name}' has no tokenizer; save it into the folder")
-    tokenizer = model.tokenizer.tokenizer
-    limits = [model.block_size, model.tokenizer.max_length]
-    longest = min((n for n in limits if n is not None), default=DEFAULT_LENGTH)
-    if posterior.info is not None:
-        longest = posterior.info.block_size
+    chosen = None if posterior.info is None else posterior.info.block_size
+    longest = window_length(model, chosen, usual=DEFAULT_EXAMPLE)
+    wrapped: Any = model.tokenizer
+    tokenizer = wrapped.tokenizer
     shape: Any = {"padding": True, "truncation": True, "max_length": longest}
     parts = [texts[start : start + BATCH_SIZE] for start in range(0, len(texts), BATCH_SIZE)]
     try:

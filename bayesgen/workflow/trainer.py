@@ -10,16 +10,14 @@ from __future__ import annotations
 import fnmatch
 import math
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from tqdm import tqdm
 from transformers import (
     EarlyStoppingCallback,
     PrinterCallback,
@@ -33,9 +31,12 @@ from bayesgen.config import FinetuneSettings
 from bayesgen.data.examples import Embedded, Examples
 from bayesgen.data.labelled import Labelled, LabelledCorpus
 from bayesgen.errors import Interrupted, UserError
+from bayesgen.evaluation.walk import new_bar
 from bayesgen.models import FunctionalModel, load_model
-from bayesgen.models.hf_interface import HuggingFaceTokenizer, quiet
+from bayesgen.models.hf_interface import quiet
 from bayesgen.models.sentence import embedded, frozen_encoder
+from bayesgen.tasks import TASKS
+from bayesgen.workflow.inputs import DEFAULT_EXAMPLE, window_length
 from bayesgen.workflow.loop import StopRequest
 from bayesgen.workflow.objectives import Scores, objective
 
@@ -53,9 +54,6 @@ SCORES = ("accuracy", "macro_f1", "spearman", "pearson")
 
 LOG_EVERY = 10
 """Optimizer steps between losses on the bar, and between checks that they are finite."""
-
-DEFAULT_LENGTH = 512
-"""Tokens of the longest text where the model has no limit of its own."""
 
 
 class ExampleSet(Dataset[Any]):
@@ -190,19 +188,12 @@ def rows(
 ) -> ExampleSet:
     """`data`, or `samples` of its rows drawn by seed, in the tokens of `model`; as embeddings where
     its encoder is not trained."""
-    if not isinstance(model.tokenizer, HuggingFaceTokenizer):
-        raise UserError(
-            f"`model`: '{model.info.name}' has no tokenizer; save it into the folder, too"
-        )
-    length = settings.max_length or model.block_size or DEFAULT_LENGTH
-    if model.block_size is not None and length > model.block_size:
-        raise UserError(
-            f"`max_length={length}` exceeds the model's longest context, {model.block_size}"
-        )
+    chosen = settings.max_length or model.block_size or DEFAULT_EXAMPLE
+    length, wrapped = window_length(model, chosen, "max_length"), cast(Any, model.tokenizer)
     if samples is not None:
         data = data.subset(samples, settings.seed)  # before what costs time
-    apart = settings.task == "sentence-similarity"
-    examples = Examples(data, model.tokenizer.tokenizer, length, apart=apart)
+    apart = TASKS[settings.task].compares
+    examples = Examples(data, wrapped.tokenizer, length, apart=apart)
     frozen = frozen_encoder(model.module)
     if frozen is None:
         return ExampleSet(examples)
@@ -268,10 +259,7 @@ def train(trainer: Any, task: str) -> None:
         for data in (trainer.train_dataset, trainer.eval_dataset):
             if isinstance(data.examples, Embedded):
                 data.examples.read()  # under a bar of its own
-        bar = tqdm(
-            desc="finetune", dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 30
-        )
-        with quiet(), bar:
+        with quiet(), new_bar("finetune") as bar:
             trainer.add_callback(Bar(bar))
             trainer.train(resume_from_checkpoint=last and str(last))
     best = load_model(work / f"checkpoint-{trainer.state.best_global_step}", task=task)

@@ -90,17 +90,17 @@ def test_a_stopped_one_goes_on_to_the_same_file(
 ) -> None:
     assert learn() == 0
     whole, lines = load_file("upstream/prior.safetensors"), rows("upstream")
-    from bayesgen.workflow.loop import Best
+    from bayesgen.workflow.loop import Watch
 
-    look = Best.look
+    look = Watch.look
 
-    def stop(self: Best, *args: Any) -> None:
+    def stop(self: Watch, *args: Any) -> None:
         look(self, *args)
-        if args[2] == 14:
+        if args[1] == 14:
             signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Best, "look", stop)
+        patch.setattr(Watch, "look", stop)
         assert learn("--out", "stopped") == 128 + signal.SIGTERM
     assert not Path("stopped/prior.safetensors").exists()
     assert run_command("prior learn", ["--resume", "stopped"]) == 0
