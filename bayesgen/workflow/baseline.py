@@ -40,21 +40,22 @@ class BaselineReport:
 
 def learning_rate(settings: BaselineSettings, step: int) -> float:
     """nanoGPT's schedule: linear warm-up, then a cosine from lr to lr/10 at `max_iters`."""
-    lowest = settings.learning_rate / 10
-    if step < settings.warmup_iters:
-        return settings.learning_rate * (step + 1) / (settings.warmup_iters + 1)
-    done = (step - settings.warmup_iters) / max(1, settings.max_iters - settings.warmup_iters)
-    cosine = 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
-    return lowest + cosine * (settings.learning_rate - lowest)
+    highest, warmup = settings.learning_rate, settings.warmup_iters
+    if step < warmup:
+        return highest * (step + 1) / (warmup + 1)
+    done = (step - warmup) / max(1, settings.max_iters - warmup)
+    cosine, lowest = 0.5 * (1 + math.cos(math.pi * min(done, 1.0))), highest / 10
+    return lowest + cosine * (highest - lowest)
 
 
 def adamw(module: nn.Module, settings: BaselineSettings) -> torch.optim.AdamW:
     """nanoGPT's optimizer: weight decay on parameters with two or more dimensions."""
-    matrices = [p for p in module.parameters() if p.dim() >= 2]
-    others = [p for p in module.parameters() if p.dim() < 2]
     groups = [
-        {"params": matrices, "weight_decay": settings.weight_decay},
-        {"params": others, "weight_decay": 0.0},
+        {
+            "params": [p for p in module.parameters() if (p.dim() >= 2) is wide],
+            "weight_decay": decay,
+        }
+        for wide, decay in ((True, settings.weight_decay), (False, 0.0))
     ]
     betas = (0.9, settings.beta2)
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, fused=True)
@@ -112,6 +113,8 @@ def train_baseline(
     model = network.module.to(device).train()
     optimizer = adamw(model, settings)
     batches = RandomWindows(corpus.train, settings.block_size, settings.batch_size, settings.seed)
+    # `dataset` is where nanoGPT's sample.py looks for the meta.pkl
+    source = {"dataset": corpus.name, "data": dict(corpus.fingerprint)}
     curve: list[tuple[int, float, float]] = []
     best_step, best_loss = 0, math.inf
     with new_bar("baseline", stop) as bar:
@@ -123,9 +126,7 @@ def train_baseline(
                 bar.set_postfix(train=f"{train_loss:.4f}", val=f"{val_loss:.4f}", refresh=False)
                 if step > 0 and (val_loss < best_loss or warm):
                     best_step, best_loss = step, val_loss
-                    # `dataset` is where nanoGPT's sample.py looks for the meta.pkl
-                    data = {"dataset": corpus.name, "data": dict(corpus.fingerprint)}
-                    config = {**vars(settings), **data}
+                    config = {**vars(settings), **source}
                     record = {"iter_num": step, "best_val_loss": val_loss, "config": config}
                     network.write(path, optimizer.state_dict(), record)
             if step == stop:

@@ -16,18 +16,12 @@ from bayesgen.workflow.inputs import some_draws
 
 @dataclass(frozen=True)
 class Generation:
-    """Texts that are being written.
+    """Texts that are being written."""
 
-    Attributes:
-        source: the path that was named.
-        decoding: the settings of `DecodingSettings`.
-        stream: yields every text after each token.
-    """
-
-    source: str
+    source: str  # the path that was named
     posterior: Posterior
-    decoding: dict[str, Any]
-    stream: Iterator[list[GeneratedText]]
+    decoding: dict[str, Any]  # the settings of `DecodingSettings`
+    stream: Iterator[list[GeneratedText]]  # every text after each token
 
     def place(self, text: GeneratedText) -> int | None:
         """The draw that `text` follows, by its place in the run; None for the mixture."""

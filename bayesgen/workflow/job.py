@@ -97,11 +97,9 @@ def make_job(
 ) -> Job:
     """Prior, preconditioner, plan and sampler for `model` on `batches`.
 
-    Args:
-        scales: of a run that is continued; None measures them.
-        steps: of a plan that is shortened to so many; None keeps all.
-        moments: v̂ [P] of a job on the same data; None measures it where it is needed.
-        prior: in the place of the one that the settings name.
+    What is known is not measured again: the `scales` of a run that is continued, the `moments` v̂
+    [P] of another job on the same data. A plan is shortened to `steps`; `prior` stands in for the
+    one that the settings name.
     """
     if settings.gradient_checkpointing:
         refuse_idle(model.module, model.layout.names)

@@ -33,14 +33,9 @@ def inputs_of(
     settings: DataSettings,
     classes: Sequence[str] | None = None,
 ) -> Inputs:
-    """A run's inputs from data of any kind.
-
-    Args:
-        data: a name or path (which `settings` hold), texts, rows of (text, label), a
-            `datasets.Dataset`, and of a network of one's own what `own_rows` takes; or a mapping of
-            the splits "train", "val" and "test" to any of these.
-        classes: names in the order of their ids; by default the model's, or those that occur.
-    """
+    """A run's inputs from `data` of any kind: a name or path (which `settings` hold), or what
+    `bayesgen.sample` takes. `classes` are names in the order of their ids; by default the model's,
+    or those that occur."""
     if isinstance(data, str | Path):
         return read_inputs(model, settings)
     of_splits = isinstance(data, Mapping) and data and set(data) <= set(SPLITS)

@@ -202,30 +202,27 @@ def _of_chain(job: Job, settings: ChainSettings, opened: OpeningRecord) -> Openi
     move = (settings.thinning * ((later.diffusion * unit) ** 2 + drift**2)) ** 0.5
     wander = start.diffusion * unit * plan.steps**0.5
     thermal = opened.numbers["P"] * settings.temperature / (2 * n)
-    numbers = {
-        **opened.numbers,
+    rows, numbers, warnings = opened.rows, opened.numbers, opened.warnings
+    numbers |= {
         "gradient_step": gradient_step,
         "noise_step": noise_step,
         "move_per_draw": move,
         "thermal_nats": thermal,
         "wander": wander,
     }
-    rows = [
-        *opened.rows,
+    rows += [
         ("gradient step", f"{gradient_step:.2e} (rms over θ, at the largest step size)"),
         ("noise per step", f"{noise_step:.2e}"),
         ("move per draw", f"about {move:.2e}, {move / weight_sd:.1%} of the weights' sd"),
         ("heat", f"P·T/2N = {thermal:.2g} nats above the mode at equilibrium"),
     ]
-    warnings = list(opened.warnings)
     held = float(plan.learning_rate[peak])
     if held < 0.999 * settings.learning_rate:
         rows.append(("step size", f"held at {held:.3g}: the prior is stiff"))
     if start.friction_steps is not None:
         numbers["friction_steps"] = start.friction_steps
-        rows.append(
-            ("friction time", f"{start.friction_steps:.3g} steps of {plan.steps:,} in the run")
-        )
+        time = f"{start.friction_steps:.3g} steps of {plan.steps:,} in the run"
+        rows.append(("friction time", time))
         if start.friction_steps > plan.steps:
             warnings.append(
                 f"ballistic: the velocity is forgotten after {start.friction_steps:.3g} steps, the"
@@ -244,7 +241,7 @@ def _of_chain(job: Job, settings: ChainSettings, opened: OpeningRecord) -> Openi
             f" per observation and carries a free weight by {wander / weight_sd:.1f} times the"
             f" weights' sd in this run. Lower `temperature`, `learning_rate` or {width}."
         )
-    return OpeningRecord(rows=rows, numbers=numbers, warnings=warnings)
+    return opened
 
 
 def _rms(vector: Tensor) -> float:

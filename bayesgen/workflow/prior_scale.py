@@ -98,7 +98,10 @@ class Trials:
         with suppress(OSError, ArithmeticError, ValueError, TypeError, KeyError, AttributeError):
             content = {} if trials.path is None else json.loads(trials.path.read_text())
             if content["of"] == trials.of:
-                trials.found = {trial["scale"]: _trial(**trial) for trial in content["trials"]}
+                for trial in content["trials"]:  # JSON knows no infinity
+                    known: Any = {k: math.inf if v is None else float(v) for k, v in trial.items()}
+                    found = Trial(**known | {"steps": int(trial["steps"])})
+                    trials.found[found.scale] = found
         return trials
 
     def keep(self, trial: Trial) -> None:
@@ -108,12 +111,6 @@ class Trials:
             atomic_write(self.path, json.dumps(finite(content)).encode())
 
 
-def _trial(steps: Any, **numbers: Any) -> Trial:
-    """Of what JSON made of one, which knows no infinity."""
-    known = {k: math.inf if v is None else float(v) for k, v in numbers.items()}
-    return Trial(steps=int(steps), **known)
-
-
 def tune_scale(
     make: Callable[[float], Job],
     grid: tuple[float, ...],
@@ -121,16 +118,11 @@ def tune_scale(
     *,
     batch_size: int = 64,
     precision: Precision = "fp32",
-    progress: str | None = None,
     trials: Trials | None = None,
 ) -> Curve:
-    """The curve of validation NLL over λ: of a grid, and beyond its ends while they are best.
-
-    Args:
-        make: the short run at a λ.
-        grid: increasing, by about the same factor; two λ at least.
-        trials: what was found before, and is not looked for again; new ones are added.
-    """
+    """The curve of validation NLL over λ by the short runs that `make` gives: of `grid`, two λ at
+    least that grow by about the same factor, and beyond its ends while they are best. What is in
+    `trials` is not looked for again; new ones are added."""
     kept = trials or Trials()
     rows = rows.take(evenly_spaced(len(rows), MAX_ROWS).numpy())
 
@@ -144,7 +136,7 @@ def tune_scale(
         advance(1)
         return kept.found[scale]
 
-    with progress_bar(progress, len(grid)) as advance:
+    with progress_bar("choosing λ", len(grid)) as advance:
         curve = Curve(tuple(trial(scale) for scale in grid), len(rows))
         while curve.beyond is not None and len(curve.trials) < len(grid) + MORE:
             found = sorted((*curve.trials, trial(curve.beyond)), key=lambda trial: trial.scale)
@@ -169,8 +161,7 @@ def short_run(job: Job) -> Tensor:
 
 
 def choose_scale(name: str, settings: TrainSettings, inputs: Inputs) -> dict[str, Any]:
-    """Choose λ and show the curve; what a run keeps of it. Trials are kept in --out, which is made,
-    and taken from it. Raises UserError where every short run diverged."""
+    """Choose λ and show the curve; what a run keeps of it. Trials lie in --out, which is made."""
     if settings.out is not None:
         Run.create(Path(settings.out))
     # half a pass over the data is not half of what a pass leads to
@@ -190,7 +181,6 @@ def choose_scale(name: str, settings: TrainSettings, inputs: Inputs) -> dict[str
         inputs.validation(),
         batch_size=settings.eval_batch_size,
         precision=scoring_precision(settings.eval_precision, inputs.model),
-        progress="choosing λ",
         trials=Trials.read(settings.out, _identity(name, settings, inputs)),
     )
     if not math.isfinite(curve.best.nll):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,19 +35,12 @@ R = TypeVar("R", bound=Rows)
 
 @dataclass(frozen=True)
 class Material:
-    """What is scored, read before anything is computed.
+    """What is scored, read before anything is computed."""
 
-    Attributes:
-        scored: split -> its windows or examples.
-        held_in: data that a temperature is fitted on: training text, or validation rows.
-        far: windows or rows out of distribution, if there are any.
-        texts: what the evaluation file says of the texts.
-    """
-
-    scored: Mapping[str, Rows]
-    held_in: Rows
-    far: Rows | None
-    texts: dict[str, Any]
+    scored: Mapping[str, Rows]  # by split
+    held_in: Rows  # that a temperature is fitted on: training text, or validation rows
+    far: Rows | None  # out of distribution
+    texts: dict[str, Any]  # what the evaluation file says of the texts
 
 
 def read_material(
@@ -58,14 +52,9 @@ def read_material(
     settings: ScoringSettings,
     text: str | None = None,
 ) -> Material:
-    """The windows that `settings` ask for.
-
-    Args:
-        train: makes windows of the data that the run fitted.
-        tiled: tokens, and the name of their split for errors -> windows of them side by side.
-        folder: cache and search place for texts.
-        text: a corpus that is scored whole, as the split `text`.
-    """
+    """The windows that `settings` ask for; `text` names one that is scored whole, as the split
+    `text`. `train` makes windows of what the run fitted, `tiled` of tokens, side by side, with a
+    name for errors."""
     assert model.tokenizer is not None
     if settings.ood_data is not None:
         raise UserError(
@@ -96,11 +85,11 @@ def read_material(
         _require_two("`ood_corpus`", "windows of each text", scored, far, settings)
     for name, windows in scored.items():
         if isinstance(windows, Windows):  # those that are continued have no padding
-            count = int((windows.starts + windows.block_size < len(windows.tokens)).sum())
-            if settings.eval_num_text_samples > count:
+            whole_ones = int((windows.starts + windows.block_size < len(windows.tokens)).sum())
+            if settings.eval_num_text_samples > whole_ones:
                 raise UserError(
                     f"`eval_num_text_samples={settings.eval_num_text_samples}`: {name} has only"
-                    f" {count} whole windows of {windows.block_size} tokens"
+                    f" {whole_ones} whole windows of {windows.block_size} tokens"
                 )
     return Material(scored, held_in, far, texts)
 
@@ -175,8 +164,8 @@ def score_run(
     material: Material,
     draws: Draws | None = None,
 ) -> dict[str, Any]:
-    """Score `draws`, by default all of the run's; writes and returns the content of the evaluation
-    file."""
+    """Score `draws`, by default all of the run's; the content of the evaluation file that it
+    writes."""
     every = draws or Draws.load(run.path)
     check_draws(settings, len(every))
     posterior = every.thin(settings.eval_num_posterior_samples)
@@ -193,12 +182,11 @@ def score_run(
     reports: dict[str, Any] = {}
     texts: dict[str, Any] = {}
     window_nll: dict[str, Tensor] = {}
+    far, far_key = None, ""
     with cache.locked():
-        far, far_key = None, ""
         if material.far is not None:
-            far = run_passes(
-                predictive, material.far, progress="scoring out-of-distribution data", **options
-            )
+            title = "scoring out-of-distribution data"
+            far = run_passes(predictive, material.far, progress=title, **options)
             far_key = cache.key(far[1], options["held_in"], predictive)
         for name, windows in material.scored.items():
             report = evaluate_split(predictive, windows, progress=f"scoring {name}", **options)
@@ -207,16 +195,13 @@ def score_run(
             window_nll[f"{name}.tokens"] = report.window_tokens
             window_nll[f"{name}.rows"] = evenly_spaced(len(windows), settings.eval_max_samples)
             if far is not None:
-                near = run_passes(predictive, windows, **options)
-                reports[name]["ood"] = cache.plain(
-                    f"{report.key}.far-{far_key}", partial(detect_shift, near, far)
-                )
-            count = settings.eval_num_text_samples
-            if count and isinstance(windows, Windows):
-                made = cache.plain(
-                    f"{report.key}.texts-{count}",
-                    partial(_continued, predictive, windows, count, f"continuing texts of {name}"),
-                )
+                detect = partial(detect_shift, run_passes(predictive, windows, **options), far)
+                reports[name]["ood"] = cache.plain(f"{report.key}.far-{far_key}", detect)
+            number = settings.eval_num_text_samples
+            if number and isinstance(windows, Windows):
+                title = f"continuing texts of {name}"
+                make = partial(_continued, predictive, windows, number, title)
+                made = cache.plain(f"{report.key}.texts-{number}", make)
                 texts[name] = made["texts"]
                 reports[name] |= made["scores"]
         content = {
@@ -243,12 +228,9 @@ def _continued(
 
 def _free_name(run: Run) -> str:
     """Name of a new evaluation: the time, and a number where there is one of that second."""
-    name = stamped = f"bayesian_eval_{datetime.now():%Y%m%d-%H%M%S}"
-    number = 1
-    while (run.path / f"{name}.json").exists():
-        number += 1
-        name = f"{stamped}_{number}"
-    return name
+    stamped = f"bayesian_eval_{datetime.now():%Y%m%d-%H%M%S}"
+    names = chain([stamped], (f"{stamped}_{number}" for number in count(2)))
+    return next(name for name in names if not (run.path / f"{name}.json").exists())
 
 
 def _described(text: WholeText) -> dict[str, Any]:

@@ -66,19 +66,14 @@ def run_sampler(
 ) -> Run:
     """Run the sampler `name`, or continue `resumed`; leave a finished run behind.
 
-    Args:
-        prior: in the place of the one that the settings name.
-        words: what warnings are put through before they are shown, such as `errors.as_flags`.
-
-    Raises:
-        UserError: something that the user can put right.
-        Interrupted: a signal stopped it; its state was saved.
+    `prior` stands in for the one that the settings name; warnings are put through `words`, such as
+    `errors.as_flags`, before they are shown. Raises Interrupted where a signal stopped the run.
     """
     settings, model = chosen.settings, inputs.model
     auto = settings.prior_scale == "auto"
+    # whatever cannot work is refused before a folder is made
     if resumed is not None:
         resuming.require_same_inputs(resumed, inputs, settings)
-    # whatever cannot work is refused before a folder is made
     material = inputs.material(settings, None) if settings.eval else None
     if resumed is not None:
         start = stored_start(resumed, model)
@@ -97,12 +92,11 @@ def run_sampler(
     job = make_job(name, at, model, inputs.batches, scales, prior=prior)
     if settings.eval:
         check_draws(settings, job.num_draws)
-    if resumed is None:
+    run = resumed
+    if run is None:
         needs = estimate(name, settings, model)
         sizes = opening(job, needs, () if start is None else (start.row(),))
         run = Run.create(Path(settings.out or new_run_path(Path(settings.base_dir), name)))
-    else:
-        run = resumed
     watch = Watch(settings, inputs)
     with run.locked():
         if resumed is None:

@@ -25,20 +25,15 @@ BATCH_SIZE = 64
 
 @dataclass(frozen=True)
 class Compared:
-    """Texts, each once, the pairs of them, and what the draws say of both.
-
-    Attributes:
-        places: of the two texts of each pair.
-        noiseless: why a score has no predicted interval, or None.
-    """
+    """Texts, each once, the pairs of them, and what the draws say of both."""
 
     task: str
     num_draws: int
     texts: list[str]
-    places: list[tuple[int, int]]
+    places: list[tuple[int, int]]  # of the two texts of each pair
     spread: EmbeddingSpread
     similarity: SimilaritySpread
-    noiseless: str | None
+    noiseless: str | None  # why a score has no predicted interval
 
     @property
     def unit(self) -> str:
