@@ -109,7 +109,7 @@ def main() -> None:
     else:
         model, posterior = random_posterior(options.draws)
         windows = Windows.tiled(load_corpus("python-docs").val, 256, split="val")
-    split = Split.of(windows, options.batch_size, options.windows, torch.device("cpu"))
+    split = Split.of(Forward(model), windows, options.batch_size, options.windows)
     fast = scoring_precision("bf16", model)
     ways: dict[str, Callable[[], float]] = {
         "plain float32 loop": lambda: plain_loop(model, posterior, split),

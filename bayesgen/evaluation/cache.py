@@ -97,13 +97,8 @@ class TokenCache:
 
     def _write(self, key: str, passes: Passes) -> None:
         self._unfinished.replace(self.folder / f"{key}.npy")
-        values = {
-            "temperature": passes.temperature,
-            "draws": passes.draws,
-            "by_draws": passes.by_draws,
-            "aleatoric": passes.aleatoric,
-            "draws.window_nll": passes.draws_window_nll,
-        }
+        values = vars(passes) | {"draws.window_nll": passes.draws_window_nll}
+        del values["said"], values["draws_window_nll"]
         for name, scored in passes.said.items():
             values[f"{name}.window_nll"] = scored.window_nll
             for part in ("tally", "tokens"):
@@ -124,10 +119,9 @@ class TokenCache:
                 metadata = file.metadata()
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             values = json.loads(metadata["scalars"]) | tensors
-            names = [*json.loads(metadata["singles"]), "bma"]
             return Passes(
                 values["temperature"],
-                {name: _scored(name, values) for name in names},
+                {name: _scored(name, values) for name in (*json.loads(metadata["singles"]), "bma")},
                 values["aleatoric"],
                 values["draws"],
                 values["draws.window_nll"],

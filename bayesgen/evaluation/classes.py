@@ -128,10 +128,6 @@ class Tally:
     def ece(self) -> float:
         return float((self.bin_correct - self.bin_confidence).abs().sum()) / self.tokens
 
-    @property
-    def mean_brier(self) -> float:
-        return self.brier / self.tokens
-
 
 Each = Callable[[int, int, TokenScores], Any]
 """Takes a draw, the place of the first of some observations as they are read, and its scores of

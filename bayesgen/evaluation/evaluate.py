@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -19,18 +18,10 @@ import torch
 from torch import Tensor
 
 from bayesgen.data.windows import Rows
-from bayesgen.evaluation import classes
+from bayesgen.evaluation import classes, numbers
 from bayesgen.evaluation.cache import TokenCache
-from bayesgen.evaluation.classes import Each, Scored, score_mixture, score_weights, temperatures
+from bayesgen.evaluation.classes import Each, Scored
 from bayesgen.evaluation.metrics import ONE_WINDOW, Passes, measured, paired_difference
-from bayesgen.evaluation.numbers import (
-    CONSTANT,
-    coverage_table,
-    passes_of_numbers,
-    read_numbers,
-    spearman_difference,
-    sureness,
-)
 from bayesgen.evaluation.selective import selective
 from bayesgen.evaluation.walk import Split, draw_order, progress_bar
 from bayesgen.models import FunctionalModel
@@ -59,27 +50,27 @@ def run_passes(
         progress: title of a progress bar, or None for none.
     """
     model, posterior, forward = predictive.model, predictive.posterior, predictive.forward
-    split = Split.of(windows, batch_size, max_windows, forward.device, model.likelihood)
+    split = Split.of(forward, windows, batch_size, max_windows)
     key = "" if cache is None else cache.key(split, held_in, predictive)
     if not split.of_classes:
-        read = partial(read_numbers, predictive, split, held_in, progress)
+        read = partial(numbers.read_numbers, predictive, split, held_in, progress)
         found = read() if cache is None else cache.tensors(f"{key}.outputs", read)
-        return passes_of_numbers(model.likelihood, split, found), split
+        return numbers.passes_of_numbers(model.likelihood, split, found), split
 
     def make(each: Each) -> Passes:
         forward.load(model.theta)
         fitting = _fitting(forward, split)
         total = (len(posterior) + 3) * len(split.indices)
         with progress_bar(progress, total, split.unit) as advance:
-            taus = temperatures(forward, fitting, held_in)
+            taus = classes.temperatures(forward, fitting, held_in)
             alone = {
                 "deterministic": (model.theta, None),
                 "temperature_scaled": (model.theta, taus),
                 "posterior_mean": (posterior.mean().to(model.device), None),
             }
-            said = score_weights(forward, fitting, alone, advance)
+            said = classes.score_weights(forward, fitting, alone, advance)
             order = draw_order(len(posterior))
-            mixed = score_mixture(forward, fitting, posterior, order, advance, each)
+            mixed = classes.score_mixture(forward, fitting, posterior, order, advance, each)
         return replace(mixed, temperature=float(taus.mean()), said=said | mixed.said)
 
     if cache is None:
@@ -92,8 +83,8 @@ def score_checkpoint(model: FunctionalModel, windows: Rows, *, batch_size: int =
     that starts there."""
     forward = Forward(model)
     forward.load(model.theta)
-    split = _fitting(forward, Split.of(windows, batch_size, None, model.device))
-    return score_weights(forward, split, {"": (model.theta, None)})[""]
+    split = _fitting(forward, Split.of(forward, windows, batch_size))
+    return classes.score_weights(forward, split, {"": (model.theta, None)})[""]
 
 
 def _fitting(forward: Forward, split: Split) -> Split:
@@ -166,29 +157,6 @@ def evaluate_split(
             "entropy": {"total": total, "aleatoric": aleatoric, "epistemic": total - aleatoric},
         }
     elif split.kind == "number":
-        content |= _of_numbers(predictive.model.likelihood, passes, few)
+        content |= numbers.scores_of_numbers(predictive.model.likelihood, passes, few)
     content |= {"macro_f1": macro_f1} if macro_f1 else {}
     return SplitReport(content, nll, split.tokens, key)
-
-
-def _of_numbers(likelihood: Any, passes: Passes, few: str | None) -> dict[str, Any]:
-    """What a report has of real-valued labels alone: σ in their units, and variances, means over
-    the rows."""
-    bma = passes.said["bma"]
-    aleatoric, epistemic = float(bma.aleatoric.mean()), float(bma.epistemic.mean())
-    variance = {"total": aleatoric + epistemic, "aleatoric": aleatoric, "epistemic": epistemic}
-    differences = {
-        name: spearman_difference(bma.mean, said.mean, bma.labels)
-        for name, said in passes.said.items()
-        if name != "bma"
-    }
-    return {
-        "selective": {"bma_epistemic": sureness(bma)},
-        "noise_std": likelihood.std,
-        "variance": variance,
-        "coverage": {name: coverage_table(said) for name, said in passes.said.items()},
-        "bma_minus_spearman": {
-            name: {**vars(d), "no_interval": None if math.isfinite(d.low) else few or CONSTANT}
-            for name, d in differences.items()
-        },
-    }

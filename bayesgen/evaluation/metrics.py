@@ -83,31 +83,26 @@ def measured(said: Any, split: Split, sums_only: bool = False) -> Values:
     for metric in list(METRICS.values()):
         if split.kind not in metric.labels or (sums_only and not metric.of_sums):
             continue
-        value, why = None, None
+        found[metric.name], why = None, None
         try:
-            value = metric.of(getattr(said, "tally", said) if metric.of_sums else said, split)
+            seen = getattr(said, "tally", said) if metric.of_sums else said
+            found[metric.name] = metric.of(seen, split)
         except Undefined as undefined:
             why = str(undefined)
-        found[metric.name] = value
         if metric.reason or why is not None:
             found[metric.reason or f"no_{metric.name}"] = why
     return found
 
 
-def mean(numbers: list[float]) -> float:
-    return sum(numbers) / len(numbers)
-
-
-def averaged(each: Sequence[Values], mean: Callable[[list[float]], Any] = mean) -> Values:
+def averaged(
+    each: Sequence[Values], mean: Callable[[list[float]], Any] = lambda own: sum(own) / len(own)
+) -> Values:
     """The average of the draws' own numbers; what one draw lacks is None, for its reason.
-
-    Perplexity is exp of the mean NLL.
-    """
+    Perplexity is exp of the mean NLL."""
     found: Values = {}
-    names = set(METRICS)
     for key in dict.fromkeys(key for own in each for key in own):
         there = [own[key] for own in each if own.get(key) is not None]
-        if key in names:
+        if key in METRICS:
             found[key] = float(mean(there)) if len(there) == len(each) else None
         else:
             found[key] = there[0] if there else None
@@ -145,10 +140,11 @@ _BUILT_IN = (
     Metric("pearson", lambda said, _: said.correlations["pearson"], _NUMBER, "higher",
            heading="Pearson", reason="no_correlation"),
     # of classes, confidence against accuracy in 15 bins (Guo et al. 2017,
-    # https://arxiv.org/abs/1706.04599, eq. 3); of real numbers, see `numbers.calibration_error`
+    # https://arxiv.org/abs/1706.04599, eq. 3); of real numbers, see `numbers.Predicted`
     Metric("ece", lambda said, _: said.ece, (*_CLASSES, "number"), heading="ECE", of_sums=True),
     # summed over the classes or the vocabulary (Brier 1950)
-    Metric("brier", lambda said, _: said.mean_brier, _CLASSES, heading="Brier", of_sums=True),
+    Metric("brier", lambda said, _: said.brier / said.tokens, _CLASSES, heading="Brier",
+           of_sums=True),
     Metric("macro_f1", _macro_f1, ("class",), "higher", heading="macro-F1"),
 )  # fmt: skip
 METRICS = Registry[Metric]("metric", {metric.name: metric for metric in _BUILT_IN})

@@ -23,6 +23,7 @@ from bayesgen.evaluation.metrics import (
     measured,
     percentile_intervals,
 )
+from bayesgen.evaluation.selective import ranked
 from bayesgen.evaluation.walk import (
     MAX_EXAMPLES,
     STEPS,
@@ -65,12 +66,9 @@ class Predicted:
 
     @classmethod
     def of(cls, mixture: GaussianMixture, labels: Tensor) -> Predicted:
-        parts, done = [], 0
-        for block in mixture.blocks():
-            mine = labels[done : done + len(block.std)]
-            done += len(mine)
-            said = block.log_prob(mine), block.cdf(mine), block.mean
-            parts.append((*said, block.aleatoric, block.epistemic))
+        blocks = list(mixture.blocks())
+        each = zip(blocks, labels.split([len(block.std) for block in blocks]), strict=True)
+        parts = [(b.log_prob(y), b.cdf(y), b.mean, b.aleatoric, b.epistemic) for b, y in each]
         return cls(mixture, labels, *map(torch.cat, zip(*parts, strict=True)))
 
     @property
@@ -88,7 +86,12 @@ class Predicted:
 
     @property
     def ece(self) -> float:
-        return calibration_error(self.pit)
+        """Mean over the levels 0.05, 0.10, ... 0.95 of |coverage − level| of central intervals.
+
+        The calibration error of Kuleshov et al. 2018, https://arxiv.org/abs/1807.00263, section
+        3.5, with absolute values and even weights, of central intervals in the place of quantiles.
+        """
+        return float(np.mean([abs(covered(self.pit, level) - level) for level in LEVELS]))
 
     @cached_property
     def correlations(self) -> dict[str, float]:
@@ -125,7 +128,7 @@ def read_numbers(
     if numbers:
         more = {"labels": _finite(split), "residuals": torch.zeros(0)}
         if not split.windows.overlaps(held_in):
-            near = Split.of(held_in, split.batch_size, MAX_EXAMPLES, split.device, model.likelihood)
+            near = Split.of(forward, held_in, split.batch_size, MAX_EXAMPLES)
     total = (len(posterior) + 2) * len(split.indices) + (len(near.indices) if near else 0)
     with progress_bar(progress, total, split.unit) as advance:
 
@@ -153,20 +156,17 @@ def passes_of_numbers(likelihood: Likelihood, split: Split, found: Mapping[str, 
     """The passes, of what `read_numbers` found."""
     draws = found["draws"]
     taus, said = None, {}
+
+    def mixed(each: Tensor, scale: float | Tensor = 1.0) -> Any:
+        if isinstance(likelihood, Gaussian):
+            mixture = GaussianMixture.of(each, likelihood.std * scale)
+            return Predicted.of(mixture, found["labels"])
+        return Densities(-log_mean(each), int(split.tokens.sum()))
+
     if isinstance(likelihood, Gaussian):
-        std, taus = likelihood.std, _variances(found, likelihood.std)
-
-        def mixed(means: Tensor, sigma: float | Tensor = std) -> Any:
-            return Predicted.of(GaussianMixture.of(means, sigma), found["labels"])
-
-        said["temperature_scaled"] = mixed(found["deterministic"][None], std * taus.sqrt())
-    else:
-
-        def mixed(means: Tensor, sigma: float | Tensor = 0.0) -> Any:
-            return Densities(-log_mean(means), int(split.tokens.sum()))
-
-    for name in ("deterministic", "posterior_mean"):
-        said[name] = mixed(found[name][None])
+        taus = _variances(found, likelihood.std)
+        said["temperature_scaled"] = mixed(found["deterministic"][None], taus.sqrt())
+    said |= {name: mixed(found[name][None]) for name in ("deterministic", "posterior_mean")}
     said["bma"] = mixed(draws)
     alone = [mixed(draw[None]) for draw in draws]
     order = list(draw_order(len(draws)))
@@ -196,6 +196,29 @@ def _variances(found: Mapping[str, Tensor], std: float) -> Tensor:
 
 
 # -- scores --------------------------------------------------------------------------------------
+
+
+def scores_of_numbers(likelihood: Any, passes: Passes, few: str | None) -> dict[str, Any]:
+    """What a report has of real-valued labels alone: σ in their units, and variances, means over
+    the rows."""
+    bma = passes.said["bma"]
+    aleatoric, epistemic = float(bma.aleatoric.mean()), float(bma.epistemic.mean())
+    variance = {"total": aleatoric + epistemic, "aleatoric": aleatoric, "epistemic": epistemic}
+    differences = {
+        name: spearman_difference(bma.mean, said.mean, bma.labels)
+        for name, said in passes.said.items()
+        if name != "bma"
+    }
+    return {
+        "selective": {"bma_epistemic": sureness(bma)},
+        "noise_std": likelihood.std,
+        "variance": variance,
+        "coverage": {name: coverage_table(said) for name, said in passes.said.items()},
+        "bma_minus_spearman": {
+            name: {**vars(d), "no_interval": None if math.isfinite(d.low) else few or CONSTANT}
+            for name, d in differences.items()
+        },
+    }
 
 
 def correlations(
@@ -251,15 +274,6 @@ def covered(pit: Tensor, level: float) -> float:
     return float(((pit - 0.5).abs() <= level / 2).double().mean())
 
 
-def calibration_error(pit: Tensor) -> float:
-    """Mean over the levels 0.05, 0.10, ... 0.95 of |coverage − level| of central intervals.
-
-    The calibration error of Kuleshov et al. 2018, https://arxiv.org/abs/1807.00263, section 3.5,
-    with absolute values and even weights, of central intervals in the place of quantiles.
-    """
-    return float(np.mean([abs(covered(pit, level) - level) for level in LEVELS]))
-
-
 def coverage_table(predicted: Predicted) -> list[dict[str, float]]:
     """The central intervals of `SHOWN_LEVELS`: each `level`, the share of labels that they hold
     (`coverage`), and their mean `width` in units of the labels."""
@@ -285,21 +299,17 @@ def sureness(predicted: Predicted) -> dict[str, Any]:
     """
     errors = (predicted.mean - predicted.labels.double()).abs()
     sd = predicted.epistemic.sqrt()
-    order = np.argsort(sd.numpy(), kind="stable")
-    ranked = sd.numpy()[order]
-    edges = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]) + 1, len(ranked))
+    order, edges = ranked(sd.numpy())
     squared = np.append(0, np.square(errors.numpy()[order]).cumsum())
-    kept = np.array(COVERAGES) * len(ranked)
+    kept = np.array(COVERAGES) * len(order)
     # within a tie the expected sum grows along a line, so that interpolation is exact
-    sums = np.interp(kept, np.append(0, edges), np.append(0, squared[edges]))
+    sums = np.interp(kept, edges, squared[edges])
     found: dict[str, Any] = {
         "predictor": "bma",
         "coverages": list(COVERAGES),
         "rmse": np.sqrt(sums / kept).tolist(),
         "rmse_random": float(errors.square().mean().sqrt()),
-        "spearman": None,
-        "pearson": None,
-        "no_correlation": None,
+        **dict.fromkeys(("spearman", "pearson", "no_correlation")),
     }
     try:
         return found | correlations(errors, sd, "errors or epistemic sds")

@@ -15,7 +15,7 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
-from bayesgen.evaluation.metrics import Passes, percentile_intervals
+from bayesgen.evaluation.metrics import Interval, Passes, percentile_intervals
 from bayesgen.evaluation.selective import uncertainties
 from bayesgen.evaluation.walk import Split
 
@@ -32,21 +32,14 @@ def detect_shift(inside: tuple[Passes, Split], outside: tuple[Passes, Split]) ->
 
 def window_scores(passes: Passes, split: Split) -> dict[str, Tensor]:
     """Mean of each uncertainty over each window's tokens: [W], higher is less sure."""
-    window = torch.arange(len(split.tokens)).repeat_interleave(split.tokens)
-    each = uncertainties(passes)
-    return {
-        name: torch.zeros(len(split.tokens), dtype=torch.float64).index_add_(0, window, each[name])
-        / split.tokens
-        for name in SCORES
-    }
+    count, each = len(split.tokens), uncertainties(passes)
+    window = torch.arange(count).repeat_interleave(split.tokens)
+    none = torch.zeros(count, dtype=torch.float64)
+    return {name: none.index_add(0, window, each[name]) / split.tokens for name in SCORES}
 
 
 def detection(
-    inside: Mapping[str, Any],
-    outside: Mapping[str, Any],
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    inside: Mapping[str, Any], outside: Mapping[str, Any], resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, Any]:
     """Detection of out-of-distribution documents, the positive class, by scores; plain data.
 
@@ -118,20 +111,18 @@ def _fpr95(inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
 
 def _ratio(inside: np.ndarray, outside: np.ndarray, resamples: int, seed: int) -> dict[str, Any]:
     """The ratio of the mean scores, or why there is none."""
-
     if not (np.isfinite(inside).all() and np.isfinite(outside).all()):
         return {"ratio": None, "ratio_undefined": "some scores are infinite"}
     estimate = inside.mean()
     if estimate == 0:
         return {"ratio": None, "ratio_undefined": "the mean score inside is 0"}
     rng = np.random.default_rng(seed)
-    means_inside, means_outside = (
+    near, far = (
         np.array([rng.choice(scores, len(scores)).mean() for _ in range(resamples)])
         for scores in (inside, outside)
     )
-    if (np.sign(means_inside) != np.sign(estimate)).any():
+    if (np.sign(near) != np.sign(estimate)).any():
         why = "the mean score inside is 0, or of the other sign, in some resamples"
         return {"ratio": None, "ratio_undefined": why}
-    low, high = np.percentile(means_outside / means_inside, [2.5, 97.5])
-    ratio = {"estimate": float(outside.mean() / estimate), "low": float(low), "high": float(high)}
-    return {"ratio": ratio, "ratio_undefined": None}
+    numbers = outside.mean() / estimate, *np.percentile(far / near, [2.5, 97.5])
+    return {"ratio": vars(Interval(*map(float, numbers))), "ratio_undefined": None}

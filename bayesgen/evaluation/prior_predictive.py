@@ -47,7 +47,7 @@ def prior_predictive(
     """Predict `rows` by `draws` [S, P] from a prior."""
     forward, likelihood = Forward(model), model.likelihood
     loaded, _ = nll_of(forward, model.theta[None], rows, batch_size)
-    split = Split.of(rows, batch_size, None, forward.device, likelihood)
+    split = Split.of(forward, rows, batch_size)
     if split.of_classes:
         return _of_classes(forward, draws, split, loaded)
     outputs = None
@@ -64,11 +64,10 @@ def prior_predictive(
 
 def _of_classes(forward: Forward, draws: Tensor, split: Split, loaded: float) -> PriorPredictive:
     parts: list[list[TokenScores]] = [[] for _ in draws]
-    found = score_mixture(
-        forward, split, draws, range(len(draws)),
-        each=lambda draw, first, scores: parts[draw].append(scores),
-    )  # fmt: skip
-    bma = found.said["bma"].tally
+    mixed = score_mixture(
+        forward, split, draws, range(len(draws)), each=lambda s, _, own: parts[s].append(own)
+    )
+    bma = mixed.said["bma"].tally
     said = [TokenScores.cat(own) for own in parts]
     classes = forward.log_probs(split.windows.batch(torch.arange(1))).shape[-1]
     shares = None

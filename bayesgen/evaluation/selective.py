@@ -111,6 +111,15 @@ def window_intervals(
     )
 
 
+def ranked(uncertainty: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Places of n numbers from the smallest to the largest, and how many come before each tie group
+    of equal ones, and n, [t + 1]."""
+    order = np.argsort(uncertainty, kind="stable")
+    rising = uncertainty[order]
+    steps = np.flatnonzero(rising[1:] != rising[:-1]) + 1
+    return order, np.concatenate([[0], steps, [len(order)]])
+
+
 @dataclass(frozen=True)
 class Ranking:
     """Tokens from the most to the least certain, in tie groups of equal uncertainty."""
@@ -127,10 +136,7 @@ class Ranking:
         unsure = np.asarray(uncertainty)
         if np.isnan(unsure).any():
             raise ValueError(f"{int(np.isnan(unsure).sum())} uncertainties are NaN")
-        order = np.argsort(unsure)
-        ranked = unsure[order]
-        steps = np.flatnonzero(ranked[1:] != ranked[:-1]) + 1
-        edges = np.concatenate([[0], steps, [len(ranked)]])
+        order, edges = ranked(unsure)
         numbered = np.unique(windows, return_inverse=True)[1]
         return cls(np.asarray(errors)[order].astype(np.int64), numbered[order], edges)
 

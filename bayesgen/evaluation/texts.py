@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -14,7 +13,7 @@ from sacrebleu import BLEU, extract_word_ngrams
 
 from bayesgen.data.windows import Windows
 from bayesgen.draws import Draws
-from bayesgen.evaluation.metrics import RESAMPLES, Undefined, percentile_intervals
+from bayesgen.evaluation.metrics import Undefined, percentile_intervals
 from bayesgen.evaluation.walk import progress_bar
 from bayesgen.likelihoods import IGNORED
 from bayesgen.predictive import Predictive
@@ -24,36 +23,6 @@ MAX_ELEMENTS = 2**26
 """Logits of one draw's first reading that are held at once (256 MiB of float32)."""
 
 
-@dataclass(frozen=True)
-class TextSamples:
-    """Prompts from a split, what follows them there, and what each predictor makes of them.
-
-    `settings` say how: each `texts_at_once` texts have the seed of the first of them, `seed` plus
-    its number.
-    """
-
-    prompts: list[str]
-    references: list[str]
-    continuations: dict[str, list[str]]  # `deterministic` and `bma` -> one text for each prompt
-    settings: dict[str, Any]
-
-    def scores(self) -> dict[str, Any]:
-        """BLEU, ROUGE and diversity, for a split's report."""
-        texts = self.continuations
-        each = {name: overlap(own, self.references) for name, own in texts.items()}
-        each["bma_minus_deterministic"] = overlap(
-            texts["bma"], self.references, texts["deterministic"]
-        )
-        varied = texts | {"reference": self.references}
-        return {
-            "num_texts": len(self.prompts),
-            "decoding": self.settings,
-            "bleu": {name: found["bleu"] for name, found in each.items()},
-            "rouge": {name: found["rouge"] for name, found in each.items()},
-            "diversity": {name: diversity(own) for name, own in varied.items()},
-        }
-
-
 def sample_texts(
     predictive: Predictive,
     windows: Windows,
@@ -61,10 +30,12 @@ def sample_texts(
     *,
     seed: int = 0,
     progress: str | None = None,
-) -> TextSamples:
-    """Continue the first halves of `count` windows, drawn by `seed`; the second are the references.
+) -> dict[str, Any]:
+    """Continue the first halves of `count` windows, drawn by `seed`; plain data.
 
-    Both predictors decode with the same settings and the same random streams.
+    `prompts` are these halves and `references` the second ones; `continuations` are what
+    `deterministic` and `bma` make of each prompt, with the same random streams. `settings` say how:
+    each `texts_at_once` texts have the seed of the first of them, `seed` plus its number.
     """
     model, tokenizer = predictive.model, predictive.model.tokenizer
     if tokenizer is None:
@@ -82,7 +53,6 @@ def sample_texts(
     else:
         raise ValueError(f"the split has only {len(chosen)} whole windows, not {count}")
     prompts = [ids[:half] for ids in chosen]
-    references = [tokenizer.decode(ids[half:]) for ids in chosen]
     at_once = max(1, min(TEXTS_AT_ONCE, MAX_ELEMENTS // (half * tokenizer.vocab_size)))
     alone = Predictive(model, Draws.from_draws(model.theta[None], model.layout))
     length = windows.block_size + 1 - half
@@ -96,10 +66,26 @@ def sample_texts(
                 texts = who.generate_all(part, **(settings | {"seed": seed + start}))
                 found += [text.continuation for text in texts]
                 advance(len(part))
-    settings["texts_at_once"] = at_once
-    return TextSamples(
-        [tokenizer.decode(ids) for ids in prompts], references, continuations, settings
-    )
+    return {
+        "prompts": [tokenizer.decode(ids) for ids in prompts],
+        "references": [tokenizer.decode(ids[half:]) for ids in chosen],
+        "continuations": continuations,
+        "settings": settings | {"texts_at_once": at_once},
+    }
+
+
+def score_texts(samples: dict[str, Any]) -> dict[str, Any]:
+    """BLEU, ROUGE and diversity of what `sample_texts` gives, for a split's report."""
+    texts, references = samples["continuations"], samples["references"]
+    each = {name: overlap(own, references) for name, own in texts.items()}
+    each["bma_minus_deterministic"] = overlap(texts["bma"], references, texts["deterministic"])
+    varied = texts | {"reference": references}
+    return {
+        "num_texts": len(references),
+        "decoding": samples["settings"],
+        **{kind: {name: own[kind] for name, own in each.items()} for kind in ("bleu", "rouge")},
+        "diversity": {name: diversity(own) for name, own in varied.items()},
+    }
 
 
 WORDS = "13a"
@@ -134,8 +120,6 @@ def overlap(
         if len(texts) != len(references):
             raise ValueError(f"{len(texts)} hypotheses for {len(references)} references")
     return {
-        "num_texts": len(references),
-        "resamples": RESAMPLES,
         "bleu": {name: _bleu(name, predictors, references, seed) for name in tokenizers},
         "rouge": _rouge(kinds, predictors, references, seed),
     }
@@ -255,11 +239,9 @@ def _distinct(texts: Sequence[str], n: int) -> dict[str, Any]:
     ngrams: Counter[str] = Counter()
     for text in texts:
         ngrams.update(extract_word_ngrams(text.split(), n))
-    if not ngrams:
-        words = "a word" if n == 1 else f"{n} words"
-        why = f"no text has {words}" if texts else "no texts"
-        return {"ratio": None, "num_ngrams": 0, "reason": why}
-    return {"ratio": len(ngrams) / ngrams.total(), "num_ngrams": ngrams.total(), "reason": None}
+    words, total = "a word" if n == 1 else f"{n} words", ngrams.total()
+    why = None if total else f"no text has {words}" if texts else "no texts"
+    return {"ratio": len(ngrams) / total if total else None, "num_ngrams": total, "reason": why}
 
 
 def _self_bleu(texts: Sequence[str]) -> dict[str, Any]:
@@ -270,9 +252,9 @@ def _self_bleu(texts: Sequence[str]) -> dict[str, Any]:
     """
     metric = BLEU(tokenize=WORDS, effective_order=True, force=True)
     lines = [line for text in texts if (line := metric._preprocess_segment(text).strip())]
+    found = {"score": None, "signature": None, "num_texts": len(lines), "reason": None}
     if len(lines) < 2:
-        why = "self-BLEU needs two texts with words" if texts else "no texts"
-        return {"score": None, "signature": None, "num_texts": len(lines), "reason": why}
+        return found | {"reason": "self-BLEU needs two texts with words" if texts else "no texts"}
     infos = [metric._extract_reference_info([line]) for line in lines]
     lengths = [info["ref_lens"][0] for info in infos]
     largest: Counter[tuple[str, ...]] = Counter()
@@ -293,9 +275,4 @@ def _self_bleu(texts: Sequence[str]) -> dict[str, Any]:
         stats = metric._compute_segment_statistics(line, others)
         total += metric._compute_score_from_stats(stats).score
     metric.num_refs = len(lines) - 1  # which the signature states
-    return {
-        "score": total / len(lines),
-        "signature": str(metric.get_signature()),
-        "num_texts": len(lines),
-        "reason": None,
-    }
+    return found | {"score": total / len(lines), "signature": str(metric.get_signature())}

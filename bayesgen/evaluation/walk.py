@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from bayesgen.data.windows import Rows
 from bayesgen.draws import Draws
-from bayesgen.likelihoods import IGNORED, Categorical, Gaussian, Likelihood
+from bayesgen.likelihoods import IGNORED, Categorical, Gaussian
 from bayesgen.models.functional import Batch
 from bayesgen.predictive import Forward
 from bayesgen.predictive.mixture import log_mean
@@ -52,14 +52,10 @@ class Split:
 
     @classmethod
     def of(
-        cls,
-        windows: Rows,
-        batch_size: int,
-        max_windows: int | None,
-        device: torch.device,
-        likelihood: Likelihood = Categorical(),  # noqa: B008
+        cls, forward: Forward, windows: Rows, batch_size: int, max_windows: int | None = None
     ) -> Split:
-        """At most `max_windows` of the rows, evenly spaced."""
+        """At most `max_windows` of the rows, evenly spaced, with labels that `forward` predicts."""
+        likelihood = forward.likelihood
         indices = evenly_spaced(len(windows), max_windows)
         kind: LabelKind = "own"
         if isinstance(likelihood, Gaussian):
@@ -78,7 +74,7 @@ class Split:
         if lengths is not None:
             order = torch.as_tensor(lengths)[indices].argsort(descending=True, stable=True)
         observed = torch.cat(tokens), torch.cat(parts)
-        return cls(windows, indices, *observed, order, batch_size, device, kind)
+        return cls(windows, indices, *observed, order, batch_size, forward.device, kind)
 
     def batches(self, places: Tensor) -> Iterator[dict[str, Tensor]]:
         for part in self.indices[places].split(self.batch_size):
@@ -171,11 +167,8 @@ def densities(
     if isinstance(forward.likelihood, Categorical):
         density = forward.likelihood.per_observation
 
-    def of(said: Tensor, labels: Tensor) -> Tensor:
-        return density(said, labels).double()
-
     with torch.no_grad():
-        return each_number(forward, split, weights, of, advance)
+        return each_number(forward, split, weights, lambda *both: density(*both).double(), advance)
 
 
 def nll_of(
@@ -186,7 +179,7 @@ def nll_of(
     observation, and nothing else."""
     if not len(draws):
         return math.inf, math.inf
-    split = Split.of(rows, batch_size, None, forward.device, forward.likelihood)
+    split = Split.of(forward, rows, batch_size)
     every = densities(forward, split, draws)
     count = rows.num_targets
     both = -float(log_mean(every).sum()) / count, -float(every.mean(0).sum()) / count

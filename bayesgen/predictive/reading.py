@@ -57,23 +57,20 @@ class Reading:
         self._cache: Any = None
 
     def _possible(self, wanted: Strategy, memory: int) -> Strategy:
-        reader = self._reader
-        possible = {
-            "plain": True,
-            "cached": reader is not None,
-            "stacked": reader is not None and reader.stackable,
-        }
+        cached = self._reader is not None
+        stackable = cached and self._reader.stackable
+        possible = {"plain": True, "cached": cached, "stacked": stackable}
         if wanted != "auto":
             if wanted not in possible:
                 raise ValueError(f"unknown strategy '{wanted}' (auto, {', '.join(possible)})")
             if not possible[wanted]:
                 raise ValueError(f"this kind of model cannot read with strategy '{wanted}'")
             return wanted
-        if reader is None:
+        if not cached:
             return "plain"
         weights = 4 * self.model.layout.size * len(self.posterior)
         caches = self._cache_bytes() * len(self.posterior)
-        if reader.stackable and weights + caches <= memory:
+        if stackable and weights + caches <= memory:
             return "stacked"
         return "cached" if caches <= memory else "plain"
 

@@ -62,23 +62,23 @@ class Layout(NamedTuple):
 def table_of(name: str, evaluations: Evaluations) -> Table | None:
     """One of `TABLES`, for every run and split; None where there is nothing to show."""
     layout, several = TABLES[name], len(evaluations) > 1
+    named = bool(layout.first)
     rows = [
-        ([label] * several + [split], item, numbers, report)
+        ([label] * several + [split], [item] * named, numbers, report)
         for label, evaluation in evaluations.items()
         for split, report in evaluation["splits"].items()
         for item, numbers in layout.items(report)
     ]
     columns = [c for c in layout.columns() if any(c.cell(numbers) for _, _, numbers, _ in rows)]
-    words = ["run"] * several + ["split"] + [layout.first] * bool(layout.first)
+    words = ["run"] * several + ["split"] + [layout.first] * named
     table = empty_table(words, [column.heading for column in columns])
     for i, (place, item, numbers, report) in enumerate(rows):
         if i and rows[i - 1][0] != place:
             table.add_section()
         known = [own["nll"] for own in report["predictors"].values() if own["nll"] is not None]
         best = name == "predictors" and known and numbers["nll"] == min(known)
-        own = [item] * bool(layout.first)
         cells = (column.cell(numbers) for column in columns)
-        table.add_row(*place, *own, *cells, style="bold" if best else "")
+        table.add_row(*place, *item, *cells, style="bold" if best else "")
     return table if rows else None
 
 
@@ -133,8 +133,7 @@ def _ranked(kind: str) -> Callable[[Report], Items]:
             rmse = dict(zip(("50", "80", "100"), ranked.get("rmse", ()), strict=False))
             right = {c: 1 - r for c, r in risk.items()}
             if kind == "class" and ranked["accuracy_at_80"] is None:
-                alone = {"estimate": right["80"], "low": None, "high": None}
-                ranked = ranked | {"accuracy_at_80": alone}
+                ranked = ranked | {"accuracy_at_80": {"estimate": right["80"]}}
             yield _words(name), {**ranked, "risk": risk, "right": right, "rmse": rmse}
 
     return items
@@ -249,10 +248,9 @@ def _scored(report: Report) -> str:
     units = {"variance": (".4g", ", squared units of the labels"), "entropy": (".4f", " nats")}
     for what in units.keys() & report.keys():
         form, unit = units[what]
-        total, aleatoric, epistemic = (
-            format(report[what][part], form) for part in ("total", "aleatoric", "epistemic")
-        )
-        said += f", {what} {total} = {aleatoric} aleatoric + {epistemic} epistemic{unit}"
+        part = {name: format(value, form) for name, value in report[what].items()}
+        sum_of = f"{part['aleatoric']} aleatoric + {part['epistemic']} epistemic"
+        said += f", {what} {part['total']} = {sum_of}{unit}"
     return said
 
 

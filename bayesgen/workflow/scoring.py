@@ -21,7 +21,7 @@ from bayesgen.errors import UserError
 from bayesgen.evaluation import evaluate_split, run_passes
 from bayesgen.evaluation.cache import TokenCache
 from bayesgen.evaluation.ood import detect_shift
-from bayesgen.evaluation.texts import sample_texts
+from bayesgen.evaluation.texts import sample_texts, score_texts
 from bayesgen.evaluation.walk import evenly_spaced
 from bayesgen.models import FunctionalModel
 from bayesgen.predictive import Predictive, scoring_precision
@@ -223,7 +223,7 @@ def _continued(
 ) -> dict[str, Any]:
     """Texts of a split, continued, and how good they are."""
     samples = sample_texts(predictive, windows, count, progress=progress)
-    return {"texts": vars(samples), "scores": samples.scores()}
+    return {"texts": samples, "scores": score_texts(samples)}
 
 
 def _free_name(run: Run) -> str:

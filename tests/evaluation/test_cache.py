@@ -139,13 +139,11 @@ def key(
     batch_size: int = 64,
     max_windows: int | None = None,
 ) -> str:
-    device, model = torch.device("cpu"), model or network()
+    model = model or network()
     posterior = Draws.from_draws(three() if draws is None else draws, model.layout)
-    return TokenCache(Path("anywhere")).key(
-        Split.of(windows, batch_size, max_windows, device),
-        held_in,
-        Predictive(model, posterior, precision),
-    )
+    predictive = Predictive(model, posterior, precision)
+    split = Split.of(predictive.forward, windows, batch_size, max_windows)
+    return TokenCache(Path("anywhere")).key(split, held_in, predictive)
 
 
 def changed(position: int) -> np.ndarray:

@@ -20,13 +20,12 @@ from bayesgen.evaluation.cache import TokenCache
 from bayesgen.evaluation.classes import score_mixture, score_weights
 from bayesgen.evaluation.metrics import Passes
 from bayesgen.evaluation.walk import Split, draw_order, evenly_spaced
+from bayesgen.models import FunctionalModel
 from bayesgen.predictive import Forward, Predictive
 from bayesgen.predictive.forward import Trunk
 from tests.encoder import save_encoder, write_rows
 
 pytest.importorskip("transformers")
-
-CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +58,9 @@ def padded(split: Split, places: Tensor) -> int:
 
 
 def test_long_rows_are_read_first_and_padded_little(shelf: Path) -> None:
-    rows = examples(predictive(shelf), shelf)
-    split = Split.of(rows, 8, None, CPU)
+    who = predictive(shelf)
+    rows = examples(who, shelf)
+    split = Split.of(who.forward, rows, 8)
     lengths = rows.lengths[split.indices[split.order]]
     assert (np.diff(lengths) <= 0).all()
     assert len(set(lengths)) > 3
@@ -69,14 +69,16 @@ def test_long_rows_are_read_first_and_padded_little(shelf: Path) -> None:
     assert padded(split, split.order) < 0.9 * padded(split, torch.arange(len(rows)))
 
 
-def test_windows_of_a_text_stay_in_its_order() -> None:
-    split = Split.of(Windows.tiled(np.arange(30, dtype=np.uint16), 8), 8, 3, CPU)
+def test_windows_of_a_text_stay_in_its_order(tiny_gpt: FunctionalModel) -> None:
+    windows = Windows.tiled(np.arange(30, dtype=np.uint16), 8)
+    split = Split.of(Forward(tiny_gpt), windows, 8, 3)
     assert torch.equal(split.order, torch.arange(3))
     assert torch.equal(split.tokens_back, torch.arange(len(split.tokens_back)))
 
 
-def test_tokens_find_the_way_back() -> None:
-    split = Split.of(Windows.tiled(np.arange(30, dtype=np.uint16), 8), 8, None, CPU)
+def test_tokens_find_the_way_back(tiny_gpt: FunctionalModel) -> None:
+    windows = Windows.tiled(np.arange(30, dtype=np.uint16), 8)
+    split = Split.of(Forward(tiny_gpt), windows, 8)
     split = replace(split, order=torch.tensor([3, 0, 2, 1]))  # the last one has 5 targets
     each = torch.arange(29).split([8, 8, 8, 5])
     read = torch.cat([each[i] for i in split.order])
@@ -172,7 +174,7 @@ def test_what_draws_share_changes_no_bit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     who = predictive(shelf, parameters, precision)
-    split = Split.of(examples(who, shelf), 8, None, CPU)
+    split = Split.of(who.forward, examples(who, shelf), 8)
     taus = torch.linspace(0.5, 2, len(split.indices))
     weights = {"one": (who.model.theta, None), "scaled": (who.posterior[1], taus)}
     monkeypatch.setattr(walk, "TRUNK_BYTES", room)
@@ -201,7 +203,7 @@ def test_what_draws_share_changes_no_bit(
 
 def test_what_was_shared_is_let_go(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     who = predictive(shelf)
-    split = Split.of(examples(who, shelf), 8, None, CPU)
+    split = Split.of(who.forward, examples(who, shelf), 8)
     found: list[Any] = []
     find = Forward.trunk
 

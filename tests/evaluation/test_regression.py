@@ -270,7 +270,7 @@ def test_what_draws_share_is_read_once_and_long_rows_first(
     texts = [" ".join(["the", "old", "fox"][: 1 + i % 3] * (1 + i % 5)) for i in range(20)]
     data = labelled([(text, float(i)) for i, text in enumerate(texts)], task="regression")
     rows = Examples(data, tokenizer.tokenizer, 32)
-    split = walk.Split.of(rows, 8, None, torch.device("cpu"), model.likelihood)
+    split = walk.Split.of(who.forward, rows, 8)
     widths: list[int] = []
     words = who.forward._flat.module.get_submodule("bert.embeddings.word_embeddings")
     words.register_forward_hook(lambda _, given, __: widths.append(given[0].shape[1]))

@@ -35,8 +35,7 @@ def draws_of(model: FunctionalModel) -> torch.Tensor:
 def log_likelihoods(
     forward: Forward, draws: torch.Tensor, rows: Rows, batch_size: int = 64
 ) -> torch.Tensor:
-    split = Split.of(rows, batch_size, None, forward.device, forward.likelihood)
-    return densities(forward, split, draws)
+    return densities(forward, Split.of(forward, rows, batch_size), draws)
 
 
 def test_it_is_the_nll_of_the_report(tiny_gpt: FunctionalModel) -> None:
