@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -98,14 +98,31 @@ PRIOR_SETTINGS = {
 }
 """Settings that only some priors have, and what is said where another one is named."""
 
+STATED_SCALES = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
+"""λ where `prior_std` states the width, in the same units as the weights."""
+_NORMAL = PriorSpec("normal", "N(0, σ²)", "bayesgen.priors.build:isotropic", scales=STATED_SCALES)
+_PRETRAINED = replace(
+    _NORMAL,
+    name="pretrained",
+    summary="N(loaded weights, σ²)",
+    uses=frozenset({"prior_std", "prior_relative", "prior_path"}),
+)
+_SWAG = PriorSpec(
+    "swag",
+    "learned from the path of an optimizer in pretraining",
+    "bayesgen.priors.build:learned",
+    uses=frozenset({"prior_path", "prior_epsilon"}),
+    scales=(0.1, 1.0, 1e1, 1e2, 1e3, 1e4, 1e5),  # far narrower than what a task may need
+    written_by="bayesgen prior learn",
+)
+_LAPLACE = replace(
+    _SWAG,
+    name="laplace",
+    summary="learned from the curvature at the end of pretraining",
+    written_by="a run with `sampler=laplace`",
+)
 PRIORS: Registry[PriorSpec] = Registry(
-    "prior",
-    {
-        "normal": "bayesgen.priors:NORMAL",
-        "pretrained": "bayesgen.priors:PRETRAINED",
-        "swag": "bayesgen.priors:SWAG",
-        "laplace": "bayesgen.priors:LAPLACE",
-    },
+    "prior", {spec.name: spec for spec in (_NORMAL, _PRETRAINED, _SWAG, _LAPLACE)}
 )
 
 

@@ -7,8 +7,6 @@ Leimkuhler and Matthews 2015, Molecular Dynamics, p. 271; conjugate to BAOAB wit
 step. Transform: `posteriors.sgmcmc.baoa`.
 """
 
-from __future__ import annotations
-
 from bayesgen.config import MomentumSettings
 from bayesgen.inference.registry import SamplerSpec, chain
 

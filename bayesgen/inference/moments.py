@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,31 +23,25 @@ from bayesgen.parameters import widest
 
 
 @dataclass(frozen=True)
-class Moments:
+class Path:
     """What is kept of a path, in chunks: how many weights were collected, an int64; their mean, the
-    sum of their squared distances from it, and the last K [K, ...]: number n in row n mod K."""
+    sum of their squared distances from it, and the last K [K, ...]: number n in row n mod K. Beside
+    them the weights and the optimizer's state, as `posteriors.torchopt` has it."""
 
     count: Tensor
     mean: Chunks
     squares: Chunks
     last: Chunks
+    params: Chunks
+    opt_state: Any
+    loss: Tensor
+    step: Tensor
 
-    @classmethod
-    def none(cls, params: Chunks, rank: int, /, **more: Any) -> Self:
-        """Nothing collected yet."""
-        return cls(
-            torch.zeros((), dtype=torch.int64),
-            tuple(torch.zeros_like(p, dtype=widest(p.device)) for p in params),
-            tuple(torch.zeros_like(p, dtype=widest(p.device)) for p in params),
-            tuple(p.new_zeros(rank, len(p)) for p in params),
-            **more,
-        )
-
-    def collect_(self, params: Chunks) -> None:
-        """Take in `params`, in place."""
+    def collect_(self) -> None:
+        """Take in the weights, in place."""
         self.count.add_(1)
         n = int(self.count)
-        pieces = zip(params, self.mean, self.squares, self.last, strict=True)
+        pieces = zip(self.params, self.mean, self.squares, self.last, strict=True)
         for p, mean, squares, last in pieces:
             exact = p.to(mean.dtype)
             before = exact - mean
@@ -75,16 +69,6 @@ class Moments:
         return torch.cat(pieces, dim=1).div(max(len(rows) - 1, 1) ** 0.5)
 
 
-@dataclass(frozen=True)
-class Path(Moments):
-    """The optimizer's state, as `posteriors.torchopt` has it, and the moments of its path."""
-
-    params: Chunks
-    opt_state: Any
-    loss: Tensor
-    step: Tensor
-
-
 def follow(
     loss: Callable[..., Any], optimizer: Any, rank: int, collect: Callable[[int], bool]
 ) -> posteriors.types.Transform:
@@ -92,22 +76,26 @@ def follow(
     `posteriors`; `collect` says whether the weights after step t, from 0, are taken in."""
 
     def init(params: Chunks) -> Path:
-        inner = posteriors.torchopt.init(params, optimizer)
-        step = torch.zeros((), dtype=torch.int64)
-        return Path.none(params, rank, step=step, **_optimizer(inner))
+        state = posteriors.torchopt.init(params, optimizer)
+        return Path(
+            count=torch.zeros((), dtype=torch.int64),
+            mean=tuple(torch.zeros_like(p, dtype=widest(p.device)) for p in params),
+            squares=tuple(torch.zeros_like(p, dtype=widest(p.device)) for p in params),
+            last=tuple(p.new_zeros(rank, len(p)) for p in params),
+            params=state.params,
+            opt_state=state.opt_state,
+            loss=state.loss,
+            step=torch.zeros((), dtype=torch.int64),
+        )
 
     def update(path: Path, batch: Batch, inplace: bool = False) -> tuple[Path, Tensor]:
-        inner = posteriors.torchopt.TorchOptState(path.params, path.opt_state, path.loss)
-        inner, terms = posteriors.torchopt.update(inner, batch, loss, optimizer)
-        moved = replace(path, step=path.step + 1, **_optimizer(inner))
-        if collect(int(path.step)):
-            moved = moved if inplace else restore(moved, leaves(moved))
-            moved.collect_(moved.params)
-        return moved, terms
+        state = posteriors.torchopt.TorchOptState(path.params, path.opt_state, path.loss)
+        state, terms = posteriors.torchopt.update(state, batch, loss, optimizer)
+        moved = {name: getattr(state, name) for name in ("params", "opt_state", "loss")}
+        path = replace(path, step=path.step + 1, **moved)
+        if collect(int(path.step) - 1):
+            path = path if inplace else restore(path, leaves(path))
+            path.collect_()
+        return path, terms
 
     return posteriors.types.Transform(init, update)
-
-
-def _optimizer(state: Any) -> dict[str, Any]:
-    """Parameters, optimizer state and loss of a state of `posteriors.torchopt`."""
-    return {name: getattr(state, name) for name in ("params", "opt_state", "loss")}

@@ -88,8 +88,16 @@ def measure(
     stiff = None if stiff is None else stiff.to(model.device)
     source, d = settings.preconditioner, None
     if source in {"gradients", "adam"}:
-        second = _adam_moments(model) if source == "adam" else moments
-        assert second is not None
+        if source == "gradients":
+            assert moments is not None
+            second = moments
+        elif model.info.family == "nanogpt":
+            second = adam_second_moments(Path(model.info.name), model.layout).to(model.device)
+        else:
+            raise UserError(
+                "`preconditioner=adam`: only a nanoGPT checkpoint holds AdamW's moments; use"
+                " `preconditioner=gradients`"
+            )
         batch = n / batches.steps_per_epoch
         # beside v̂, which is the information of an observation over B
         curvature = None if stiff is None or plain.prior.isotropic else stiff / (n * batch)
@@ -159,16 +167,6 @@ def from_variances(path: Path, model: FunctionalModel) -> Tensor:
             f"`preconditioner`: 'variance' in '{path}' must be {model.layout.size} positive numbers"
         )
     return normalised(variance).to(model.device)
-
-
-def _adam_moments(model: FunctionalModel) -> Tensor:
-    """AdamW's v̂ [P], which a nanoGPT checkpoint holds."""
-    if model.info.family != "nanogpt":
-        raise UserError(
-            "`preconditioner=adam`: only a nanoGPT checkpoint holds AdamW's moments; use"
-            " `preconditioner=gradients`"
-        )
-    return adam_second_moments(Path(model.info.name), model.layout).to(model.device)
 
 
 def stable_rate(

@@ -52,28 +52,16 @@ def plan_of(settings: TrainSettings, steps_per_epoch: int) -> Plan:
         return chain_plan(settings)
     if not isinstance(settings, PassSettings):
         raise TypeError(f"{type(settings).__name__} needs a `plan` of its own")
-    return pass_plan(
-        settings.epochs,
-        steps_per_epoch,
-        settings.learning_rate,
-        settings.temperature,
-        final_fraction=vars(settings).get("final_fraction", 1.0),  # of an optimizer
-    )
+    return pass_plan(settings, steps_per_epoch)
 
 
-def chain(
-    algorithm: str,
-    init_with: Callable[[Any], tuple[float, ...]] = lambda settings: (),
-    look_ahead: bool = False,
-) -> Callable[[LogPosterior, Any, Plan], Sampler]:
-    """The builder of a chain of `posteriors.sgmcmc`: see `sampler.chain_sampler`; `init_with`: what
-    the algorithm's `init` takes after parameters and momenta, by settings."""
+def chain(algorithm: str, **how: Any) -> Callable[[LogPosterior, Any, Plan], Sampler]:
+    """The builder of a chain of `posteriors.sgmcmc`: see `sampler.chain_sampler`."""
 
     def build(log_posterior: LogPosterior, settings: ChainSettings, plan: Plan) -> Sampler:
         from bayesgen.inference.sampler import chain_sampler
 
-        more = init_with(settings)
-        return chain_sampler(algorithm, log_posterior, settings, plan, *more, look_ahead=look_ahead)
+        return chain_sampler(algorithm, log_posterior, settings, plan, **how)
 
     return build
 

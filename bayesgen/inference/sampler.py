@@ -137,14 +137,14 @@ def chain_sampler(
     target: LogPosterior,
     settings: ChainSettings,
     plan: Plan,
-    *init_with: float,
+    init_with: Callable[[Any], tuple[float, ...]] = lambda settings: (),
     look_ahead: bool = False,
 ) -> Sampler:
     """A chain of `posteriors.sgmcmc`, with momenta where its settings have them.
 
     Args:
         algorithm: its module there.
-        init_with: what its `init` takes after parameters and momenta.
+        init_with: what its `init` takes after parameters and momenta, by settings.
         look_ahead: take the gradient where the step moves to, θ + lr σ⁻² m, for an algorithm that
             takes it where the step begins.
     """
@@ -155,6 +155,8 @@ def chain_sampler(
         transform = module.build(target, lr=learning_rate, temperature=temperature)
         return Sampler.of(transform, target, langevin=overdamped)
     alpha, sigma = settings.friction, settings.momentum_std
+    scales = {"lr": learning_rate, "alpha": alpha, "sigma": sigma, "temperature": temperature}
+    move = partial(module.update, **scales)
     largest = float(plan.learning_rate.max()) * alpha / sigma**2
     if look_ahead and largest >= 2:
         raise UserError(
@@ -167,23 +169,15 @@ def chain_sampler(
         # `posteriors` would draw are a thousand times too hot at T/N = 1e-6, and throw θ off its
         # mode in one step
         sd = sigma * (float(plan.temperature[0]) / target.num_observations) ** 0.5
-        return module.init(params, tuple(sd * torch.randn_like(p) for p in params), *init_with)
+        momenta = tuple(sd * torch.randn_like(p) for p in params)
+        return module.init(params, momenta, *init_with(settings))
 
     def update(state: State, batch: Batch, inplace: bool = False) -> tuple[State, Tensor]:
         log_density: Callable[..., Any] = target
         if look_ahead:
             length = float(learning_rate(state.step)) / sigma**2
             log_density = partial(target, step=(state.momenta, length))
-        moved: tuple[State, Tensor] = module.update(
-            state,
-            batch,
-            log_density,
-            lr=learning_rate,
-            alpha=alpha,
-            sigma=sigma,
-            temperature=temperature,
-            inplace=inplace,
-        )
+        moved: tuple[State, Tensor] = move(state, batch, log_density, inplace=inplace)
         return moved
 
     transform = posteriors.types.Transform(init, update)

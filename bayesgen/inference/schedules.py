@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from bayesgen.config import ChainSettings
+from bayesgen.config import ChainSettings, PassSettings
 from bayesgen.errors import UserError
 
 MAX_STEPS = 100_000_000
@@ -114,21 +114,15 @@ def chain_plan(settings: ChainSettings) -> Plan:
     return Plan(settings.learning_rate * shape, temperature, collect)
 
 
-def pass_plan(
-    epochs: float,
-    steps_per_epoch: int,
-    learning_rate: float,
-    temperature: float,
-    *,
-    final_fraction: float = 1.0,
-) -> Plan:
+def pass_plan(settings: PassSettings, steps_per_epoch: int) -> Plan:
     """The plan of a method that passes over the data: the state after the last step is its result,
-    and the step size falls along a cosine to `final_fraction` of itself."""
-    step = every_step(max(1, round(epochs * steps_per_epoch)))
+    and an optimizer's step size falls along a cosine to `final_fraction` of itself."""
+    step = every_step(max(1, round(settings.epochs * steps_per_epoch)))
+    last = vars(settings).get("final_fraction", 1.0)
     cosine = 0.5 * (1 + torch.cos(math.pi * step / max(len(step) - 1, 1)))
     return Plan(
-        learning_rate * (final_fraction + (1 - final_fraction) * cosine),
-        torch.full_like(step, temperature),
+        settings.learning_rate * (last + (1 - last) * cosine),
+        torch.full_like(step, settings.temperature),
         step == len(step) - 1,
         len(step) / steps_per_epoch,
     )

@@ -14,8 +14,6 @@ the paper, the steps are symplectic but for friction and noise, and stable while
 small only where lr² h is. BAOA has no such error in a quadratic well.
 """
 
-from __future__ import annotations
-
 from bayesgen.config import MomentumSettings
 from bayesgen.inference.registry import SamplerSpec, chain
 

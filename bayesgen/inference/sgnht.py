@@ -10,8 +10,6 @@ over a short run on a large data set it stays there, and SGNHT is SGHMC. As ther
 taken at the new θ; ξ is moved by the momenta that the step began with.
 """
 
-from __future__ import annotations
-
 from bayesgen.config import MomentumSettings
 from bayesgen.inference.registry import SamplerSpec, chain
 
@@ -21,7 +19,7 @@ SAMPLER = SamplerSpec(
     paper="https://proceedings.neurips.cc/paper/2014/hash/21fe5b8ba755eeaece7a450849876228",
     settings=MomentumSettings,
     # its init takes the first ξ, too
-    build=chain("sgnht", lambda settings: (settings.friction,), look_ahead=True),
+    build=chain("sgnht", init_with=lambda settings: (settings.friction,), look_ahead=True),
     floats=13.5,
     labelled={"learning_rate": 0.5},
 )

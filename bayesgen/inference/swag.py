@@ -20,7 +20,7 @@ from bayesgen.inference.registry import LABELLED_OPTIMIZER, SamplerSpec
 
 if TYPE_CHECKING:
     from bayesgen.inference.log_posterior import LogPosterior
-    from bayesgen.inference.moments import Moments
+    from bayesgen.inference.moments import Path
     from bayesgen.inference.sampler import Learned, Sampler
     from bayesgen.inference.schedules import Plan
     from bayesgen.priors import LowRankGaussian
@@ -120,23 +120,21 @@ def build(log_posterior: LogPosterior, settings: SWAGSettings, plan: Plan) -> Sa
     )
 
 
-def fitted(moments: Moments, low_rank: bool) -> LowRankGaussian:
+def fitted(path: Path, low_rank: bool) -> LowRankGaussian:
     """The Gaussian q; without its low-rank part N(θ̄, diag(v))."""
     from bayesgen.priors import LowRankGaussian
 
     half = 0.5 if low_rank else 1.0
-    diagonal = (half * moments.variance()).clamp(min=LEAST_VARIANCE)
-    return LowRankGaussian(
-        moments.centre(), diagonal, moments.deviations(), half**0.5, words="SWAG"
-    )
+    diagonal = (half * path.variance()).clamp(min=LEAST_VARIANCE)
+    return LowRankGaussian(path.centre(), diagonal, path.deviations(), half**0.5, words="SWAG")
 
 
-def learned(moments: Moments, low_rank: bool) -> Learned:
+def learned(path: Path, low_rank: bool) -> Learned:
     """The same Gaussian as a prior."""
     from bayesgen.inference.sampler import Learned
 
-    v = moments.variance() * (1.0 if low_rank else 2.0)  # counts half in a prior's file
-    return Learned("swag", moments.centre(), v, moments.deviations(), int(moments.count))
+    v = path.variance() * (1.0 if low_rank else 2.0)  # counts half in a prior's file
+    return Learned("swag", path.centre(), v, path.deviations(), int(path.count))
 
 
 SAMPLER = SamplerSpec(

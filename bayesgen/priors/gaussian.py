@@ -86,10 +86,11 @@ def pretrained(theta: Tensor, sd: float, *, relative: bool = False) -> GaussianP
     return GaussianPrior(theta.clone(), width, theta.numel())
 
 
+@dataclass(eq=False, repr=False)
 class LowRankGaussian(Prior):
-    """N(mean, diag(diagonal) + gain² deviationsᵀ deviations) on θ ∈ R^P.
+    """N(mean, diag(variance) + gain² deviationsᵀ deviations) on θ ∈ R^P.
 
-    With W = gain · deviations, d the diagonal, C = I + W diag(d)⁻¹ Wᵀ [K, K], z = C⁻¹ W (r / d) and
+    With W = gain · deviations, d the variance, C = I + W diag(d)⁻¹ Wᵀ [K, K], z = C⁻¹ W (r / d) and
     e = r − Wᵀ z for a residual r = θ − μ,
 
         Σ⁻¹ r = e / d,   rᵀ Σ⁻¹ r = Σ_i e_i² / d_i + zᵀ z,   log det Σ = log det C + Σ_i log d_i
@@ -99,7 +100,7 @@ class LowRankGaussian(Prior):
 
     Args:
         mean: [P].
-        diagonal: [P], positive: the variance that is each coordinate's own.
+        variance: [P], positive: what is each coordinate's own.
         deviations: [K, P]; K may be 0.
         words: what the density is, for people.
         origin: see `Prior`.
@@ -108,16 +109,15 @@ class LowRankGaussian(Prior):
         ValueError: shapes do not fit, or a variance is not positive and finite.
     """
 
-    def __init__(
-        self,
-        mean: Tensor,
-        diagonal: Tensor,
-        deviations: Tensor,
-        gain: float = 1.0,
-        *,
-        words: str = "low rank + diagonal",
-        origin: Mapping[str, Any] | None = None,
-    ) -> None:
+    mean: Tensor
+    variance: Tensor
+    deviations: Tensor
+    gain: float = 1.0
+    words: str = "low rank + diagonal"
+    origin: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        mean, diagonal, deviations = self.mean, self.variance, self.deviations
         if diagonal.shape != mean.shape or deviations.shape[1:] != mean.shape or mean.dim() != 1:
             raise ValueError(
                 f"mean {list(mean.shape)} and diagonal {list(diagonal.shape)} must be [P],"
@@ -125,12 +125,6 @@ class LowRankGaussian(Prior):
             )
         if not ((diagonal > 0) & diagonal.isfinite()).all():
             raise ValueError("every variance of the diagonal must be positive and finite")
-        self.mean = mean
-        self.variance = diagonal
-        self.deviations = deviations
-        self.gain = gain
-        self.words = words
-        self.origin = origin or {}
         # the small system is solved in float64: it holds sums over all of θ
         gram = torch.zeros(len(deviations), len(deviations), dtype=torch.float64)
         log_det = 0.0
@@ -138,7 +132,8 @@ class LowRankGaussian(Prior):
             q, d = part.cpu().double(), own.cpu().double()
             gram += (q / d) @ q.T
             log_det += float(d.log().sum())
-        cholesky = torch.linalg.cholesky(torch.eye(len(gram), dtype=torch.float64) + gain**2 * gram)
+        identity = torch.eye(len(gram), dtype=torch.float64)
+        cholesky = torch.linalg.cholesky(identity + self.gain**2 * gram)
         log_det += 2 * float(cholesky.diagonal().log().sum())
         self._cholesky = cholesky.to(mean.device, widest(mean.device))
         self._log_normaliser = -0.5 * (len(mean) * math.log(2 * math.pi) + log_det)
@@ -161,10 +156,9 @@ class LowRankGaussian(Prior):
         grad.add_(pull, alpha=-weight)
         return self._log_normaliser - 0.5 * (torch.dot(pull, e) + torch.dot(z, z))
 
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """One draw of θ [P], by the global generator unless one is given."""
-        noise = torch.randn(len(self.mean), generator=generator, device=self.mean.device)
-        along = torch.randn(len(self.deviations), generator=generator, device=self.mean.device)
+    def sample(self) -> Tensor:
+        noise = torch.randn(len(self.mean), device=self.mean.device)
+        along = torch.randn(len(self.deviations), device=self.mean.device)
         own = self.mean + self.variance.sqrt() * noise
         return own + (self.gain * along) @ self.deviations
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -63,7 +64,7 @@ class LearnedPrior:
     @property
     def names(self) -> tuple[str, ...]:
         """Of the parameters, without that prefix."""
-        return tuple(bare(name, self.base) for name in self.layout.names)
+        return tuple(name.removeprefix(f"{self.base}.") for name in self.layout.names)
 
     def fault(self) -> str | None:
         """What is wrong with its tensors, in words; None where nothing is."""
@@ -95,19 +96,16 @@ class LearnedPrior:
                 one that is neither new nor free is missing, it knows a layer in part, or nothing.
         """
         known = dict(zip(self.names, self.layout.entries, strict=True))
-        taken: dict[str, str] = {}
-        missing, lacking = [], []
-        reshaped: list[tuple[ParameterSpec, ParameterSpec]] = []
-        for entry in weights.layout.entries:
-            found = known.get(bare(entry.name, weights.base))
-            if found is not None and found.shape == entry.shape:
-                taken[entry.name] = found.name
-            elif entry.name in weights.new or entry.name in weights.free:
-                missing.append(entry.name)
-            elif found is None:
-                lacking.append(entry.name)
-            else:
-                reshaped.append((entry, found))
+        prefix = f"{weights.base}."
+        pairs = [(e, known.get(e.name.removeprefix(prefix))) for e in weights.layout.entries]
+        taken = {
+            here.name: there.name for here, there in pairs if there and there.shape == here.shape
+        }
+        others = [(here, there) for here, there in pairs if here.name not in taken]
+        missing = [e.name for e, _ in others if e.name in weights.new or e.name in weights.free]
+        needed = [(here, there) for here, there in others if here.name not in missing]
+        lacking = [here.name for here, there in needed if there is None]
+        reshaped = [(here, there) for here, there in needed if there is not None]
         layers = {layer for name in taken if (layer := name.rpartition(".")[0])}
         parts = [name for name in missing if name.rpartition(".")[0] in layers]
         fault = None
@@ -143,16 +141,15 @@ class LearnedPrior:
         there = torch.zeros(layout.size, dtype=torch.bool)
         mean, variance = loaded.clone(), torch.zeros(layout.size)
         deviations = torch.zeros(self.rank, layout.size)
-        for name, place in layout.views(there).items():
-            place.fill_(name in taken)
         for part, target in zip(TENSORS, (mean, variance, deviations), strict=True):
             theirs, ours = self.layout.views(getattr(self, part)), layout.views(target)
             for here, other in taken.items():
                 ours[here].copy_(theirs[other])
-        for name, centre in layout.views(mean).items():
+        centres, used = layout.views(mean), set(taken.values())
+        for name, place in layout.views(there).items():
+            place.fill_(name in taken)
             if name not in taken and name in weights.new:
-                centre.zero_()
-        used = set(taken.values())
+                centres[name].zero_()
         away = float((loaded[there] - mean[there]).norm())
         return Matched(
             mean.to(device),
@@ -245,8 +242,7 @@ def explain(prior: LearnedPrior) -> Explained:
     """Sizes of a prior, by the groups of `groups_of`."""
     shared = torch.cat([rows.square().sum(0) for rows in prior.deviations.split(BLOCK, dim=1)])
     members: dict[str, list[ParameterSpec]] = {}
-    groups = groups_of(prior.names)
-    for entry, group in zip(prior.layout.entries, groups, strict=True):
+    for entry, group in zip(prior.layout.entries, groups_of(prior.names), strict=True):
         members.setdefault(group, []).append(entry)
 
     def summary(name: str, entries: Sequence[ParameterSpec]) -> Group:
@@ -285,26 +281,17 @@ def effective_rank(deviations: Tensor) -> float:
 def groups_of(names: tuple[str, ...]) -> list[str]:
     """The group of each name: up to its first number (a block), else its first part that is not
     also what a block's name begins with (embeddings, the head)."""
-    parts = [name.split(".") for name in names]
-    # up to the first number; empty where there is none
-    numbered = [
-        next((path[: i + 1] for i, part in enumerate(path) if part.isdecimal()), [])
-        for path in parts
+    # what each name begins with, from the shortest on
+    starts = [[*accumulate(name.split("."), "{}.{}".format)] for name in names]
+    blocks = [next((s for s in each if s.rpartition(".")[2].isdecimal()), "") for each in starts]
+    stems = {start for block, each in zip(blocks, starts, strict=True) if block for start in each}
+    return [
+        block or next((start for start in each if start not in stems), each[-1])
+        for block, each in zip(blocks, starts, strict=True)
     ]
-    stems = {tuple(block[:i]) for block in numbered for i in range(1, len(block))}
-
-    def shortest(path: list[str]) -> list[str]:
-        return next((path[:i] for i in range(1, len(path)) if tuple(path[:i]) not in stems), path)
-
-    return [".".join(b or shortest(p)) for b, p in zip(numbered, parts, strict=True)]
 
 
 def listed(names: Collection[str]) -> str:
     """Five names in words, and how many more there are."""
     shown = ", ".join(f"'{name}'" for name in list(names)[:5])
     return shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-def bare(name: str, base: str) -> str:
-    """`name` without the prefix of the base model."""
-    return name.removeprefix(f"{base}.") if base else name

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from bayesgen.errors import UserError
 from bayesgen.parameters import Layout
-from bayesgen.priors.learned import SHIFT, TENSORS, LearnedPrior, bare
+from bayesgen.priors.learned import SHIFT, TENSORS, LearnedPrior
 from bayesgen.runs import atomic_save, file_sha256, finite
 from bayesgen.runs.files import adds_up, parse_record
 
@@ -127,6 +127,6 @@ def _described(text: str, name: str) -> tuple[Layout, dict[str, Any]]:
     # names stand in messages, which are one line and leave the terminal as it is
     if not all(name.isprintable() for name in layout.names):
         raise ValueError("a parameter's name cannot be printed")
-    if len({bare(name, base) for name in layout.names}) < len(layout.names):
+    if len({name.removeprefix(f"{base}.") for name in layout.names}) < len(layout.names):
         raise ValueError(f"two of its parameters have one name beside the prefix '{base}'")
     return layout, content

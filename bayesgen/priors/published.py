@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesgen.errors import UserError
-from bayesgen.parameters import Layout, Subset, select
+from bayesgen.parameters import Layout, Subset, base_of, select
 from bayesgen.priors.learned import SHIFT, LearnedPrior, listed
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -117,8 +116,7 @@ def import_published(
         if start.norm() > 0:
             moved = float((mean.float() - start).norm() / start.norm())
             record["upstream"] = {**record.get("upstream", {}), SHIFT: moved}
-    rows = rows.float() if divided else _divided(rows)
-    return _imported(LearnedPrior(mean.float(), variance.float(), rows, layout, record), module)
+    return _prior(mean, variance, rows, divided, layout, record, module)
 
 
 def torchvision_order(names: Sequence[str]) -> list[str]:
@@ -128,11 +126,9 @@ def torchvision_order(names: Sequence[str]) -> list[str]:
     comes first in one and last in the other, so that flat vectors of one do not fit the other,
     although they have the same length. Names without shortcuts stay as they are.
     """
-    blocks = [name.split(".shortcut.")[0].split(".layer.")[0] for name in names]
-    keys = [
-        (blocks.index(block), ".shortcut." in n) for block, n in zip(blocks, names, strict=True)
-    ]
-    return [names[i] for i in sorted(range(len(names)), key=keys.__getitem__)]
+    block = {name: name.split(".shortcut.")[0].split(".layer.")[0] for name in names}
+    blocks = list(block.values())
+    return sorted(names, key=lambda name: (blocks.index(block[name]), ".shortcut." in name))
 
 
 def weights_of(state: Any, setting: str) -> dict[str, Tensor]:
@@ -140,17 +136,13 @@ def weights_of(state: Any, setting: str) -> dict[str, Tensor]:
     items = list(state.items()) if isinstance(state, Mapping) else []
     if not items or not all(isinstance(n, str) and isinstance(t, Tensor) for n, t in items):
         raise UserError(f"{setting}: it is no state dict of a module")
-    weights: dict[str, Tensor] = {}
-    seen = set()
+    found: dict[Any, tuple[str, Tensor]] = {}
     for name, tensor in items:
-        if name.rpartition(".")[2] in STATISTICS or not tensor.is_floating_point():
-            continue
-        weight = dense(tensor, f"{setting} {name!r:.80}")
-        place = (weight.data_ptr(), weight.shape)
-        if place not in seen or not weight.numel():
-            seen.add(place)
-            weights[name] = weight
-    return weights
+        if name.rpartition(".")[2] not in STATISTICS and tensor.is_floating_point():
+            weight = dense(tensor, f"{setting} {name!r:.80}")
+            place = (weight.data_ptr(), weight.shape) if weight.numel() else name
+            found.setdefault(place, (name, weight))
+    return dict(found.values())
 
 
 def spread_ratio(variance: Tensor, deviations: Tensor) -> float | None:
@@ -201,8 +193,7 @@ def import_swag_state(
     known = stems(state)
     named = dict(module.named_parameters())
     chosen = select(module, parameters)
-    lacking = [name for name in chosen if name not in known]
-    if lacking:
+    if lacking := [name for name in chosen if name not in known]:
         raise UserError(
             f"{SETTING}: it does not know {listed(lacking)}, which the model has: name the model"
             f" that it was learned from, or choose `parameters` (it knows {listed(known)})"
@@ -220,19 +211,13 @@ def import_swag_state(
         )
     variance = (squares.double() - mean.double().square()).clamp(min=0)
     layout = Layout.of((name, named[name]) for name in chosen)
-    prior = LearnedPrior(mean.float(), variance.float(), _divided(rows), layout, record or {})
-    return _imported(prior, module)
+    return _prior(mean, variance, rows, False, layout, record or {}, module)
 
 
 def stems(state: Mapping[str, Any]) -> dict[str, str]:
     """Parameters that a state knows: name in the network -> what its names there begin with."""
     found = (key.removesuffix(SQUARES) for key in state if key.endswith(SQUARES))
     return {stem.removeprefix(BASE): stem for stem in found}
-
-
-def left_out(state: Mapping[str, Any], prior: LearnedPrior) -> list[str]:
-    """Parameters that a state knows and a prior that was made of it does not."""
-    return [name for name in stems(state) if name not in prior.layout.names]
 
 
 def collected(state: Mapping[str, Any]) -> int | None:
@@ -304,28 +289,28 @@ def _in_order(
     )
 
 
-def _divided(rows: Tensor) -> Tensor:
-    """Q [K, P] of deviations that are not divided by √(K − 1)."""
-    return rows.float() / float(max(len(rows) - 1, 1) ** 0.5)
-
-
-def _imported(prior: LearnedPrior, module: nn.Module) -> LearnedPrior:
-    """`prior`, if its numbers can be, with the prefix of the module's names in its record."""
+def _prior(
+    mean: Tensor,
+    variance: Tensor,
+    rows: Tensor,
+    divided: bool,
+    layout: Layout,
+    record: Mapping[str, Any],
+    module: nn.Module,
+) -> LearnedPrior:
+    """The prior of these numbers, if they can be, with the prefix of the module's names in its
+    record; rows that are not `divided` by √(K − 1) are."""
+    q = rows.float() if divided else rows.float() / float(max(len(rows) - 1, 1) ** 0.5)
+    record = {**record, "model": {**record.get("model", {}), "base": base_of(module)}}
+    prior = LearnedPrior(mean.float(), variance.float(), q, layout, record)
     if (fault := prior.fault()) is not None:
         raise UserError(f"the prior cannot be imported: {fault}; copy its files anew")
-    model = {**prior.record.get("model", {}), "base": _base(module)}
-    return replace(prior, record={**prior.record, "model": model})
-
-
-def _base(module: nn.Module) -> str:
-    """Prefix of the names of a Hugging Face model without its head; else empty."""
-    base = str(getattr(module, "base_model_prefix", ""))
-    return base if base and hasattr(module, base) else ""
+    return prior
 
 
 def _hint(module: nn.Module, size: int) -> str:
     """Which --parameters hold `size` numbers, where the model without its head does."""
-    base = _base(module)
+    base = base_of(module)
     inner = [p.numel() for name, p in module.named_parameters() if name.startswith(f"{base}.")]
     if base and sum(inner) == size:
         return f", or of the model without its head: `parameters='{base}.*'`"

@@ -151,7 +151,7 @@ def import_prior(settings: PriorImportSettings, model: FunctionalModel) -> Learn
         prior = published.import_swag_state(
             state, model.module, parameters=settings.parameters, record=record
         )
-        extra = published.left_out(state, prior)
+        extra = [name for name in published.stems(state) if name not in prior.layout.names]
         if extra:
             warn(f"left out, not among the chosen parameters: {listed(extra)}")
         return prior

@@ -367,8 +367,10 @@ def test_vi_is_the_best_mean_field_gaussian(
 ) -> None:
     set_chunk(700)
     regression = Regression(copies=400)
-    settings = SAMPLERS["vi"].settings(temperature=temperature, init_std=0.05)
-    plan = pass_plan(800, 1, 0.03, temperature, final_fraction=0.001)
+    settings = SAMPLERS["vi"].settings(
+        temperature=temperature, init_std=0.05, epochs=800, learning_rate=0.03, final_fraction=0.001
+    )
+    plan = pass_plan(settings, 1)
     sampler = SAMPLERS["vi"].build(regression.log_posterior(), settings, plan)
     torch.manual_seed(0)
     state, batch = sampler.init(), regression.batch()

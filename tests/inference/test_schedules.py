@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from bayesgen.config import ChainSettings
 from bayesgen.errors import UserError
+from bayesgen.inference.ekf import EKFSettings
+from bayesgen.inference.map import MAPSettings
 from bayesgen.inference.registry import SAMPLERS
 from bayesgen.inference.sampler import lookup
 from bayesgen.inference.schedules import Plan, chain_plan, pass_plan
@@ -206,14 +208,16 @@ def test_lookup_takes_a_scalar_tensor_and_stays_at_the_end(dtype: torch.dtype) -
 def test_a_pass_plan_ends_with_its_only_result(
     epochs: float, per_epoch: int, steps: int, passes: float
 ) -> None:
-    plan = pass_plan(epochs, per_epoch, 0.3, 0.7)
+    settings = EKFSettings(epochs=epochs, learning_rate=0.3, temperature=0.7)
+    plan = pass_plan(settings, per_epoch)
     assert (plan.steps, plan.passes, draws(plan)) == (steps, passes, [steps])
     assert plan.learning_rate.tolist() == pytest.approx([0.3] * steps)
     assert plan.temperature.tolist() == pytest.approx([0.7] * steps)
 
 
 def test_a_pass_plan_can_decay() -> None:
-    rate = pass_plan(1, 21, 0.3, 1.0, final_fraction=0.1).learning_rate
+    settings = MAPSettings(learning_rate=0.3, final_fraction=0.1)
+    rate = pass_plan(settings, 21).learning_rate
     assert rate[[0, 10, 20]].tolist() == pytest.approx([0.3, 0.165, 0.03])
 
 

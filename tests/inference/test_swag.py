@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from bayesgen.errors import UserError
 from bayesgen.inference import moments as moments_module
 from bayesgen.inference import swag
 from bayesgen.inference.libraries import torchopt
-from bayesgen.inference.moments import Moments, Path, follow
+from bayesgen.inference.moments import Path, follow
 from bayesgen.inference.swag import SAMPLER, SWAGSettings
 
 P = 3
@@ -52,6 +53,13 @@ def run(steps: int, rank: int, every: int, start: int = 200) -> Path:
     return state  # type: ignore[no-any-return]
 
 
+def nothing_yet(rank: int) -> Path:
+    """A path before its first collection; two chunks."""
+    moving = follow(lambda params, batch: None, torchopt.sgd(lr=RATE), rank, lambda step: True)
+    path: Path = moving.init((torch.zeros(2), torch.zeros(1)))
+    return path
+
+
 def test_it_finds_the_stationary_law_of_sgd_on_a_quadratic() -> None:
     state = run(steps=12_200, rank=600, every=20)
     truth = stationary(curvature(), 0.3)
@@ -79,9 +87,9 @@ def test_moments_are_those_of_the_collected_weights() -> None:
     generator = torch.Generator().manual_seed(2)
     # a spread far below float32's resolution of a difference of squares
     each = 100 + 1e-2 * torch.randn(7, P, generator=generator)
-    moments = Moments.none((torch.zeros(2), torch.zeros(1)), 4)
+    moments = nothing_yet(rank=4)
     for theta in each:
-        moments.collect_(theta.split(2))
+        replace(moments, params=theta.split(2)).collect_()
     exact = each.double()
     torch.testing.assert_close(torch.cat(moments.mean), exact.mean(0))
     torch.testing.assert_close(moments.variance().double(), exact.var(0), rtol=1e-5, atol=0)
@@ -95,9 +103,9 @@ def test_float32_keeps_a_variance_that_a_difference_of_squares_would_lose(
 ) -> None:
     monkeypatch.setattr(moments_module, "widest", lambda device: torch.float32)
     each = 100 + 1e-2 * torch.randn(50, P, generator=torch.Generator().manual_seed(2))
-    moments = Moments.none((torch.zeros(2), torch.zeros(1)), 4)
+    moments = nothing_yet(rank=4)
     for theta in each:
-        moments.collect_(theta.split(2))
+        replace(moments, params=theta.split(2)).collect_()
     assert moments.mean[0].dtype == moments.squares[0].dtype == torch.float32
     exact = each.double().var(0)
     torch.testing.assert_close(moments.variance().double(), exact, rtol=1e-2, atol=0)

@@ -112,7 +112,7 @@ def test_a_prior_that_is_registered_has_its_scale_chosen_too(
 
 
 def test_names_of_priors_cost_no_torch() -> None:
-    code = "import sys; from bayesgen.priors import PRIORS; list(PRIORS); PRIORS['swag']"
+    code = "import sys; from bayesgen.config import PRIORS; list(PRIORS); PRIORS['swag']"
     done = subprocess.run(
         [sys.executable, "-c", f"{code}; print('torch' in sys.modules)"],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
