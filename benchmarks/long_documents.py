@@ -176,7 +176,7 @@ class Bench:
 
 def finetune(settings: Settings) -> object:
     """One fine-tune of the Longformer."""
-    from bayesgen.config import FinetuneSettings
+    from bayesgen.config.jobs import FinetuneSettings
     from bayesgen.workflow import finetune as finetunes
 
     chosen = FinetuneSettings(**settings, model="longformer", data="rows", device="cpu")

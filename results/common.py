@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import bayesgen
-from bayesgen.config import BaselineSettings, FinetuneSettings
+from bayesgen.config.jobs import BaselineSettings, FinetuneSettings
 from bayesgen.errors import Interrupted, UserError
 from bayesgen.runs import Run
 from bayesgen.workflow import baseline as baselines

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 
 from bayesgen.cli.command import Command, Given, typed
-from bayesgen.config import GPU_RECIPE, BaselineSettings, described
+from bayesgen.config import described
+from bayesgen.config.jobs import GPU_RECIPE, BaselineSettings
 from bayesgen.errors import UserError
 from bayesgen.inference.registry import settings_classes
 

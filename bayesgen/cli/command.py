@@ -12,29 +12,30 @@ import textwrap
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
 
-from bayesgen.config import BaselineSettings, Setting, check_ranges, described
-from bayesgen.config.fields import Chosen, combine, read_config
+from bayesgen.config import check_ranges, described
+from bayesgen.config.fields import Chosen, Setting, combine, read_config
+from bayesgen.config.jobs import BaselineSettings
 from bayesgen.errors import UserError, as_flags, nearest
 from bayesgen.inference.registry import settings_classes
 
 S = TypeVar("S")
-CONFIG = {"metavar": "FILE", "help": "presets to use (default: ./config.py)", "group": "run"}
-SOURCE = {"metavar": "RUN", "help": "a run's folder, or a checkpoint"}
-GROUPS = (
-    "model",
-    "data",
-    "prior",
-    "sampler",
-    "training",
-    "text",
-    "run",
-    "evaluation",
-    "settings",
-    "help",
-)
+GROUPS = ("model", "data", "prior", "sampler", "training", "text", "run", "evaluation", "settings")
 """Headings of `--help`, in this order."""
+
+
+class Word(NamedTuple):
+    """A positional argument, or a flag that is no setting; `more` are options of `add_argument`."""
+
+    metavar: str | tuple[str, ...]
+    help: str
+    group: str = "run"
+    more: Mapping[str, Any] = {}
+
+
+CONFIG = Word("FILE", "presets to use (default: ./config.py)")
+SOURCE = Word("RUN", "a run's folder, or a checkpoint")
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,7 @@ class Command(Generic[S]):
     Attributes:
         run: does the work and prints; returns the next command to type, if there is one.
         examples: lines of a shell, each with a comment above.
-        words: positional arguments and flags that are no settings: name -> options of
-            `add_argument`, and the "group" to list it in.
+        words: positional arguments and flags that are no settings, by name.
         hidden: settings that have no effect here and that help leaves out.
         defaults: that stand in the place of the class's own, given config.py's values and flags.
         preset: which of config.py's presets applies; None for none.
@@ -74,7 +74,7 @@ class Command(Generic[S]):
     settings: type[S]
     run: Callable[[Given[S]], str | None]
     examples: str
-    words: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    words: Mapping[str, Word] = field(default_factory=dict)
     hidden: Container[str] = ()
     defaults: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda _: {}
     preset: str | None = None
@@ -97,19 +97,18 @@ class Command(Generic[S]):
             SystemExit: the help was asked for, and was printed.
         """
         command = self.adapt(self, argv)
-        given = Parser(command, "--help-all" in argv).understand(argv)
-        names = [name.lstrip("-").replace("-", "_") for name in command.words]
-        words = {name: given.pop(name) for name in names if name in given}
-        preset: Mapping[str, Any] = {}
-        source = ""
+        given = parsed(command, argv)
+        preset, source = dict[str, Any](), ""
         if command.preset is not None:
-            presets, source = read_config(given.pop("config", None), preset_classes())
-            preset = presets.get(command.preset, {})
+            presets, file = read_config(given.pop("config", None), preset_classes())
+            preset, source = presets.get(command.preset, {}), f"{file} {command.preset}"
+        known = described(command.settings)
+        words = {name: given.pop(name) for name in [*given] if name not in known}
         chosen = combine(
             command.settings,
             given,
             preset,
-            f"{source} {command.preset}",
+            source,
             command.defaults({**preset, **given}),
             {"model"} if command.own_model else (),
         )
@@ -117,82 +116,65 @@ class Command(Generic[S]):
         return Given(chosen.settings, chosen.sources, command, words, given)
 
 
-class Words(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """argparse whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(message.removeprefix("argument "))
 
 
-class Parser(Words):
-    """The words and flags of a command; the help shows advanced settings, or not."""
+def parsed(command: Command[Any], argv: Sequence[str]) -> dict[str, Any]:
+    """The words and flags in `argv`, by name; an unknown flag is refused, naming the nearest.
 
-    def __init__(self, command: Command[Any], everything: bool) -> None:
-        places = [name for name in command.words if not name.startswith("-")]
-        shown = "".join(f" {command.words[name]['metavar']}" for name in places)
-        super().__init__(
-            prog=f"bayesgen {command.name}",
-            usage=f"bayesgen {command.name}{shown} [flags]",
-            description=textwrap.fill(command.description, 100),
-            epilog="examples:" + textwrap.indent(command.examples, "  "),
-            formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=28),
-            allow_abbrev=False,
-            add_help=False,
-        )
-        self.command = command
-        config = {} if command.preset is None else {"--config": CONFIG}
-        for name, options in {**command.words, **config}.items():
-            plain = {key: value for key, value in options.items() if key != "group"}
-            where = self.group(options["group"]) if name.startswith("-") else self
-            where.add_argument(name, **({"default": argparse.SUPPRESS} | plain))
-        for name, setting in described(command.settings).items():
-            hidden = name in command.hidden or (setting.advanced and not everything)
-            self.group(setting.group).add_argument(
-                _flag(name),
-                dest=name,
-                default=argparse.SUPPRESS,
-                help=argparse.SUPPRESS if hidden else None,  # written when it is printed
-                **_takes(setting),
-            )
-        more = self.group("help")
-        more.add_argument("-h", "--help", action="help", help="the flags that most people need")
-        more.add_argument("--help-all", action="help", help="all flags")
+    Raises:
+        SystemExit: the help was asked for, and was printed.
+    """
+    places = [word.metavar for name, word in command.words.items() if not name.startswith("-")]
+    parser = Parser(
+        prog=f"bayesgen {command.name}",
+        usage=" ".join(["bayesgen", command.name, *map(str, places), "[flags]"]),
+        description=textwrap.fill(command.description, 100),
+        epilog="examples:" + textwrap.indent(command.examples, "  "),
+        formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=28),
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+        add_help=False,
+    )
+    settings = described(command.settings)
+    others = (setting.group for setting in settings.values() if setting.group not in GROUPS)
+    titles = dict.fromkeys([*others, *GROUPS, "help"])  # one without flags is not shown
+    groups = {title: parser.add_argument_group(title) for title in titles}
+    config = {} if command.preset is None else {"--config": CONFIG}
+    for name, word in {**command.words, **config}.items():
+        where = groups[word.group] if name.startswith("-") else parser
+        where.add_argument(name, metavar=word.metavar, help=word.help, **word.more)
+    # the names that a text may be are not asked for in vain: packages that add some are imported
+    asked = any(text.startswith(("-h", "--help")) for text in argv)
+    usual = command.defaults({}) if asked else {}
+    for name, setting in settings.items():
+        hidden = name in command.hidden or (setting.advanced and "--help-all" not in argv)
+        shown = asked and not hidden
+        what = _help(setting, usual.get(name, setting.default)) if shown else argparse.SUPPRESS
+        groups[setting.group].add_argument(_flag(name), dest=name, help=what, **_takes(setting))
+    more = groups["help"]
+    more.add_argument("-h", "--help", action="help", help="the flags that most people need")
+    more.add_argument("--help-all", action="help", help="all flags")
 
-    def group(self, title: str) -> argparse._ArgumentGroup:
-        """The group of this title, which is made where there is none."""
-        found = (group for group in self._action_groups if group.title == title)
-        return next(found, None) or self.add_argument_group(title)
-
-    def understand(self, argv: Sequence[str]) -> dict[str, Any]:
-        """What was given, by name; an unknown flag is refused, naming the nearest."""
-        known, unknown = self.parse_known_args(argv)
-        for word in unknown:
-            if not word.startswith("-"):
-                continue
-            flag = word.split("=")[0]
-            why = self.command.elsewhere(flag.removeprefix("--").replace("-", "_"))
-            if why:
-                raise UserError(f"{flag} {why}")
-            own = [o for action in self._actions for o in action.option_strings]
-            raise UserError(f"unknown flag {flag}{nearest(flag, own)} (see --help)")
-        if unknown:
-            raise UserError(f"unexpected argument '{unknown[0]}' (see --help)")
-        return {k: tuple(v) if isinstance(v, list) else v for k, v in vars(known).items()}
-
-    def format_help(self) -> str:
-        known, base = described(self.command.settings), self.command.defaults({})
-        for action in self._actions:
-            if action.dest in known and action.help is None:
-                setting = known[action.dest]
-                action.help = _help(setting, base.get(action.dest, setting.default))
-        order = {title: place for place, title in enumerate(GROUPS)}
-        self._action_groups.sort(key=lambda group: order.get(str(group.title), -1))
-        return super().format_help()
+    known, unknown = parser.parse_known_args(argv)
+    for text in unknown:
+        if text.startswith("-"):
+            flag = text.split("=")[0]
+            why = command.elsewhere(flag.removeprefix("--").replace("-", "_"))
+            near = nearest(flag, parser._option_string_actions)
+            raise UserError(f"{flag} {why}" if why else f"unknown flag {flag}{near} (see --help)")
+    if unknown:
+        raise UserError(f"unexpected argument '{unknown[0]}' (see --help)")
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in vars(known).items()}
 
 
 def early(argv: Sequence[str], *names: str) -> dict[str, Any]:
     """The values of these flags, before it is known which others there are; None where absent."""
-    parser = Words(add_help=False, allow_abbrev=False)
+    parser = Parser(add_help=False, allow_abbrev=False)
     for name in names:
         parser.add_argument(_flag(name))
     return vars(parser.parse_known_args(argv)[0])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bayesgen.cli.command import Command, Given, scored_next
-from bayesgen.config import EvaluateSettings
+from bayesgen.cli.command import Command, Given, Word, scored_next
+from bayesgen.config.jobs import EvaluateSettings
 
 
 def _run(given: Given[EvaluateSettings]) -> str:
@@ -29,7 +29,7 @@ COMMAND = Command(
     " in the run: a second evaluation is cheap.",
     settings=EvaluateSettings,
     run=_run,
-    words={"runs": {"metavar": "RUN", "nargs": "+", "help": "folders of runs"}},
+    words={"runs": Word("RUN", "folders of runs", more={"nargs": "+"})},
     own_model=True,
     examples="""
 # a run on the validation split, every token once

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 from bayesgen.cli.command import SOURCE, Command, Given
-from bayesgen.config import ExportSettings
+from bayesgen.config.jobs import ExportSettings
 
 
 def _run(given: Given[ExportSettings]) -> str:

@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bayesgen.cli.command import Command, Given, typed
-from bayesgen.config import FinetuneSettings
+from bayesgen.cli.command import Command, Given, Word, typed
+from bayesgen.config.jobs import FinetuneSettings
 from bayesgen.errors import memory_guard
 
 
@@ -81,13 +81,7 @@ COMMAND = Command(
     " best checkpoint by validation loss, in a folder that --model takes.",
     settings=FinetuneSettings,
     run=_run,
-    words={
-        "--resume": {
-            "metavar": "FOLDER",
-            "help": "continue the one in this result folder",
-            "group": "training",
-        }
-    },
+    words={"--resume": Word("FOLDER", "continue the one in this result folder", "training")},
     examples="""
 # an encoder on AG News, stopped when the validation loss rises, scored on the test file
 bayesgen finetune --model models/all-MiniLM-L6-v2 --data ag_news --max-length 64 \\

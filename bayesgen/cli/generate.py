@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from bayesgen.cli.command import SOURCE, Command, Given, typed
-from bayesgen.config import GenerateSettings
+from bayesgen.config.jobs import GenerateSettings
 from bayesgen.errors import UserError
 
 if TYPE_CHECKING:

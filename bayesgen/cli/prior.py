@@ -11,10 +11,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from bayesgen.cli.command import Command, Given, typed
+from bayesgen.cli.command import Command, Given, Word, typed
 from bayesgen.cli.train import COMMAND as TRAIN
 from bayesgen.cli.train import RESUME, for_sampler
-from bayesgen.config import CheckPriorSettings, PriorImportSettings, PriorShowSettings, refuse_idle
+from bayesgen.config.fields import refuse_idle
+from bayesgen.config.jobs import CheckPriorSettings, PriorImportSettings, PriorShowSettings
 from bayesgen.errors import UserError
 from bayesgen.tasks import TASKS
 
@@ -72,7 +73,7 @@ SHOW = Command(
     " many directions it has, and how it was learned.",
     settings=PriorShowSettings,
     run=_show,
-    words={"file": {"metavar": "FILE", "help": "a prior, or the folder that holds it"}},
+    words={"file": Word("FILE", "a prior, or the folder that holds it")},
     examples="""
 # widths by block, the model, and how it was learned
 bayesgen prior show prior.safetensors

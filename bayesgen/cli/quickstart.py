@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bayesgen.cli.command import Command, Given, typed
-from bayesgen.config import BaselineSettings, QuickstartSettings
 from bayesgen.config.fields import Chosen
+from bayesgen.config.jobs import BaselineSettings, QuickstartSettings
 from bayesgen.errors import as_flags
 from bayesgen.inference.registry import SAMPLERS
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bayesgen.cli.command import Command, Given, typed
-from bayesgen.config import SimilaritySettings
+from bayesgen.cli.command import Command, Given, Word, typed
+from bayesgen.config.jobs import SimilaritySettings
 from bayesgen.errors import UserError
 
 if TYPE_CHECKING:
@@ -92,14 +92,10 @@ COMMAND = Command(
     settings=SimilaritySettings,
     run=_run,
     words={
-        "source": {"metavar": "RUN", "help": "a run's folder, or a model's"},
-        "--pair": {
-            "nargs": 2,
-            "action": "append",
-            "metavar": ("A", "B"),
-            "help": "two texts; may be repeated",
-            "group": "run",
-        },
+        "source": Word("RUN", "a run's folder, or a model's"),
+        "--pair": Word(
+            ("A", "B"), "two texts; may be repeated", more={"nargs": 2, "action": "append"}
+        ),
     },
     own_model=True,
     examples="""

@@ -7,23 +7,18 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from bayesgen.cli.command import Command, Given, early, scored_next, typed
-from bayesgen.config import TrainSettings, described, refuse_idle
+from bayesgen.cli.command import Command, Given, Word, early, scored_next, typed
+from bayesgen.config import TrainSettings, described
+from bayesgen.config.fields import refuse_idle
 from bayesgen.errors import UserError, as_flags, memory_guard
 from bayesgen.inference.registry import SAMPLERS, settings_classes
 from bayesgen.tasks import TASKS
 
-SAMPLER = {
-    "metavar": "NAME",
-    "help": f"one of {', '.join(SAMPLERS)} (default: sghmc)",
-    "group": "sampler",
-}
-RESUME = {
-    "metavar": "RUN",
-    "help": "continue a run's folder; auto: the newest unfinished one, or a new run if there is"
-    " none",
-    "group": "run",
-}
+SAMPLER = Word("NAME", f"one of {', '.join(SAMPLERS)} (default: sghmc)", "sampler")
+RESUME = Word(
+    "RUN",
+    "continue a run's folder; auto: the newest unfinished one, or a new run if there is none",
+)
 
 
 def for_sampler(

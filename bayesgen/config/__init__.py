@@ -6,26 +6,7 @@ nothing heavy, so that `--help` answers at once.
 """
 
 # ruff: noqa: I001  (isort would give every "A as A" a line of its own)
-from bayesgen.config.fields import (
-    Setting as Setting,
-    check_ranges as check_ranges,
-    described as described,
-    refuse_idle as refuse_idle,
-)
-from bayesgen.config.jobs import (
-    GPU_RECIPE as GPU_RECIPE,
-    BaselineSettings as BaselineSettings,
-    CheckPriorSettings as CheckPriorSettings,
-    DecodingSettings as DecodingSettings,
-    EvaluateSettings as EvaluateSettings,
-    ExportSettings as ExportSettings,
-    FinetuneSettings as FinetuneSettings,
-    GenerateSettings as GenerateSettings,
-    PriorImportSettings as PriorImportSettings,
-    PriorShowSettings as PriorShowSettings,
-    QuickstartSettings as QuickstartSettings,
-    SimilaritySettings as SimilaritySettings,
-)
+from bayesgen.config.fields import check_ranges as check_ranges, described as described
 from bayesgen.config.sampling import (
     ChainSettings as ChainSettings,
     GaussianSettings as GaussianSettings,

@@ -5,24 +5,12 @@ from __future__ import annotations
 
 import math
 import os
-import types
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from inspect import get_annotations
 from pathlib import Path
-from typing import (
-    Annotated,
-    Any,
-    Generic,
-    Literal,
-    NamedTuple,
-    TypeVar,
-    Union,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Annotated, Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from bayesgen.errors import UserError, nearest
 
@@ -42,7 +30,8 @@ ENVIRONMENT = {
 TRUE, FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
 
 
-class Range(NamedTuple):
+@dataclass(frozen=True)
+class Range:
     """Values that a number may take: from `low` (itself excluded if `above`) to `high`."""
 
     low: float = -math.inf
@@ -58,7 +47,8 @@ class Range(NamedTuple):
         return f"must be at most {self.high:g}, not {value}" if value > self.high else None
 
 
-class Names(NamedTuple):
+@dataclass(frozen=True)
+class Names:
     """Marks a text that must be one of some names; they are asked for when they are needed, since
     users and other packages add to them."""
 
@@ -77,10 +67,12 @@ Positive = Annotated[float, Range(0, above=True)]
 NonNegative = Annotated[float, Range(0)]
 Fraction = Annotated[float, Range(0, 1)]
 Nucleus = Annotated[float, Range(0, 1, above=True)]
+Precision = Literal["fp32", "bf16"]
 Splits = Literal["val", "train", "test"]
 
 
-class Setting(NamedTuple):
+@dataclass(frozen=True)
+class Setting:
     """One field of a settings class, as a command line needs it.
 
     Attributes:
@@ -132,14 +124,11 @@ def _described(cls: type) -> Mapping[str, Setting]:
 
 
 def _setting(cls: type, name: str, hint: Any, default: Any) -> Setting:
-    kind, extras = _unwrap(hint)
-    optional, words = False, ()
-    if get_origin(kind) in (Union, types.UnionType):
-        optional = type(None) in get_args(kind)
-        inner, *literals = (arg for arg in get_args(kind) if arg is not type(None))
-        words = tuple(word for literal in literals for word in get_args(literal))
-        kind, more = _unwrap(inner)
-        extras += more
+    whole, *extras = get_args(hint)
+    one_kind = get_origin(whole) in {None, tuple, Literal}
+    first, *others = (whole,) if one_kind else get_args(whole)  # a number | None, or | words
+    kind, *more = get_args(first) if get_origin(first) is Annotated else (first,)
+    extras += more
     many = get_origin(kind) is tuple
     element = get_args(kind)[0] if many else kind
     declared_by = [c for c in cls.__mro__ if name in get_annotations(c)][-1]
@@ -147,8 +136,8 @@ def _setting(cls: type, name: str, hint: Any, default: Any) -> Setting:
         kind,
         many,
         choices=get_args(element) if get_origin(element) is Literal else (),
-        optional=optional,
-        words=words,
+        optional=type(None) in others,
+        words=tuple(word for other in others for word in get_args(other)),
         help=next(e for e in extras if isinstance(e, str)),
         range=next((e for e in extras if isinstance(e, Range)), Range()),
         names=next((e for e in extras if isinstance(e, Names)), None),
@@ -156,10 +145,6 @@ def _setting(cls: type, name: str, hint: Any, default: Any) -> Setting:
         group=getattr(declared_by, "group", "settings"),
         default=default,
     )
-
-
-def _unwrap(hint: Any) -> tuple[Any, tuple[Any, ...]]:
-    return (hint.__origin__, hint.__metadata__) if get_origin(hint) is Annotated else (hint, ())
 
 
 def check_ranges(settings: Any) -> None:

@@ -15,10 +15,12 @@ from bayesgen.config.fields import (
     NonNegative,
     Nucleus,
     Positive,
+    Precision,
     Range,
     Seed,
     Steps,
     check_ranges,
+    refuse_idle,
 )
 from bayesgen.config.shared import (
     BaseDir,
@@ -35,6 +37,7 @@ from bayesgen.config.shared import (
     PriorSettings,
     RandomSeed,
     ScoringSettings,
+    idle_unless,
 )
 from bayesgen.errors import UserError
 from bayesgen.tasks import TASKS, tasks_that
@@ -57,7 +60,7 @@ class BaselineSettings:
     ] = None
     base_dir: BaseDir = "."
     device: Device = "auto"
-    precision: Annotated[Literal["fp32", "bf16"], "of the network's arithmetic"] = "fp32"
+    precision: Annotated[Precision, "of the network's arithmetic"] = "fp32"
     seed: RandomSeed = 1337
     n_layer: Annotated[Count, "transformer blocks"] = 4
     n_head: Annotated[Count, "attention heads"] = 4
@@ -166,16 +169,13 @@ class FinetuneSettings(LabelledSettings, EncoderSettings):
             )
         if self.lr_scheduler_type == "constant" and "warmup_steps" in given:
             raise UserError("`warmup_steps` needs another `lr_scheduler_type` than constant")
-        task, needed = TASKS[self.task], dict[str, tuple[str, ...]]()
-        if task.labels != "class":
-            classifiers = ("class_weights", "label_smoothing_factor")
-            needed |= dict.fromkeys(classifiers, tasks_that("finetune", "class"))
-        if not task.can("head"):
-            head = ("head_hidden_size", "head_activation", "head_dropout")
-            needed |= dict.fromkeys(head, tasks_that("head"))
-        for name, tasks in needed.items():
-            if getattr(self, name) != getattr(FinetuneSettings, name):
-                raise UserError(f"`{name}` needs `task={' or '.join(tasks)}`")
+        classifies = "class_weights", "label_smoothing_factor"
+        head = "head_hidden_size", "head_activation", "head_dropout"
+        task, with_head = TASKS[self.task], " or ".join(tasks_that("head"))
+        classifiers = " or ".join(tasks_that("finetune", "class"))
+        idle = idle_unless(task.labels == "class", f"needs `task={classifiers}`", *classifies)
+        idle |= idle_unless(task.can("head"), f"needs `task={with_head}`", *head)
+        refuse_idle([n for n in idle if getattr(self, n) != getattr(FinetuneSettings, n)], idle)
         if self.head_activation is not None and not self.head_hidden_size:
             raise UserError("`head_activation` needs a `head_hidden_size` above 0")
 

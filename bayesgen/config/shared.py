@@ -14,6 +14,7 @@ from bayesgen.config.fields import (
     Names,
     NonNegative,
     Positive,
+    Precision,
     Range,
     Seed,
     Splits,
@@ -149,9 +150,7 @@ class ModelSettings:
     ] = None
     task: Annotated[str, Names(partial(tasks_that, "sample")), "what the model does"] = "causal-lm"
     device: Device = "auto"
-    precision: Annotated[
-        Literal["fp32", "bf16"], "of the network's arithmetic; θ is always float32"
-    ] = "fp32"
+    precision: Annotated[Precision, "of the network's arithmetic; θ is always float32"] = "fp32"
 
 
 @dataclass(frozen=True)
@@ -289,7 +288,7 @@ class ScoringSettings:
     ] = 0
     eval_batch_size: Annotated[Count, "windows per forward pass when scoring", Advanced] = 64
     eval_precision: Annotated[
-        Literal["fp32", "bf16"],
+        Precision,
         "of the network's arithmetic when scoring; bf16 is used only if the processor has it",
         Advanced,
     ] = "fp32"

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from bayesgen.config import BaselineSettings
+from bayesgen.config.jobs import BaselineSettings
 from bayesgen.data.tokenizers import Tokenizer, fast_tokenizer
 from bayesgen.errors import UserError
 from bayesgen.models.functional import FunctionalModel

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayesgen.config import DecodingSettings, check_ranges
+from bayesgen.config import check_ranges
+from bayesgen.config.jobs import DecodingSettings
 from bayesgen.draws import Draws
 from bayesgen.likelihoods import Gaussian
 from bayesgen.models.functional import Batch, FunctionalModel

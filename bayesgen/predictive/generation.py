@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bayesgen.config import DecodingSettings
+from bayesgen.config.jobs import DecodingSettings
 from bayesgen.data.tokenizers import Tokenizer
 from bayesgen.draws import Draws
 from bayesgen.models import FunctionalModel

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bayesgen.config import BaselineSettings
+from bayesgen.config.jobs import BaselineSettings
 from bayesgen.data.corpora import Corpus, load_corpus
 from bayesgen.data.tokenizers import CharTokenizer, write_meta
 from bayesgen.data.windows import RandomWindows

@@ -8,7 +8,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bayesgen.config import DataSettings, EvaluateSettings, ScoringSettings, check_ranges, described
+from bayesgen.config import DataSettings, ScoringSettings, check_ranges, described
+from bayesgen.config.jobs import EvaluateSettings
 from bayesgen.errors import UserError, nearest, warn
 from bayesgen.posterior import Posterior, open_posterior
 from bayesgen.reports.tables import plain, predictor_caption, table_of

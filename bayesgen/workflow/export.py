@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bayesgen.config import ExportSettings
+from bayesgen.config.jobs import ExportSettings
 from bayesgen.draws import Draws
 from bayesgen.errors import UserError
 from bayesgen.posterior import open_posterior

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from bayesgen.config import FinetuneSettings
+from bayesgen.config.jobs import FinetuneSettings
 from bayesgen.errors import UserError
 from bayesgen.models import FunctionalModel, Head, load_model, resolve_device
 from bayesgen.runs import Run, require_empty

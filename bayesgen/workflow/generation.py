@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from bayesgen.config import DecodingSettings, GenerateSettings
+from bayesgen.config.jobs import DecodingSettings, GenerateSettings
 from bayesgen.errors import UserError
 from bayesgen.posterior import TEXT_DRAWS, Posterior, open_posterior
 from bayesgen.predictive import GeneratedText

@@ -8,13 +8,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from bayesgen.config import (
-    CheckPriorSettings,
-    DataSettings,
-    LabelledSettings,
-    ScoringSettings,
-    TrainSettings,
-)
+from bayesgen.config import DataSettings, LabelledSettings, ScoringSettings, TrainSettings
+from bayesgen.config.jobs import CheckPriorSettings
 from bayesgen.data.corpora import Corpus, load_corpus, load_texts
 from bayesgen.data.examples import Embedded, Examples
 from bayesgen.data.labelled import LabelledCorpus, load_labelled

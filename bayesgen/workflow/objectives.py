@@ -13,7 +13,7 @@ from scipy import stats
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_f1_score
 
-from bayesgen.config import FinetuneSettings
+from bayesgen.config.jobs import FinetuneSettings
 from bayesgen.data.labelled import Labelled
 from bayesgen.errors import UserError
 from bayesgen.tasks import TASKS

@@ -9,13 +9,8 @@ from typing import Any
 
 import torch
 
-from bayesgen.config import (
-    CheckPriorSettings,
-    EvalSettings,
-    LoopSettings,
-    PriorImportSettings,
-    described,
-)
+from bayesgen.config import EvalSettings, LoopSettings, described
+from bayesgen.config.jobs import CheckPriorSettings, PriorImportSettings
 from bayesgen.errors import UserError, warn
 from bayesgen.evaluation.prior_predictive import PriorPredictive, prior_predictive
 from bayesgen.inference.sampler import Learned

@@ -27,7 +27,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from bayesgen.config import FinetuneSettings
+from bayesgen.config.jobs import FinetuneSettings
 from bayesgen.data.examples import Embedded, Examples
 from bayesgen.data.labelled import Labelled, LabelledCorpus
 from bayesgen.errors import Interrupted, UserError

@@ -12,8 +12,9 @@ import pytest
 
 from bayesgen.cli.command import preset_classes
 from bayesgen.cli.main import COMMANDS, main, run_command
-from bayesgen.config import BaselineSettings, described
+from bayesgen.config import described
 from bayesgen.config.fields import read_config
+from bayesgen.config.jobs import BaselineSettings
 from bayesgen.inference.registry import SAMPLERS, settings_classes
 from tests.workspace import Workspace
 

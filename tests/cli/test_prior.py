@@ -13,7 +13,8 @@ from torch import Tensor
 
 import bayesgen
 from bayesgen.cli.main import main, run_command
-from bayesgen.config import PriorImportSettings, described
+from bayesgen.config import described
+from bayesgen.config.jobs import PriorImportSettings
 from bayesgen.models.nanogpt import read_checkpoint
 from bayesgen.priors import Weights, read_prior, write_prior
 from bayesgen.tasks import TASKS

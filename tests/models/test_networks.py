@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bayesgen import runs
-from bayesgen.config import BaselineSettings
+from bayesgen.config.jobs import BaselineSettings
 from bayesgen.data.tokenizers import CharTokenizer
 from bayesgen.errors import UserError
 from bayesgen.models import load_model

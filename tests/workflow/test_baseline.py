@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from bayesgen.config import BaselineSettings
+from bayesgen.config.jobs import BaselineSettings
 from bayesgen.data.corpora import Corpus, load_corpus
 from bayesgen.errors import UserError
 from bayesgen.models import load_model

@@ -18,7 +18,7 @@ pytest.importorskip("transformers")
 
 from transformers import TrainerCallback
 
-from bayesgen.config import FinetuneSettings
+from bayesgen.config.jobs import FinetuneSettings
 from bayesgen.data.examples import Embedded, Examples
 from bayesgen.data.labelled import LabelledCorpus, labelled, load_labelled
 from bayesgen.errors import Interrupted, UserError
