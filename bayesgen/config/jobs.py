@@ -169,12 +169,12 @@ class FinetuneSettings(LabelledSettings, EncoderSettings):
             )
         if self.lr_scheduler_type == "constant" and "warmup_steps" in given:
             raise UserError("`warmup_steps` needs another `lr_scheduler_type` than constant")
-        classifies = "class_weights", "label_smoothing_factor"
-        head = "head_hidden_size", "head_activation", "head_dropout"
+        of_classes = "class_weights", "label_smoothing_factor"
+        of_heads = "head_hidden_size", "head_activation", "head_dropout"
         task, with_head = TASKS[self.task], " or ".join(tasks_that("head"))
         classifiers = " or ".join(tasks_that("finetune", "class"))
-        idle = idle_unless(task.labels == "class", f"needs `task={classifiers}`", *classifies)
-        idle |= idle_unless(task.can("head"), f"needs `task={with_head}`", *head)
+        idle = idle_unless(task.labels == "class", f"needs `task={classifiers}`", *of_classes)
+        idle |= idle_unless(task.can("head"), f"needs `task={with_head}`", *of_heads)
         refuse_idle([n for n in idle if getattr(self, n) != getattr(FinetuneSettings, n)], idle)
         if self.head_activation is not None and not self.head_hidden_size:
             raise UserError("`head_activation` needs a `head_hidden_size` above 0")
