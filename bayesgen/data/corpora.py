@@ -7,7 +7,6 @@ import http.client
 import io
 import os
 import shutil
-import tempfile
 import unicodedata
 import urllib.request
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from bayesgen.data.tokenizers import (
     read_meta,
 )
 from bayesgen.errors import UserError
+from bayesgen.runs.files import atomic_write
 
 NAMES = ("python-docs", "shakespeare")
 SHAKESPEARE_URL = (
@@ -175,10 +175,7 @@ def _shakespeare(data_dir: Path | None) -> Path:
                 f"{SHAKESPEARE_URL}: the download has the wrong checksum (sha256 {digest[:12]}...,"
                 f" not {SHAKESPEARE_SHA256[:12]}...) and was removed: try again, or {ways_out}"
             )
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            partial = Path(folder) / path.name
-            partial.write_bytes(content.getbuffer())
-            partial.replace(path)
+        atomic_write(path, content.getvalue())
     except (OSError, http.client.HTTPException) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(

@@ -25,12 +25,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from bayesgen.data.labelled import Labelled
+from bayesgen.data.tables import short
 from bayesgen.data.windows import Rows
 from bayesgen.errors import UserError
 from bayesgen.runs import atomic_save
 
 _ROWS = 1000  # encoded at a time: encodings take far more room than their ids
-_SHOWN = 40  # characters of a text in a message
 FOLDER = "sentence_embeddings"
 PART = 1024
 """Rows of a file of embeddings: what a stop in the middle costs at most."""
@@ -52,8 +52,7 @@ class Examples(Rows):
         max_length: tokens that a sequence has at most, special ones among them; of a pair in one,
             the longer text is cut first.
         ids: per sequence its token ids, 1-D int32.
-        types: per sequence which text each token is from, 1-D uint8; None where the tokenizer does
-            not say.
+        types: per sequence which text each token is from, 1-D uint8; None where that is not said.
         cut: [N] bool, the rows that were longer.
     """
 
@@ -86,27 +85,24 @@ class Examples(Rows):
         self.sequences = 2 if apart else 1  # of each row
         self.ids: list[NDArray[np.int32]] = []
         types: list[NDArray[np.uint8]] = []
+        self.cut = np.zeros(len(data), dtype=np.bool_)
         texts = _texts(data, apart)
-        long: list[int] = []
         for start in range(0, len(texts), _ROWS):
             chunk = texts[start : start + _ROWS]
             found = _encoded(data.name, chunk, tokenizer)
-            cut = [i for i, row in enumerate(found["input_ids"]) if len(row) > max_length]
-            if cut:
-                shorter = _encoded(data.name, [chunk[i] for i in cut], tokenizer, max_length)
+            long = [i for i, row in enumerate(found["input_ids"]) if len(row) > max_length]
+            if long:
+                shorter = _encoded(data.name, [chunk[i] for i in long], tokenizer, max_length)
                 for key, rows in found.items():
-                    for i, row in zip(cut, shorter[key], strict=True):
+                    for i, row in zip(long, shorter[key], strict=True):
                         rows[i] = row
-            long.extend(start + i for i in cut)
+                self.cut[(start + np.array(long)) // self.sequences] = True
             self.ids.extend(np.array(row, dtype=np.int32) for row in found["input_ids"])
             types.extend(np.array(r, dtype=np.uint8) for r in found.get("token_type_ids", ()))
-        self.cut = np.zeros(len(data), dtype=np.bool_)
-        self.cut[np.array(long, dtype=np.int64) // self.sequences] = True
         self.types = types or None
         for i, ids in enumerate(self.ids):
             if not len(ids):
-                row = i // self.sequences
-                text = " ".join(data.first[row].split())[:_SHOWN]
+                text = short(data.first[i // self.sequences])
                 raise UserError(
                     f"{data.name}: the row that begins with {text!r} has a text without tokens;"
                     " remove it from the data"
@@ -132,15 +128,12 @@ class Examples(Rows):
         return longest
 
     def describe(self) -> str:
-        lengths = self.lengths
-        words = (
-            f"{len(self):,} examples of {self.data.name}, {lengths.min()} to {lengths.max()} tokens"
-            f" (mean {lengths.mean():.1f}); "
+        sizes, count = self.lengths, self.truncated
+        cut = f"{count:,} ({count / len(self):.1%}) were cut to {self.max_length} tokens"
+        return (
+            f"{len(self):,} examples of {self.data.name}, {sizes.min()} to {sizes.max()} tokens"
+            f" (mean {sizes.mean():.1f}); {cut if count else 'none was cut'}"
         )
-        if not self.truncated:
-            return words + "none was cut"
-        share = self.truncated / len(self)
-        return words + f"{self.truncated:,} ({share:.1%}) were cut to {self.max_length} tokens"
 
     def batch(self, indices: ArrayLike) -> dict[str, Tensor]:
         """The rows of the 1-D `indices`, padded to the longest of them.
@@ -149,8 +142,7 @@ class Examples(Rows):
         them, and "labels" [B], int64 ids of classes or float32 scores. Where pairs are apart, the
         first three are [B, 2, T].
         """
-        rows = np.asarray(indices, dtype=np.int64)
-        places = self._places(rows)
+        rows, places = self._places(indices)
         inputs = {"input_ids": [self.ids[i].tolist() for i in places]}
         if self.types is not None:
             inputs["token_type_ids"] = [self.types[i].tolist() for i in places]
@@ -170,8 +162,7 @@ class Examples(Rows):
         return digest.hexdigest()
 
     def take(self, indices: ArrayLike) -> Self:
-        rows = np.asarray(indices, dtype=np.int64)
-        places = self._places(rows)
+        rows, places = self._places(indices)
         chosen = copy.copy(self)
         chosen.ids = [self.ids[i] for i in places]
         chosen.types = self.types and [self.types[i] for i in places]
@@ -185,10 +176,10 @@ class Examples(Rows):
             return False
         return not {id(row) for row in self.ids}.isdisjoint(id(row) for row in other.ids)
 
-    def _places(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where the sequences of `rows` stand in `ids`."""
-        places: NDArray[np.int64] = rows[:, None] * self.sequences + np.arange(self.sequences)
-        return places.ravel()
+    def _places(self, indices: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The rows of `indices`, and where their sequences stand in `ids`."""
+        rows = np.asarray(indices, dtype=np.int64)
+        return rows, (rows[:, None] * self.sequences + np.arange(self.sequences)).ravel()
 
 
 def _texts(data: Labelled, apart: bool) -> list[tuple[str, ...]]:
@@ -268,7 +259,13 @@ class Embedded(Examples):
         found = {path: _kept(path, len(rows)) for path, rows in parts.items()}
         missing = [path for path, part in found.items() if part is None]
         if missing:
-            self._make_folder()
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(
+                    f"`data_dir`: '{self.folder}' cannot be made ({error.strerror}), and embeddings"
+                    " are kept there; name a folder that can be written"
+                ) from error
             with tqdm(
                 total=len(self), initial=len(self) - sum(len(parts[path]) for path in missing),
                 desc=f"embedding {self.data.name}", unit="text", dynamic_ncols=True,
@@ -290,15 +287,6 @@ class Embedded(Examples):
         made = torch.empty(len(rows), pieces[0].shape[1])
         made[torch.from_numpy(order)] = torch.cat(pieces)
         return made
-
-    def _make_folder(self) -> None:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"`data_dir`: '{self.folder}' cannot be made ({error.strerror}), and embeddings are"
-                " kept there; name a folder that can be written"
-            ) from error
 
 
 def _kept(path: Path, count: int) -> Tensor | None:

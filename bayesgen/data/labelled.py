@@ -27,14 +27,8 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
-    """Texts with labels.
-
-    Attributes:
-        first: N texts.
-        second: N texts that belong to those, where a row is a pair.
-        labels: [N], int64 ids of classes or float32 scores.
-        classes: their names, in the order of the ids; None where the labels are scores.
-    """
+    """N texts, the N second texts where a row is a pair, and labels [N]: float32 scores, or int64
+    ids of `classes`, which are names in the order of the ids."""
 
     name: str
     first: tuple[str, ...]
@@ -72,7 +66,6 @@ class LabelledCorpus:
     """The splits of one set of labelled texts; they have the same classes."""
 
     name: str
-    task: str
     train: Labelled
     val: Labelled
     test: Labelled | None
@@ -151,7 +144,7 @@ def load_labelled(
             " leave the setting out"
         )
     _require_classes(train)
-    return LabelledCorpus(name, task, train, splits["val"], splits.get("test"))
+    return LabelledCorpus(name, train, splits["val"], splits.get("test"))
 
 
 def labelled(
@@ -197,25 +190,19 @@ def _labelled(
     default of those that the table states or that occur."""
     stated = table.classes.get(columns.label, ())
     values = table.labels(columns.label)
-    if stated:
-        values = _by_name(table, values, stated)
+    for i, value in enumerate(values if stated else ()):
+        if isinstance(value, Integral):  # the id of a stated class, whose name takes its place
+            if not 0 <= int(value) < len(stated):
+                raise UserError(
+                    f"{table.at(i)}: label {value} is outside the range of the {len(stated)}"
+                    f" classes ({some(stated)}), 0 to {len(stated) - 1}; correct or remove it"
+                )
+            values[i] = stated[int(value)]
     first = table.texts(columns.text)
     second = None if columns.pair is None else table.texts(columns.pair)
     if numbers:
         return Labelled(name, first, second, _scores(table, values), None)
-    ids, classes = _class_ids(table, values, classes or stated)
-    return Labelled(name, first, second, ids, classes)
-
-
-def _by_name(table: Table, values: Sequence[Any], classes: tuple[str, ...]) -> list[Any]:
-    """`values` with the class's name in the place of an integer id."""
-    for i, value in enumerate(values):
-        if isinstance(value, Integral) and not 0 <= int(value) < len(classes):
-            raise UserError(
-                f"{table.at(i)}: label {value} is outside the range of the {len(classes)} classes"
-                f" ({some(classes)}), 0 to {len(classes) - 1}; correct or remove it"
-            )
-    return [classes[int(v)] if isinstance(v, Integral) else v for v in values]
+    return Labelled(name, first, second, *_class_ids(table, values, classes or stated))
 
 
 def _scores(table: Table, values: Sequence[Any]) -> NDArray[np.float32]:
@@ -235,8 +222,7 @@ def _class_ids(
     table: Table, values: Sequence[Any], classes: tuple[str, ...]
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Ids of classes, and these; where none are given, all that occur, numbers in their order."""
-    numbers = as_numbers(values)
-    names = _class_names(values, numbers)
+    numbers, names = as_numbers(values), _class_names(values)
     if not classes and None in numbers:
         classes = tuple(sorted(set(names)))
     elif not classes:
@@ -247,7 +233,7 @@ def _class_ids(
                     f" {' or '.join(tasks_that('sample', 'number'))}"
                 )
         classes = tuple(sorted(set(names), key=int))
-    ids = {name: i for i, name in enumerate(_class_names(classes, as_numbers(classes)))}
+    ids = {name: i for i, name in enumerate(_class_names(classes))}
     for i, name in enumerate(names):
         if name not in ids:
             raise UserError(
@@ -257,11 +243,11 @@ def _class_ids(
     return np.array([ids[name] for name in names], dtype=np.int64), classes
 
 
-def _class_names(values: Sequence[Any], numbers: Sequence[int | float | None]) -> list[str]:
+def _class_names(values: Sequence[Any]) -> list[str]:
     """One spelling for each class: a whole number as such, whether text or number in the file."""
     return [
         str(number) if isinstance(number, int) else str(value).strip()
-        for value, number in zip(values, numbers, strict=True)
+        for value, number in zip(values, as_numbers(values), strict=True)
     ]
 
 

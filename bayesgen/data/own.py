@@ -58,9 +58,8 @@ class OwnRows(Rows):
     @cached_property
     def _looked(self) -> tuple[int, int, str, int | None]:
         """Observations, most of a row, sha256 of all, and classes where labels are one id a row."""
-        total, most, largest = 0, 1, -1
+        total, most, largest, single = 0, 1, -1, True
         digest = hashlib.sha256()
-        single = True
         for start in range(0, len(self), PART):
             batch = self.batch(np.arange(start, min(start + PART, len(self))))
             labels = batch["labels"]
@@ -110,7 +109,16 @@ def own_rows(data: Any, count: Count) -> OwnRows:
     elif hasattr(data, "__getitem__") and hasattr(data, "__len__"):
         return OwnRows(data, count, np.arange(len(data)))
     elif isinstance(data, Iterable):
-        source = _together([as_batch(batch) for batch in data])
+        batches = [as_batch(batch) for batch in data]
+        if not batches:
+            raise UserError("`data`: the iterable gives no batch; give one or more")
+        try:
+            source = {name: torch.cat([b[name] for b in batches]) for name in batches[0]}
+        except (KeyError, RuntimeError) as error:
+            raise UserError(
+                f"`data`: the batches cannot be put together ({error}); give a map-style dataset,"
+                " whose rows are collated batch by batch"
+            ) from error
     else:
         raise UserError(
             f"`data`: a {type(data).__name__} holds no rows; give a map-style dataset, tensors"
@@ -119,39 +127,21 @@ def own_rows(data: Any, count: Count) -> OwnRows:
     return OwnRows(source, count, np.arange(len(source["labels"])))
 
 
-def _together(batches: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    if not batches:
-        raise UserError("`data`: the iterable gives no batch; give one or more")
-    try:
-        return {name: torch.cat([b[name] for b in batches]) for name in batches[0]}
-    except (KeyError, RuntimeError) as error:
-        raise UserError(
-            f"`data`: the batches cannot be put together ({error}); give a map-style dataset, whose"
-            " rows are collated batch by batch"
-        ) from error
-
-
 def as_batch(found: Any) -> dict[str, Tensor]:
     """A batch as named tensors, "labels" among them."""
-    if isinstance(found, Mapping):
-        batch = {str(name): torch.as_tensor(value) for name, value in found.items()}
-    elif _is_pair(found):
-        batch = {"inputs": torch.as_tensor(found[0]), "labels": torch.as_tensor(found[1])}
-    else:
-        batch = {}
-    if "labels" not in batch or len(batch) < 2:
+    named = {"inputs": found[0], "labels": found[1]} if _is_pair(found) else found
+    if not (isinstance(named, Mapping) and "labels" in named and len(named) >= 2):
         raise UserError(
             "`data`: a batch must be a mapping of tensors with 'labels' and an input, or a pair"
             f" (inputs, labels), not a {type(found).__name__}"
         )
-    return batch
+    return {str(name): torch.as_tensor(value) for name, value in named.items()}
 
 
 def _is_pair(found: Any) -> bool:
     return (
         isinstance(found, Sequence)
         and len(found) == 2
-        and all(isinstance(each, Tensor | np.ndarray) for each in found)
-        and all(each.ndim for each in found)
+        and all(isinstance(each, Tensor | np.ndarray) and each.ndim for each in found)
         and len(found[0]) == len(found[1])
     )

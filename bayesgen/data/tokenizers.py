@@ -147,15 +147,17 @@ def read_meta(path: Path) -> CharTokenizer:
     Only plain data is unpickled, so nothing in the file can run. Raises UserError where the file
     cannot be read, holds anything else, or its two tables do not belong together.
     """
-    reason: str | None
     try:
         meta = _PlainUnpickler(io.BytesIO(path.read_bytes())).load()
-        reason = _fault(meta)
+        tokenizer = CharTokenizer("".join(meta["itos"][i] for i in range(meta["vocab_size"])))
+        if {**meta, **_meta(tokenizer)} != meta:
+            raise ValueError("its vocab_size, itos and stoi disagree")
     except Exception as error:  # a damaged pickle can raise nearly any exception
-        reason = f"it cannot be read as plain data ({type(error).__name__})"
-    if reason is not None:
-        raise UserError(f"{path}: not a meta.pkl of nanoGPT, {reason}: run its prepare.py again")
-    return CharTokenizer("".join(meta["itos"][i] for i in sorted(meta["itos"])))
+        raise UserError(
+            f"{path}: not a meta.pkl of nanoGPT ({type(error).__name__}: {error}): run its"
+            " prepare.py again"
+        ) from error
+    return tokenizer
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -165,28 +167,14 @@ class _PlainUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"refused to load {module}.{name}")
 
 
-def _fault(meta: Any) -> str | None:
-    """What keeps `meta` from being that of a character tokenizer."""
-    if not isinstance(meta, dict) or not {"vocab_size", "itos", "stoi"} <= meta.keys():
-        return "it has no vocab_size, itos and stoi"
-    itos, stoi, size = meta["itos"], meta["stoi"], meta["vocab_size"]
-    if not isinstance(itos, dict) or not isinstance(stoi, dict):
-        return "its itos and stoi are no dictionaries"
-    if not all(type(i) is int for i in itos) or set(itos) != set(range(len(itos))):
-        return "its ids do not run from 0 without gaps"
-    if not all(isinstance(c, str) and len(c) == 1 for c in itos.values()):
-        return "an entry is not a single character"
-    if size != len(itos) or stoi != {c: i for i, c in itos.items()}:
-        return "its vocab_size, itos and stoi disagree"
-    distinct = len(set(itos.values())) == size > 0
-    return None if distinct else "its characters are not distinct, and at least one"
-
-
 def write_meta(path: Path, tokenizer: CharTokenizer) -> None:
     """Write `tokenizer` as a `meta.pkl` that nanoGPT's train.py and sample.py read."""
+    path.write_bytes(pickle.dumps(_meta(tokenizer)))
+
+
+def _meta(tokenizer: CharTokenizer) -> dict[str, Any]:
     itos = dict(enumerate(tokenizer.characters))
-    meta = {"vocab_size": len(itos), "itos": itos, "stoi": {c: i for i, c in itos.items()}}
-    path.write_bytes(pickle.dumps(meta))
+    return {"vocab_size": len(itos), "itos": itos, "stoi": {c: i for i, c in itos.items()}}
 
 
 def load_encoding() -> Any:
@@ -228,27 +216,22 @@ def fast_tokenizer(tokenizer: Tokenizer) -> Any:
     GPT-2's marks the end of a text with `END_OF_TEXT`; in a text these letters are ordinary ones.
     A character that a character tokenizer does not know is an Exception of `tokenizers`.
     """
+    from tokenizers import Regex, decoders, models, pre_tokenizers
+    from tokenizers import Tokenizer as RawTokenizer
     from transformers import PreTrainedTokenizerFast
 
-    if isinstance(tokenizer, CharTokenizer):
-        return PreTrainedTokenizerFast(tokenizer_object=_characters(tokenizer))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=_byte_pairs(load_encoding()),
-        bos_token=END_OF_TEXT,
-        eos_token=END_OF_TEXT,
-        split_special_tokens=True,
-    )
-
-
-def _characters(tokenizer: CharTokenizer) -> Any:
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-
-    vocabulary = {character: i for i, character in enumerate(tokenizer.characters)}
+    if not isinstance(tokenizer, CharTokenizer):
+        return PreTrainedTokenizerFast(
+            tokenizer_object=_byte_pairs(load_encoding()),
+            bos_token=END_OF_TEXT,
+            eos_token=END_OF_TEXT,
+            split_special_tokens=True,
+        )
     # an unknown character would else become this token, which no text can hold
-    raw = Tokenizer(models.WordLevel(vocabulary, unk_token=""))
+    raw = RawTokenizer(models.WordLevel(_meta(tokenizer)["stoi"], unk_token=""))
     raw.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
     raw.decoder = decoders.Fuse()
-    return raw
+    return PreTrainedTokenizerFast(tokenizer_object=raw)
 
 
 def _byte_pairs(encoding: Any) -> Any:

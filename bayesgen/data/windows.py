@@ -88,11 +88,8 @@ class TextRows(Rows):
 
 @dataclass(frozen=True, eq=False)
 class Windows(TextRows):
-    """Windows of `block_size` targets each, the tokens after their own.
-
-    A window that reaches over the end is padded there. Raises ValueError where a window would
-    have no target.
-    """
+    """Windows of `block_size` targets each, the tokens after their own; one that reaches over the
+    end is padded there. Raises ValueError where a window would have no target."""
 
     def __post_init__(self) -> None:
         if self.block_size < 1:
@@ -166,7 +163,7 @@ class RandomWindows:
     def batch(self, step: int) -> dict[str, Tensor]:
         """The batch of step >= 0, the same at every call. Raises ValueError for step < 0."""
         offsets = len(self.tokens) - self.block_size
-        generator = _generator(self.seed, _OFFSETS, step)
+        generator = torch.Generator().manual_seed(stream(self.seed, _OFFSETS, step))
         starts = torch.randint(offsets, (self.batch_size,), generator=generator).numpy()
         return _gather(self.tokens, self.block_size, starts)
 
@@ -225,25 +222,19 @@ def _gather(tokens: NDArray[Any], block_size: int, starts: NDArray[np.int64]) ->
 
 @lru_cache(maxsize=2)  # steps come in order, and so all batches of an epoch in a row
 def _permutation(n: int, seed: int, purpose: int, step: int) -> NDArray[np.int64]:
-    order: NDArray[np.int64] = torch.randperm(n, generator=_generator(seed, purpose, step)).numpy()
+    generator = torch.Generator().manual_seed(stream(seed, purpose, step))
+    order: NDArray[np.int64] = torch.randperm(n, generator=generator).numpy()
     return order
 
 
 def stream(seed: int, purpose: int, *step: int) -> int:
-    """Seed of torch's CPU generator for one draw.
-
-    Neighbouring seeds and steps must give unrelated streams, and torch seeds its CPU generator
-    with the low 32 bits only: a SeedSequence mixes all bits of the three into those.
-    """
+    """Seed of torch's CPU generator for one draw. Neighbouring seeds and steps must give unrelated
+    streams, and torch seeds with the low 32 bits only: a SeedSequence mixes all bits into those."""
     if seed < 0:
         raise UserError(f"`seed={seed}`: choose a number that is not negative")
     if min(step) < 0:
         raise ValueError(f"step must not be negative, not {min(step)}")
     return int(np.random.SeedSequence(seed, spawn_key=(purpose, *step)).generate_state(1)[0])
-
-
-def _generator(seed: int, purpose: int, step: int) -> torch.Generator:
-    return torch.Generator().manual_seed(stream(seed, purpose, step))
 
 
 def _require_block(tokens: NDArray[Any], block_size: int, split: str) -> None:

@@ -76,7 +76,7 @@ def _corpus(
     train, val = given["train"], given.get("val")
     if val is None:
         train, val = split_rows(train, settings.validation, 0)
-    return LabelledCorpus("rows", task, train, val, given.get("test"))
+    return LabelledCorpus("rows", train, val, given.get("test"))
 
 
 def _stated_names(part: Any) -> list[str] | None:
