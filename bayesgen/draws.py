@@ -15,7 +15,8 @@ from torch import Tensor
 
 from bayesgen.errors import UserError
 from bayesgen.parameters import Layout
-from bayesgen.runs import Run, RunRecord
+from bayesgen.runs import Run
+from bayesgen.runs.files import RunRecord
 
 
 class Draws:

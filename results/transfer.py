@@ -57,7 +57,8 @@ from scipy import stats
 
 import bayesgen
 from bayesgen.data.corpora import corpus_text
-from bayesgen.runs import Run, file_sha256
+from bayesgen.runs import Run
+from bayesgen.runs.files import file_sha256
 
 TABLE = Path(__file__).with_suffix(".md")
 PICTURE = Path(__file__).with_suffix(".png")

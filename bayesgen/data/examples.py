@@ -28,7 +28,7 @@ from bayesgen.data.labelled import Labelled
 from bayesgen.data.tables import short
 from bayesgen.data.windows import Rows
 from bayesgen.errors import UserError
-from bayesgen.runs import atomic_save
+from bayesgen.runs.files import atomic_save
 
 _ROWS = 1000  # encoded at a time: encodings take far more room than their ids
 FOLDER = "sentence_embeddings"

@@ -23,7 +23,7 @@ from bayesgen.evaluation.classes import Each, Scored, Tally, TokenScores
 from bayesgen.evaluation.metrics import Passes
 from bayesgen.evaluation.walk import Split
 from bayesgen.predictive import Predictive
-from bayesgen.runs import atomic_save, atomic_write
+from bayesgen.runs.files import atomic_save, atomic_write
 
 VERSION = 4
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import AutoConfig, PreTrainedConfig
 
-from bayesgen.runs import RunRecord
+from bayesgen.runs.files import RunRecord
 
 
 class BayesianConfig(PreTrainedConfig):  # type: ignore[misc]

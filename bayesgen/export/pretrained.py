@@ -31,7 +31,7 @@ from bayesgen.models import FunctionalModel
 from bayesgen.models.lora import add_adapters
 from bayesgen.parameters import Layout
 from bayesgen.predictive.mixture import Uncertainty, decomposed, mixture_of
-from bayesgen.runs import RunRecord
+from bayesgen.runs.files import RunRecord
 
 
 class EnsembleCache(transformers.Cache):  # type: ignore[misc]

@@ -24,7 +24,7 @@ from bayesgen.data.tokenizers import TiktokenTokenizer, Tokenizer, read_meta, to
 from bayesgen.errors import UserError
 from bayesgen.models.functional import Batch, Piece
 from bayesgen.parameters import Layout
-from bayesgen.runs import atomic_write, file_sha256
+from bayesgen.runs.files import atomic_write, file_sha256
 
 SUFFIXES = {".pt", ".pth", ".ckpt"}  # of checkpoints
 

@@ -22,7 +22,7 @@ from bayesgen.errors import UserError
 from bayesgen.models.functional import FunctionalModel
 from bayesgen.models.hf_interface import HuggingFaceTokenizer, quiet
 from bayesgen.models.nanogpt import GPT, GPTConfig, write_checkpoint
-from bayesgen.runs import atomic_write
+from bayesgen.runs.files import atomic_write
 
 WEIGHTS = "model.safetensors"
 

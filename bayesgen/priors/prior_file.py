@@ -14,8 +14,7 @@ from safetensors import SafetensorError, safe_open
 from bayesgen.errors import UserError
 from bayesgen.parameters import Layout
 from bayesgen.priors.learned import SHIFT, TENSORS, LearnedPrior
-from bayesgen.runs import atomic_save, file_sha256, finite
-from bayesgen.runs.files import adds_up, parse_record
+from bayesgen.runs.files import adds_up, atomic_save, file_sha256, finite, parse_record
 
 FILE = "prior.safetensors"
 """The name of a prior in a folder."""

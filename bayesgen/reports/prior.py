@@ -14,7 +14,7 @@ from torch import Tensor
 from bayesgen.evaluation.prior_predictive import PriorPredictive
 from bayesgen.priors.learned import SHIFT, Explained, Group, LearnedPrior
 from bayesgen.reports.tables import empty_table
-from bayesgen.runs import finite
+from bayesgen.runs.files import finite
 
 MANY_CLASSES = 10  # classes up to which each has a row
 DENSITY = "N(μ, λ · ½ (diag(v) + QᵀQ) + ε I): λ multiplies the covariance, Q is divided by √(K − 1)"

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bayesgen.evaluation.metrics import METRICS
-from bayesgen.runs import RunRecord
+from bayesgen.runs.files import RunRecord
 
 Evaluations = Mapping[str, Mapping[str, Any]]  # label of a run -> content of its evaluation file
 Report = Mapping[str, Any]  # what an evaluation file says of one split

@@ -28,8 +28,7 @@ from bayesgen.models import FunctionalModel
 from bayesgen.models.networks import save_model
 from bayesgen.parameters import ADAPTER
 from bayesgen.predictive import Forward, scoring_precision
-from bayesgen.runs import Run, Snapshot
-from bayesgen.runs.run import Tracker
+from bayesgen.runs import Run, Snapshot, Tracker
 from bayesgen.workflow.inputs import Inputs
 from bayesgen.workflow.job import Job, chain_seed
 from bayesgen.workflow.prior import keep_learned

@@ -19,7 +19,8 @@ from bayesgen.priors import published
 from bayesgen.priors.build import FAR, build_prior
 from bayesgen.priors.learned import LearnedPrior, listed
 from bayesgen.priors.prior_file import FILE, write_prior
-from bayesgen.runs import Run, file_sha256
+from bayesgen.runs import Run
+from bayesgen.runs.files import file_sha256
 from bayesgen.workflow.inputs import model_of, read_inputs
 from bayesgen.workflow.job import Job, weights_of
 from bayesgen.workflow.preflight import prior_rows

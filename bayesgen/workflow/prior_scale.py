@@ -27,7 +27,8 @@ from bayesgen.posterior import sha256
 from bayesgen.predictive import Forward, Precision, scoring_precision
 from bayesgen.priors.prior_file import fingerprint
 from bayesgen.reports.tables import scale_table, show
-from bayesgen.runs import Run, atomic_write, file_sha256, finite
+from bayesgen.runs import Run
+from bayesgen.runs.files import atomic_write, file_sha256, finite
 from bayesgen.workflow.inputs import Inputs
 from bayesgen.workflow.job import Job, chain_seed, make_job
 

@@ -24,9 +24,8 @@ from bayesgen.posterior import START, Start, stored_start
 from bayesgen.priors.base import Prior
 from bayesgen.priors.prior_file import fingerprint
 from bayesgen.reports.tables import SUMMARY, predictor_caption, show, summary, tables_of
-from bayesgen.runs import Run, RunRecord, atomic_write, new_run_path
-from bayesgen.runs.files import DataRecord, ModelRecord, OpeningRecord
-from bayesgen.runs.run import Tracker
+from bayesgen.runs import Run, Tracker, new_run_path
+from bayesgen.runs.files import DataRecord, ModelRecord, OpeningRecord, RunRecord, atomic_write
 from bayesgen.workflow import resuming
 from bayesgen.workflow.inputs import Inputs, model_of, read_inputs
 from bayesgen.workflow.job import Job, make_job

@@ -16,7 +16,8 @@ from bayesgen.models.functional import Batch
 from bayesgen.models.sentence import frozen_encoder
 from bayesgen.posterior import Posterior, open_posterior
 from bayesgen.predictive.embedding import EmbeddingSpread, SimilaritySpread, compare
-from bayesgen.runs import Run, atomic_save
+from bayesgen.runs import Run
+from bayesgen.runs.files import atomic_save
 from bayesgen.tasks import TASKS, tasks_that
 from bayesgen.workflow.inputs import DEFAULT_EXAMPLE, some_draws, window_length
 

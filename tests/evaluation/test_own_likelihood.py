@@ -20,7 +20,7 @@ from bayesgen.evaluation.walk import nll_of
 from bayesgen.models import FunctionalModel
 from bayesgen.predictive import Forward, Predictive
 from bayesgen.reports.tables import plain, predictor_caption, table_of
-from bayesgen.runs import finite
+from bayesgen.runs.files import finite
 from tests.evaluation.reports import by_draws
 from tests.evaluation.test_regression import Points
 

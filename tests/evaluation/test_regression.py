@@ -27,7 +27,7 @@ from bayesgen.likelihoods import Gaussian
 from bayesgen.models import FunctionalModel, ModelInfo
 from bayesgen.predictive import Forward, Predictive
 from bayesgen.predictive.forward import Trunk
-from bayesgen.runs import finite
+from bayesgen.runs.files import finite
 from tests.encoder import save_encoder
 from tests.evaluation.reports import by_draws
 

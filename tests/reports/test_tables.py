@@ -13,7 +13,7 @@ from rich.table import Table
 
 from bayesgen.reports import tables
 from bayesgen.reports.tables import TABLES, plain, predictor_caption, table_of
-from bayesgen.runs import finite
+from bayesgen.runs.files import finite
 
 NAMES = ("deterministic", "temperature_scaled", "posterior_mean", "mean_of_draws", "bma")
 

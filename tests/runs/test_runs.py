@@ -15,15 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bayesgen.errors import UserError
-from bayesgen.runs import (
-    Run,
-    Snapshot,
-    atomic_save,
-    atomic_write,
-    new_run_path,
-    newest_unfinished,
-    sampler_folder,
-)
+from bayesgen.runs import Run, Snapshot, new_run_path, newest_unfinished, sampler_folder
+from bayesgen.runs.files import atomic_save, atomic_write
 from bayesgen.workflow.resuming import restore_rng, rng_state
 
 CPU = torch.device("cpu")
@@ -385,7 +378,7 @@ def test_a_new_run_has_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.M
         def now(cls, tz: Any = None) -> Any:
             return cls(2026, 1, 2, 3, 4, 5)
 
-    monkeypatch.setattr("bayesgen.runs.run.datetime", Stopped)
+    monkeypatch.setattr("bayesgen.runs.datetime", Stopped)
     names = []
     for _ in range(3):
         path = new_run_path(tmp_path, "sghmc")
