@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 from bayesgen.errors import UserError, nearest
 
@@ -64,11 +64,8 @@ class Registry(Mapping[str, T], Generic[T]):
                 f" ({', '.join(self)})"
             )
         item = self._items[name]
-        if isinstance(item, str | EntryPoint):
-            item = item.load() if isinstance(item, EntryPoint) else resolved(item)
-            self._items[name] = item
-        found: T = item
-        return found
+        self._items[name] = item = item.load() if isinstance(item, EntryPoint) else resolved(item)
+        return cast(T, item)
 
     def __contains__(self, name: object) -> bool:
         return name in self._items

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from bayesgen.config import DataSettings, ScoringSettings, check_ranges, described
 from bayesgen.config.jobs import EvaluateSettings
@@ -44,14 +44,12 @@ class Report:
     def splits(self) -> Mapping[str, Mapping[str, Any]]:
         """Split -> its report: `predictors`, `entropy` or `variance` (nats, squared units),
         `num_tokens`, `num_draws`, `bma_minus` with 95 % intervals, ..."""
-        splits: Mapping[str, Mapping[str, Any]] = self.content["splits"]
-        return splits
+        return cast(Mapping[str, Mapping[str, Any]], self.content["splits"])
 
     def predictors(self, split: str | None = None) -> Mapping[str, Mapping[str, float | None]]:
         """Predictor -> metric -> number, of a split (default: the first)."""
-        found: Mapping[str, Mapping[str, float | None]]
-        found = self.splits[split or next(iter(self.splits))]["predictors"]
-        return found
+        report = self.splits[split or next(iter(self.splits))]
+        return cast(Mapping[str, Mapping[str, float | None]], report["predictors"])
 
     def to_pandas(self) -> pandas.DataFrame:
         """A row for each split and predictor, a column for each metric.
@@ -71,9 +69,9 @@ class Report:
         return pandas.DataFrame(rows).set_index(["split", "predictor"])
 
     def __str__(self) -> str:
-        found = table_of("predictors", {"": self.content})
-        table = plain(found) if found is not None else ""
-        return f"{table}\n{predictor_caption(self.content)}"
+        table = table_of("predictors", {"": self.content})
+        shown = "" if table is None else plain(table)
+        return f"{shown}\n{predictor_caption(self.content)}"
 
     __repr__ = __str__
 
@@ -175,21 +173,17 @@ def _read(posterior: Posterior, moved: Mapping[str, Any]) -> tuple[Inputs, bool]
 
 def evaluate_runs(names: Sequence[str], settings: EvaluateSettings) -> dict[str, dict[str, Any]]:
     """Score the runs in the folders `names`; the content of each evaluation file, by a short name.
-
-    Raises:
-        UserError: a run cannot be scored, which is found before any is, or is named twice, or runs
-            of classes and of real numbers are compared.
-    """
+    What cannot be scored, or compared with the others, is refused before any is scored."""
     if len({Path(name).resolve() for name in names}) < len(names):
         raise UserError("a run is named twice; name each once")
     for name in names:
         if not (Path(name) / "run.json").is_file():
             raise UserError(f"'{name}' is not the folder of a run (it holds no run.json)")
-    moved = {key: getattr(settings, key) for key in ("data_dir", "corpus", "data")}
+    moved = {k: v for k in ("data_dir", "corpus", "data") if (v := getattr(settings, k))}
     prepared = {}
     for name in names:
         posterior = open_posterior(name, model=settings.model, device=settings.device)
-        inputs, same = _read(posterior, {key: value for key, value in moved.items() if value})
+        inputs, same = _read(posterior, moved)
         if not same:
             raise UserError(
                 f"`corpus`, `data`: '{inputs.data['name']}' is not what the run '{name}' was made"
@@ -199,22 +193,23 @@ def evaluate_runs(names: Sequence[str], settings: EvaluateSettings) -> dict[str,
         prepared[name] = posterior, inputs.material(settings, settings.text)
     models = {name: posterior.model for name, (posterior, _) in prepared.items()}
     real = [name for name, model in models.items() if model.labels == "number"]
-    if real and len(real) < len(names):
-        other = next(name for name in names if name not in real)
+    other = next((name for name in names if name not in real), None)
+    if real and other:
         raise UserError(
             f"the labels of '{real[0]}' are real numbers and those of '{other}' are classes, which"
             " have no score in common: evaluate them separately"
         )
-    short, contents = _short(names), {}
     for name in names:
         if not Run(Path(name)).finished:
             warn(
                 f"the run '{name}' is not finished: its draws so far are scored; continue"
                 f" it with `resume='{name}'`"
             )
-    for name, (posterior, material) in prepared.items():
-        assert posterior.run is not None
-        contents[short[name]] = score_run(posterior.run, posterior.model, settings, material)
+    short = _short(names)
+    contents = {
+        short[name]: score_run(Run(Path(name)), posterior.model, settings, material)
+        for name, (posterior, material) in prepared.items()
+    }
     if len({content["corpus"]["sha256"] for content in contents.values()}) > 1:
         warn("the runs are of different corpora: compare within each only")
     tasks = {model.info.task for model in models.values()}

@@ -34,11 +34,7 @@ CHANGEABLE = {"data", "data_dir", "device", "eval_test", "model"}
 
 def finetune(settings: FinetuneSettings, folder: Path, resumed: bool = False) -> dict[str, Any]:
     """Train, or continue what is unfinished in `folder`, and leave the best model there; returns
-    its record.
-
-    Raises:
-        Interrupted: a signal stopped it; a checkpoint was written.
-    """
+    its record. A signal is Interrupted, behind a checkpoint."""
     try:
         from bayesgen.workflow.trainer import curve, make_trainer, rows, score, train
     except ImportError as error:
@@ -53,7 +49,8 @@ def finetune(settings: FinetuneSettings, folder: Path, resumed: bool = False) ->
         num_labels=None if corpus.classes is None else len(corpus.classes),
         head=head if task.can("head") else None,
     )
-    if settings.eval_test and corpus.test is None:
+    held = corpus.test if settings.eval_test else None
+    if settings.eval_test and held is None:
         raise UserError(f"`eval_test`: '{settings.data}' has no test split; leave it out")
     packages = ("torch", "transformers", "accelerate", "tokenizers", "bayesgen")
     record: dict[str, Any] = {
@@ -78,9 +75,7 @@ def finetune(settings: FinetuneSettings, folder: Path, resumed: bool = False) ->
         with work.locked():
             work.write_json(RECORD, record)
             train(trainer, settings.task)
-        test = None
-        if settings.eval_test and corpus.test is not None:
-            test = score(trainer, rows(corpus.test, model, settings))
+        test = None if held is None else score(trainer, rows(held, model, settings))
     table = curve(trainer.state.log_history)
     best = next(row for row in table if row["step"] == trainer.state.best_global_step)
     of_gpu = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None

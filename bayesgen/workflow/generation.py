@@ -40,10 +40,7 @@ class Generation:
 
 def generate(name: str, settings: GenerateSettings) -> Generation:
     """Begin to write texts from the run or checkpoint `name`; the tokens come from `stream`.
-
-    Raises:
-        ValueError: the model generates no text, or not in this way; also from `stream`.
-    """
+    What the model cannot do is a ValueError, also from there."""
     prompts, source = _prompts(settings)
     posterior = open_posterior(name, model=settings.model, device=settings.device)
     posterior = some_draws(posterior, settings.num_draws, TEXT_DRAWS)
@@ -70,7 +67,7 @@ def _prompts(settings: GenerateSettings) -> tuple[Sequence[str], str]:
         try:
             prompts = [Path(settings.prompt_file).read_text("utf-8")]
         except UnicodeDecodeError as error:
-            raise UserError(f"`prompt_file`: '{settings.prompt_file}' is not UTF-8 text") from error
+            raise UserError(f"{source}: '{settings.prompt_file}' is not UTF-8 text") from error
     if not all(prompts):
         raise UserError(f"{source}: the prompt is empty; give at least one character")
     return prompts, source

@@ -114,12 +114,8 @@ class ChainTotals:
 def run_chain(
     job: Job, run: Run, tracker: Tracker, chain: int, stop: StopRequest, watch: Watch
 ) -> ChainTotals:
-    """Run, or continue, one chain to the end of its plan; its draws land in `run`.
-
-    Raises:
-        UserError: the loss or θ stopped being finite; the last good state is kept.
-        Interrupted: a signal arrived; the state was saved.
-    """
+    """Run, or continue, one chain to the end of its plan; its draws land in `run`. A loss or θ that
+    is not finite is a UserError, a signal Interrupted; the last good state is kept."""
     settings, plan, sampler = job.settings, job.plan, job.sampler
     device = job.model.device
     batches = job.batches(chain)

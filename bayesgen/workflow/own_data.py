@@ -49,14 +49,10 @@ def inputs_of(
             classes = class_names(model.info)
         corpus = _corpus(splits, model.info.task, settings, classes)
         return read_rows(model, settings, settings.block_size, corpus)
-    texts = {}
-    for name, part in splits.items():
-        found = [part] if isinstance(part, str) else list(part)
-        if not found or not all(isinstance(text, str) for text in found):
-            raise UserError(
-                "`data`: a language model takes texts; give a list of strings, or a path"
-            )
-        texts[name] = "\n".join(found)
+    given = {k: [part] if isinstance(part, str) else list(part) for k, part in splits.items()}
+    if not all(found and all(isinstance(text, str) for text in found) for found in given.values()):
+        raise UserError("`data`: a language model takes texts; give a list of strings, or a path")
+    texts = {name: "\n".join(found) for name, found in given.items()}
     train, cut = texts["train"], int(len(texts["train"]) * 0.9)
     halves = (train, texts["val"]) if "val" in texts else (train[:cut], train[cut:])
     text = text_corpus("texts", *halves, model.tokenizer)
@@ -67,7 +63,10 @@ def _corpus(
     splits: Mapping[str, Any], task: str, settings: DataSettings, classes: Sequence[str] | None
 ) -> LabelledCorpus:
     """Labelled rows that were given, in checked splits with the same classes."""
-    classes = classes or _stated_names(splits["train"])
+    if not classes:  # a `datasets.Dataset` may state them
+        features = getattr(splits["train"], "features", None) or {}
+        column = next((name for name in LABEL_COLUMNS if name in features), "")
+        classes = getattr(features.get(column), "names", None)
     given = {}
     for name in ("train", *(name for name in splits if name != "train")):
         rows = (_fields(row) for row in splits[name])
@@ -77,13 +76,6 @@ def _corpus(
     if val is None:
         train, val = split_rows(train, settings.validation, 0)
     return LabelledCorpus("rows", train, val, given.get("test"))
-
-
-def _stated_names(part: Any) -> list[str] | None:
-    """The names of classes that a `datasets.Dataset` states."""
-    features = getattr(part, "features", None) or {}
-    column = next((name for name in LABEL_COLUMNS if name in features), "")
-    return getattr(features.get(column), "names", None)
 
 
 def _fields(row: Any) -> tuple[Any, ...]:

@@ -170,11 +170,9 @@ def _judge_rows(rows: str | None, prior: LearnedPrior) -> None:
     """Compare `rows`, whether the deviations are divided by √(K − 1), with what the numbers
     themselves say; refuse to go on without it where it makes a difference: from K = 3 on."""
     rank = prior.rank
+    if rank < 3 and rows is not None:
+        raise UserError(f"`rows={rows}`: has no effect on {rank} deviations; leave the setting out")
     if rank < 3:
-        if rows is not None:
-            raise UserError(
-                f"`rows={rows}`: has no effect on {rank} deviations; leave the setting out"
-            )
         return
     ratio = published.spread_ratio(prior.variance, prior.deviations)
     found, likely = "the variances do not show it", rows

@@ -39,10 +39,8 @@ def gaussian_name(chain: int) -> str:
 def run_to_resume(sampler: str, settings: TrainSettings, resume: str | None) -> Run | None:
     """The run to continue: in the folder `resume`, or for `auto` the run in `out`, or the newest
     that is not finished; None for a new one."""
-    if resume is None:
-        return None
     if resume != "auto":
-        return Run.open(resume)
+        return None if resume is None else Run.open(resume)
     if settings.out is not None:
         out = Path(settings.out)
         return Run(out) if (out / "run.json").is_file() else None

@@ -44,18 +44,16 @@ class Compared:
         """All numbers as plain data, with central intervals of probability `level`; `texts` of a
         pair are places in the list of texts."""
         spread, similarity = self.spread, self.similarity
-        largest = spread.largest.tolist()
+        predicted = None if self.noiseless else similarity.predicted(level)
+        none = [None] * len(self.places)
         columns: dict[str, list[Any]] = {
             "texts": [list(places) for places in self.places],
             "deterministic": similarity.deterministic.tolist(),
             "mean": similarity.mean.tolist(),
             "sd": similarity.sd.tolist(),
             "interval": torch.stack(similarity.interval(level), dim=1).tolist(),
-            "predicted": [None] * len(self.places),
+            "predicted": none if predicted is None else torch.stack(predicted, dim=1).tolist(),
         }
-        predicted = None if self.noiseless else similarity.predicted(level)
-        if predicted is not None:
-            columns["predicted"] = torch.stack(predicted, dim=1).tolist()
         return {
             "source": source,
             "task": self.task,
@@ -70,11 +68,11 @@ class Compared:
             "texts": [
                 {
                     "text": text,
-                    "relative_sd": relative,
-                    "largest_sd": {"dimension": k, "sd": float(sd[k])},
+                    "relative_sd": float(relative),
+                    "largest_sd": {"dimension": int(k), "sd": float(sd[k])},
                 }
                 for text, relative, k, sd in zip(
-                    self.texts, spread.relative_sd.tolist(), largest, spread.sd, strict=True
+                    self.texts, spread.relative_sd, spread.largest, spread.sd, strict=True
                 )
             ],
         }
@@ -136,11 +134,11 @@ def _batches(posterior: Posterior, texts: list[str]) -> list[Batch]:
     wrapped: Any = model.tokenizer
     tokenizer = wrapped.tokenizer
     shape: Any = {"padding": True, "truncation": True, "max_length": longest}
-    parts = [texts[start : start + BATCH_SIZE] for start in range(0, len(texts), BATCH_SIZE)]
     try:
         cut = sum(len(ids) > longest for ids in tokenizer(texts, verbose=False)["input_ids"])
         batches: list[Batch] = [
-            dict(tokenizer(part, return_tensors="pt", **shape)) for part in parts
+            dict(tokenizer(texts[start : start + BATCH_SIZE], return_tensors="pt", **shape))
+            for start in range(0, len(texts), BATCH_SIZE)
         ]
     except Exception as error:  # tokenizers raises nothing more particular
         why = " ".join(str(error).split())

@@ -173,14 +173,15 @@ def make_trainer(
         data_collator=lambda batch: batch,  # rows come as a batch
         compute_loss_func=loss,
         compute_metrics=scores,
-        # some families return hidden states after their logits
-        preprocess_logits_for_metrics=lambda found, _: (
-            found[0] if isinstance(found, tuple) else found
-        ),
+        preprocess_logits_for_metrics=_logits,
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _logits(found: Any, _: Tensor) -> Any:
+    return found[0] if isinstance(found, tuple) else found  # hidden states after the logits
 
 
 def rows(
@@ -245,11 +246,8 @@ def _arguments(settings: FinetuneSettings, work: Path, device: torch.device) -> 
 
 
 def train(trainer: Any, task: str) -> None:
-    """Begin, or continue from the last checkpoint; leave `trainer` with the best weights.
-
-    Raises:
-        Interrupted: a signal arrived; a checkpoint was written.
-    """
+    """Begin, or continue from the last checkpoint; leave `trainer` with the best weights. A signal
+    is Interrupted, behind a checkpoint."""
     work = Path(trainer.args.output_dir)
     last, state = last_checkpoint(work) or (None, None)
     # a training that had come to its end, early or not, says so
@@ -287,16 +285,10 @@ def curve(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             total += entry["loss"] * (entry["step"] - last)
             last = entry["step"]
         elif "eval_loss" in entry:
-            scores = {name: entry[f"eval_{name}"] for name in SCORES if f"eval_{name}" in entry}
-            table.append(
-                {
-                    "step": entry["step"],
-                    "epoch": entry["epoch"],
-                    "train_loss": total / (last - first),
-                    "val_loss": entry["eval_loss"],
-                    **scores,
-                }
-            )
+            row = {"step": entry["step"], "epoch": entry["epoch"]}
+            row |= {"train_loss": total / (last - first), "val_loss": entry["eval_loss"]}
+            row |= {name: entry[f"eval_{name}"] for name in SCORES if f"eval_{name}" in entry}
+            table.append(row)
             total, first = 0.0, last
     return table
 
