@@ -25,13 +25,9 @@ from bayesgen.workflow.job import training_batches
 from bayesgen.workflow.scoring import Material, read_examples, read_material
 
 DEFAULT_MODEL = "checkpoints/baseline/models/baseline_model_2k.pt"
-DEFAULT_BLOCK = 1024
-"""Tokens per window where the model has no limit of its own, or a longer one; of an example where
-it has none."""
-DEFAULT_EXAMPLE = 512
-"""The same of what a fine-tune reads, or a similarity."""
-GIVEN = "(given in Python)"
-"""What a run's settings say of data in the place of a name or path."""
+DEFAULT_BLOCK = 1024  # tokens per window, at most; of an example where the model has no limit
+DEFAULT_EXAMPLE = 512  # the same where a fine-tune or a similarity reads it
+GIVEN = "(given in Python)"  # what settings say of data in the place of a name or path
 
 
 @dataclass(frozen=True)
@@ -101,12 +97,10 @@ def some_draws(posterior: Posterior, count: int | None, usual: int | None = None
 def read_inputs(
     model: FunctionalModel, settings: DataSettings, block_size: int | None = None
 ) -> Inputs:
-    """The data of `settings`, of the kind that the model's task needs.
-
-    `block_size` is that of a run that is read again; by default that of the settings or the model.
-    """
-    inputs: Inputs = resolved(model.task.reader)(model, settings, block_size or settings.block_size)
-    return inputs
+    """The data of `settings`, of the kind that the model's task needs; `block_size` is that of a
+    run that is read again, by default that of the settings or the model."""
+    read: Callable[..., Inputs] = resolved(model.task.reader)
+    return read(model, settings, block_size or settings.block_size)
 
 
 def read_text(
@@ -173,9 +167,8 @@ def read_rows(
             f" these data first (bayesgen finetune `task={task.name}`)"
         )
     tokenizer: Any = model.tokenizer
-    train = corpus.train
-    if settings.train_samples is not None:
-        train = train.subset(settings.train_samples, settings.seed)  # before what costs time
+    train, count = corpus.train, settings.train_samples
+    train = train if count is None else train.subset(count, settings.seed)  # before what costs time
     examples = {
         name: Examples(part, tokenizer.tokenizer, block_size, apart=task.compares)
         for name, part in {"train": train, "val": corpus.val, "test": corpus.test}.items()

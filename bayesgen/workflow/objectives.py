@@ -95,10 +95,7 @@ def regression_scores(prediction: Any) -> Scores:
     outputs, labels = prediction.predictions.reshape(-1), prediction.label_ids
     if len(labels) < 2:
         return {"spearman": None, "pearson": None}
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", (stats.ConstantInputWarning, stats.NearConstantInputWarning)
-        )
+    with warnings.catch_warnings(action="ignore", category=stats.DegenerateDataWarning):
         found = {
             "spearman": stats.spearmanr(outputs, labels).statistic,
             "pearson": stats.pearsonr(outputs, labels).statistic,

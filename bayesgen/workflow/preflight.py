@@ -164,7 +164,9 @@ def opening(job: Job, needs: Needs, beginning: Sequence[tuple[str, str]] = ()) -
             " `prior=pretrained`"
         )
     found = OpeningRecord(rows=rows, numbers=numbers, warnings=warnings)
-    return _of_chain(job, settings, found) if isinstance(settings, ChainSettings) else found
+    if isinstance(settings, ChainSettings):
+        _add_chain(job, settings, found)
+    return found
 
 
 def prior_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -178,11 +180,11 @@ def prior_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-def _of_chain(job: Job, settings: ChainSettings, opened: OpeningRecord) -> OpeningRecord:
-    """`opened` with how far a chain moves in θ, and what is wrong with that."""
+def _add_chain(job: Job, settings: ChainSettings, opened: OpeningRecord) -> None:
+    """Add to `opened` how far a chain moves in θ, and what is wrong with that."""
     langevin, plan, n = job.sampler.langevin, job.plan, job.num_observations
     if langevin is None:
-        return opened
+        return
     weight_sd = max(opened.numbers["weight_sd"], 1e-12)  # parameters that are all equal have none
     batch = {k: v.to(job.model.device) for k, v in job.batches(0).batch(0).items()}
     _, gradient = job.log_posterior.log_likelihood_grad(job.model.theta, batch)
@@ -193,12 +195,9 @@ def _of_chain(job: Job, settings: ChainSettings, opened: OpeningRecord) -> Openi
     peak = int(plan.learning_rate.argmax())
     collected = plan.collect.nonzero()[:, 0]
     middle = int(collected[len(collected) // 2])  # the step size may fall from draw to draw
-    start, later = (
-        langevin(float(plan.learning_rate[step]), settings.temperature / n)
-        for step in (peak, middle)
-    )
-    gradient_step, noise_step = start.drift * pull, start.noise * unit
-    drift = later.drift * pull
+    rates = (float(plan.learning_rate[step]) for step in (peak, middle))
+    start, later = (langevin(rate, settings.temperature / n) for rate in rates)
+    gradient_step, noise_step, drift = start.drift * pull, start.noise * unit, later.drift * pull
     move = (settings.thinning * ((later.diffusion * unit) ** 2 + drift**2)) ** 0.5
     wander = start.diffusion * unit * plan.steps**0.5
     thermal = opened.numbers["P"] * settings.temperature / (2 * n)
@@ -241,7 +240,6 @@ def _of_chain(job: Job, settings: ChainSettings, opened: OpeningRecord) -> Openi
             f" per observation and carries a free weight by {wander / weight_sd:.1f} times the"
             f" weights' sd in this run. Lower `temperature`, `learning_rate` or {width}."
         )
-    return opened
 
 
 def _rms(vector: Tensor) -> float:

@@ -172,8 +172,8 @@ def _totals(
 ) -> dict[str, Any]:
     """The content of <sampler>_metrics.json."""
     steps, seconds = sum(c.steps for c in chains), sum(c.seconds for c in chains)
-    before = 0 if curve is None else curve["gradient_evaluations"]
-    before += 0 if start is None else start.record.gradient_evaluations
+    before = curve["gradient_evaluations"] if curve else 0
+    before += start.record.gradient_evaluations if start else 0
     return {
         "sampler": job.spec.name,
         "chains": len(chains),

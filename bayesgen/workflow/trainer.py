@@ -46,12 +46,9 @@ SAME_NAME = (
     "lr_scheduler_type", "weight_decay", "max_grad_norm", "bf16", "seed",
 )  # fmt: skip
 """Settings that go to TrainingArguments as they are."""
-
 CHECKPOINTING = ("activation_checkpointing", "gradient_checkpointing")
 """What TrainingArguments calls `gradient_checkpointing`; the second name is the older one."""
-
 SCORES = ("accuracy", "macro_f1", "spearman", "pearson")
-
 LOG_EVERY = 10
 """Optimizer steps between losses on the bar, and between checks that they are finite."""
 
