@@ -71,11 +71,10 @@ def show(generation: Generation) -> None:
         )
 
     if console.is_terminal and len(generation.posterior) > 1:
-        legend, lower = Text("epistemic uncertainty, nats: "), 0.0
+        legend = Text("epistemic uncertainty, nats: ")
         for upper, colour in LEVELS:
-            bound = f"below {upper:g}" if upper < math.inf else f"{lower:g} and more"
+            bound = f"below {upper:g}" if upper < math.inf else f"{LEVELS[-2][0]:g} and more"
             legend.append(f"{bound}  ", style=colour)
-            lower = upper
         console.print(legend, end="\n\n")
     texts: list[GeneratedText] = []
     for texts in generation.stream:

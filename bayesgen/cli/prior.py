@@ -29,11 +29,8 @@ LEARN = replace(
     " a later task. The folder holds prior.safetensors, its mean and the best weights as models,"
     " and the run.",
     words={"--resume": RESUME},
-    adapt=partial(
-        for_sampler,
-        only="swag",
-        usual={"validation_every": 100, "learning_rate": 1e-4, "num_draws": 1},
-    ),
+    defaults=lambda _: {"validation_every": 100, "learning_rate": 1e-4, "num_draws": 1},
+    adapt=partial(for_sampler, only="swag"),
     examples="""
 # masked words on the texts of a task (no label is read), then a classifier under that prior
 bayesgen prior learn --model models/all-MiniLM-L6-v2 --task masked-lm \\
@@ -104,11 +101,8 @@ def _check(given: Given[CheckPriorSettings]) -> str:
     print("\n".join(lines))
     show(predictive_table(found))
     if found.entropy is not None and found.aleatoric is not None:
-        total, aleatoric = found.entropy, found.aleatoric
-        print(
-            f"entropy {total:.4f} = {aleatoric:.4f} aleatoric + {total - aleatoric:.4f} epistemic"
-            " nats"
-        )
+        total, own = found.entropy, found.aleatoric
+        print(f"entropy {total:.4f} = {own:.4f} aleatoric + {total - own:.4f} epistemic nats")
     return typed("train", "--task", settings.task, "--prior", settings.prior, "--help")
 
 

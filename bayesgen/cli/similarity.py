@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +11,6 @@ from bayesgen.config.jobs import SimilaritySettings
 from bayesgen.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from bayesgen.workflow.similarity import Compared
 
 
@@ -47,26 +44,15 @@ def _run(given: Given[SimilaritySettings]) -> str | None:
 
 def _show(name: str, found: Compared, level: float) -> None:
     """A row for each pair, and one for each text."""
-    from rich import box
-    from rich.table import Table
-
     from bayesgen.data.tables import short
-    from bayesgen.reports.tables import show
-
-    def empty_table(words: Sequence[str], numbers: Sequence[str]) -> Table:
-        table = Table(box=box.SIMPLE_HEAD)
-        for name in words:
-            table.add_column(name, no_wrap=True)
-        for name in numbers:
-            table.add_column(name, justify="right", no_wrap=True)
-        return table
+    from bayesgen.reports.tables import empty_table, show
 
     def interval(ends: list[float] | None) -> str:
         return "-" if ends is None else f"[{ends[0]:.4f}, {ends[1]:.4f}]"
 
     document, held = found.document(name, level), f"{100 * level:g} %"
     numbers = ("deterministic", "mean", "sd")
-    table = empty_table(("first", "second"), (*numbers, held, f"{held} with noise"))
+    table = empty_table(("first", "second"), (*numbers, held, f"{held} with noise"), wide=True)
     for pair in document["pairs"]:
         table.add_row(
             *(short(found.texts[i]) for i in pair["texts"]),
@@ -74,7 +60,7 @@ def _show(name: str, found: Compared, level: float) -> None:
             *(interval(pair[name]) for name in ("interval", "predicted")),
         )
     show(table)
-    table = empty_table(("text",), ("relative sd", "largest sd", "of dimension"))
+    table = empty_table(("text",), ("relative sd", "largest sd", "of dimension"), wide=True)
     for text in document["texts"]:
         relative, largest = text["relative_sd"], text["largest_sd"]
         spread = (f"{relative:.4f}", f"{largest['sd']:.4f}", str(largest["dimension"]))

@@ -22,17 +22,10 @@ RESUME = Word(
 
 
 def for_sampler(
-    command: Command[TrainSettings],
-    argv: Sequence[str],
-    only: str | None = None,
-    usual: Mapping[str, Any] | None = None,
+    command: Command[TrainSettings], argv: Sequence[str], only: str | None = None
 ) -> Command[TrainSettings]:
-    """`command` with the settings of the sampler that `argv` names.
-
-    Args:
-        only: the sampler where there is no choice, and then
-        usual: defaults that stand in the place of its own.
-    """
+    """`command` with the settings of the sampler that `argv` names; where there is no choice but
+    `only`, the command's own defaults stand."""
     first = early(argv, "sampler", "resume", "task", "prior", "init_from")
     if only is not None and first["sampler"] is not None:
         raise UserError(f"`sampler` has no effect here: this is always {only}")
@@ -49,13 +42,13 @@ def for_sampler(
 
     def defaults(given: Mapping[str, Any]) -> Mapping[str, Any]:
         of = {key: given.get(key, first[key]) for key in ("prior", "init_from")}
-        return spec.defaults(task, **of) if usual is None else usual
+        return spec.defaults(task, **of)
 
     return replace(
         command,
         description=command.description.format(sampler=f"{name} ({spec.summary})"),
         settings=spec.settings,
-        defaults=defaults,
+        defaults=command.defaults if only else defaults,
         preset=f"CONFIG_{name.upper()}" + ("_LABELLED" if TASKS[task].is_labelled else ""),
         elsewhere=partial(_owners, name),
         run=partial(_run, name),

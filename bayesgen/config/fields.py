@@ -236,18 +236,16 @@ def read_config(
 
 def _checked(value: Any, setting: Setting, where: str) -> Any:
     """`value` as config.py gave it, if it has the setting's type."""
-    kind = setting.kind
+    kind, switch = setting.kind, isinstance(value, bool)
     if (value is None and setting.optional) or value in setting.words:
         return value
     if setting.many:
         if not isinstance(value, list | tuple):
             raise UserError(f"{where} must be a list, not {value!r}")
         value = tuple(value)
-    elif kind is float and isinstance(value, int) and not isinstance(value, bool):
+    elif kind is float and isinstance(value, int) and not switch:
         value = float(value)
-    elif not setting.choices and (
-        not isinstance(value, kind) or (kind is not bool and isinstance(value, bool))
-    ):
+    elif not setting.choices and (not isinstance(value, kind) or (kind is int and switch)):
         raise UserError(f"{where} must be of type {kind.__name__}, not {value!r}")
     refusal = setting.refusal(value)
     if refusal:

@@ -53,8 +53,6 @@ class TrainSettings(ModelSettings, DataSettings, PriorSettings, LoopSettings, Ev
 
     group: ClassVar[str] = "sampler"
     draws_from: ClassVar[Draws] = "point"
-    per_example: ClassVar[bool] = False
-    """Whether a step takes the gradient of each row of its batch."""
     if_diverged: ClassVar[str] = "lower `learning_rate`"
     """What to do about a run whose loss or θ is not finite any more."""
 
@@ -206,8 +204,6 @@ class PerExampleSettings(GaussianSettings, PassSettings):
     jacobian_memory: Annotated[
         Count, "MiB that per-example gradients may take; batches are cut to fit", Advanced
     ] = 1024
-
-    per_example: ClassVar[bool] = True
 
     @staticmethod
     def row_bytes(size: int) -> int:

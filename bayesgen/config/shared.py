@@ -219,11 +219,6 @@ class PriorSettings:
         Advanced,
     ] = None
 
-    @property
-    def learned_prior(self) -> bool:
-        """Whether the density is read from `prior_path`."""
-        return PRIORS[self.prior].learned
-
     def validate(self) -> None:
         """Refuse numbers out of their range and settings that exclude each other, naming them."""
         check_ranges(self)

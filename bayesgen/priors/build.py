@@ -69,7 +69,7 @@ def _read_for(settings: PriorSettings, weights: Weights) -> Matched:
     """The learned prior in `prior_path`, matched to `weights` by parameter name."""
     assert settings.prior_path is not None
     prior = read_prior(Path(settings.prior_path))
-    if not settings.learned_prior:  # it is for the mean alone
+    if not PRIORS[settings.prior].learned:  # it is for the mean alone
         prior = replace(prior, deviations=prior.deviations[:0])
     elif prior.method not in {None, settings.prior}:
         raise UserError(

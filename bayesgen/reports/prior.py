@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from rich import box
 from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
@@ -64,10 +63,8 @@ def prior_table(explained: Explained) -> Table:
 
 def predictive_table(found: PriorPredictive) -> Table:
     """What draws from a prior predict: least, median and largest of the draws, and the mixture."""
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("", no_wrap=True)
-    for name in ("least", "median", "largest", "mixture", "loaded weights", "uniform"):
-        table.add_column(name, justify="right", no_wrap=True)
+    columns = ("least", "median", "largest", "mixture", "loaded weights", "uniform")
+    table = empty_table(("",), columns, wide=True)
 
     def row(name: str, each: Tensor, *others: float | None) -> None:
         three = (float(each.min()), float(each.median()), float(each.max()))

@@ -88,9 +88,9 @@ def tables_of(evaluations: Evaluations, names: Iterable[str]) -> list[Table]:
     return [table for table in made if table is not None]
 
 
-def empty_table(words: Sequence[str], numbers: Sequence[str]) -> Table:
-    """Columns of words on the left, and of numbers."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
+def empty_table(words: Sequence[str], numbers: Sequence[str], wide: bool = False) -> Table:
+    """Columns of words on the left, and of numbers; `wide`: with space around them."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=wide, pad_edge=wide, padding=(0, 1, 0, int(wide)))
     for name in words:
         table.add_column(name, no_wrap=True)
     for name in numbers:

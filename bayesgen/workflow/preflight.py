@@ -15,7 +15,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from bayesgen.config import ChainSettings, TrainSettings
+from bayesgen.config import PRIORS, ChainSettings, PerExampleSettings, TrainSettings
 from bayesgen.errors import UserError
 from bayesgen.inference.registry import SAMPLERS
 from bayesgen.models import FunctionalModel
@@ -63,7 +63,7 @@ def estimate(sampler: str, settings: TrainSettings, model: FunctionalModel) -> N
     """What `sampler` needs on `model`, which may be an outline."""
     bayesian, network = model.layout.size, model.num_parameters
     floats = FROZEN_FLOATS * (network - bayesian)
-    if settings.learned_prior and settings.prior_path is not None:
+    if PRIORS[settings.prior].learned and settings.prior_path is not None:
         rank = rank_in(Path(settings.prior_path))
         floats += (PRIOR_FLOATS + PRIOR_RANK_FLOATS * rank) * bayesian
     if settings.init_from is not None:
@@ -98,7 +98,7 @@ def less_memory(settings: TrainSettings) -> str:
     ways = [
         ("`gradient_checkpointing`", not settings.gradient_checkpointing),
         ("`precision=bf16`", settings.precision == "fp32"),
-        ("more `gradient_accumulation`", not settings.per_example),
+        ("more `gradient_accumulation`", not isinstance(settings, PerExampleSettings)),
         ("a smaller `batch_size` or `block_size`", True),
         ("fewer `parameters`", True),
         ("a smaller `eval_batch_size`", settings.eval),
@@ -148,7 +148,7 @@ def opening(job: Job, needs: Needs, beginning: Sequence[tuple[str, str]] = ()) -
         learned = set(untrained) <= set(model.layout.names)
         way_out = " and some stay there: take all of them into `parameters` (head)."
         # under a prior from pretraining the run itself is what learns the task
-        if model.task.is_labelled and not (learned and settings.learned_prior):
+        if model.task.is_labelled and not (learned and PRIORS[settings.prior].learned):
             way_out = ". Fine-tune it on these data first (bayesgen finetune)."
         elif learned:
             way_out = " and are trained along."
@@ -233,7 +233,7 @@ def _add_chain(job: Job, settings: ChainSettings, opened: OpeningRecord) -> None
             f"frozen: from one draw to the next θ moves by {move / weight_sd:.1e} of its sd; the"
             " draws will coincide. Raise `learning_rate` or `thinning`."
         )
-    width = "`prior_scale`" if settings.learned_prior else "`prior_std`"
+    width = "`prior_scale`" if PRIORS[settings.prior].learned else "`prior_std`"
     if thermal > HOT_NATS or wander > 3 * weight_sd:
         warnings.append(
             f"hot: at T = {settings.temperature:g} the noise alone costs up to {thermal:.2g} nats"

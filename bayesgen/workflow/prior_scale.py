@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from bayesgen.config import PRIORS, EvalSettings, LoopSettings, TrainSettings, described
+from bayesgen.config.sampling import PerExampleSettings
 from bayesgen.data.windows import Rows
 from bayesgen.errors import UserError, warn
 from bayesgen.evaluation.walk import evenly_spaced, nll_of, progress_bar
@@ -166,7 +167,7 @@ def choose_scale(name: str, settings: TrainSettings, inputs: Inputs) -> dict[str
     if settings.out is not None:
         Run.create(Path(settings.out))
     # half a pass over the data is not half of what a pass leads to
-    steps = None if settings.per_example else settings.prior_scale_steps
+    steps = None if isinstance(settings, PerExampleSettings) else settings.prior_scale_steps
     moments = None
 
     def make(scale: float) -> Job:
