@@ -38,10 +38,12 @@ class TokenCache:
     """
 
     def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._unfinished = folder / ".unfinished.npy"
 
-    def key(self, split: Split, held_in: Rows, predictive: Predictive) -> str:
+    @staticmethod
+    def key(split: Split, held_in: Rows, predictive: Predictive) -> str:
         """Name of the passes of these draws, and of the network, over this text."""
         model, precision = predictive.model, predictive.forward.precision
         draws = predictive.posterior.fingerprints()
@@ -77,7 +79,6 @@ class TokenCache:
         the text.
         """
         tokens = len(back)
-        self.folder.mkdir(parents=True, exist_ok=True)
         layout = {"descr": "<f4", "fortran_order": False, "shape": (draws, tokens)}
         with self._unfinished.open("w+b") as file:
             np.lib.format.write_array_header_1_0(file, layout)
@@ -134,7 +135,6 @@ class TokenCache:
     def locked(self) -> Iterator[None]:
         """Hold the folder, or raise UserError: one process at a time scores a run. What one that
         was killed left unfinished goes."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(self.folder / ".lock").acquire(timeout=0):
                 self.drop_unfinished()
@@ -150,7 +150,6 @@ class TokenCache:
         with suppress(OSError, ValueError):
             return json.loads(path.read_text())
         content = json.dumps(make())
-        self.folder.mkdir(parents=True, exist_ok=True)
         atomic_write(path, content.encode())
         return json.loads(content)  # the same types as when it is read
 
@@ -160,7 +159,6 @@ class TokenCache:
         with suppress(OSError, SafetensorError):
             return load_file(path)
         content = make()
-        self.folder.mkdir(parents=True, exist_ok=True)
         atomic_save(path, content, {})
         return content
 

@@ -202,13 +202,13 @@ def score_mixture(
     count = len(order)
     tallies = [Tally() for _ in order]
     steps = {k: Tally() for k in STEPS if k < count}
-    mixed, draws_nll, aleatoric, begin = _Collected(), [], [], 0
+    draws_nll = torch.zeros(len(split.indices), dtype=torch.float64)
+    aleatoric = torch.zeros(len(split.labels), dtype=torch.float64)  # as they are read
+    mixed, begin = _Collected(), 0
     classes = forward.log_probs(split.windows.batch(torch.arange(1))).shape[-1]
     most = max(1, MAX_ELEMENTS // (classes * int(split.tokens.max())))
     for rows, under in walk(forward, split, forward.target_log_probs, most):
         running: list[tuple[RunningMixture, Tensor]] = []
-        window_nll = torch.zeros(len(rows), dtype=torch.float64)
-        entropy = torch.zeros(int(split.tokens[rows].sum()), dtype=torch.float64)
         for taken, s in enumerate(order, start=1):
             own, done = _Collected(tallies[s]), begin
             for i, (_, labels, log_probs) in enumerate(under(draws[s])):
@@ -222,20 +222,19 @@ def score_mixture(
                     targets = labels[labels != IGNORED]
                     steps[taken].add(TokenScores.of(running[i][0].log_probs, targets))
                 advance(len(labels))
-            window_nll += torch.cat(own.window_nll) / count
-            entropy += torch.cat([part.entropy for part in own.tokens]).double() / count
+            draws_nll[rows] += torch.cat(own.window_nll) / count
+            entropies = torch.cat([part.entropy for part in own.tokens])
+            aleatoric[begin:done] += entropies.double() / count
         begin = done
-        aleatoric.append(entropy)
-        draws_nll.append(window_nll)
         for total, labels in running:
             mixed.add(total.log_probs, labels)
     steps[count] = mixed.tally
     return Passes(
         None,
         {"bma": mixed.scored(split)},
-        torch.cat(aleatoric)[split.tokens_back],
+        aleatoric[split.tokens_back],
         averaged([measured(tally, split, sums_only=True) for tally in tallies]),
-        torch.cat(draws_nll)[split.windows_back],
+        draws_nll,
         {k: measured(tally, split, sums_only=True) for k, tally in steps.items()},
     )
 

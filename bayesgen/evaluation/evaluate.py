@@ -57,7 +57,7 @@ def run_passes(
         found = read() if cache is None else cache.tensors(f"{key}.outputs", read)
         return numbers.passes_of_numbers(model.likelihood, split, found), split
 
-    def make(each: Each) -> Passes:
+    def make(each: Each = lambda draw, first, scores: None) -> Passes:
         forward.load(model.theta)
         fitting = _fitting(forward, split)
         total = (len(posterior) + 3) * len(split.indices)
@@ -74,7 +74,7 @@ def run_passes(
         return replace(mixed, temperature=float(taus.mean()), said=said | mixed.said)
 
     if cache is None:
-        return make(lambda draw, first, scores: None), split
+        return make(), split
     return cache.passes(key, len(posterior), split.tokens_back, make), split
 
 

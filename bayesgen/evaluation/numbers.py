@@ -15,26 +15,10 @@ from scipy import stats
 from torch import Tensor
 
 from bayesgen.data.windows import Rows
-from bayesgen.evaluation.metrics import (
-    Interval,
-    Passes,
-    Undefined,
-    averaged,
-    measured,
-    percentile_intervals,
-)
+from bayesgen.evaluation import metrics, walk
+from bayesgen.evaluation.metrics import Interval, Passes, Undefined
 from bayesgen.evaluation.selective import ranked
-from bayesgen.evaluation.walk import (
-    MAX_EXAMPLES,
-    STEPS,
-    Split,
-    Weights,
-    cross_fitted,
-    densities,
-    draw_order,
-    each_number,
-    progress_bar,
-)
+from bayesgen.evaluation.walk import MAX_EXAMPLES, STEPS, Split, Weights
 from bayesgen.likelihoods import Gaussian, Likelihood
 from bayesgen.predictive import Predictive
 from bayesgen.predictive.mixture import GaussianMixture, log_mean
@@ -130,12 +114,12 @@ def read_numbers(
         if not split.windows.overlaps(held_in):
             near = Split.of(forward, held_in, split.batch_size, MAX_EXAMPLES)
     total = (len(posterior) + 2) * len(split.indices) + (len(near.indices) if near else 0)
-    with progress_bar(progress, total, split.unit) as advance:
+    with walk.progress_bar(progress, total, split.unit) as advance:
 
         def read(rows: Split, weights: Weights) -> Tensor:
-            if numbers:
-                return each_number(forward, rows, weights, lambda out, _: out.flatten(), advance)
-            return densities(forward, rows, weights, advance)
+            if not numbers:
+                return walk.densities(forward, rows, weights, advance)
+            return walk.each_number(forward, rows, weights, lambda out, _: out.flatten(), advance)
 
         alone = read(split, [model.theta, posterior.mean().to(model.device)])
         if near:
@@ -169,15 +153,16 @@ def passes_of_numbers(likelihood: Likelihood, split: Split, found: Mapping[str, 
     said |= {name: mixed(found[name][None]) for name in ("deterministic", "posterior_mean")}
     said["bma"] = mixed(draws)
     alone = [mixed(draw[None]) for draw in draws]
-    order = list(draw_order(len(draws)))
+    order = walk.draw_order(len(draws))
     first = {k: mixed(draws[order[:k]]) for k in STEPS if k < len(draws)}
+    first[len(draws)] = said["bma"]
     return Passes(
         None if taus is None else float(taus.mean()),
         said,
         None,
-        averaged([measured(own, split) for own in alone], np.mean),
+        metrics.averaged([metrics.measured(own, split) for own in alone], np.mean),
         torch.stack([own.window_nll for own in alone]).mean(0),
-        {k: measured(own, split) for k, own in (first | {len(draws): said["bma"]}).items()},
+        {k: metrics.measured(own, split) for k, own in first.items()},
     )
 
 
@@ -192,7 +177,7 @@ def _variances(found: Mapping[str, Tensor], std: float) -> Tensor:
     if len(found["residuals"]):
         return tau(found["residuals"]).expand(count)
     residuals = found["labels"] - found["deterministic"]
-    return cross_fitted(count, lambda half: tau(residuals[half::2]), torch.float64)
+    return walk.cross_fitted(count, lambda half: tau(residuals[half::2]), torch.float64)
 
 
 # -- scores --------------------------------------------------------------------------------------
@@ -266,7 +251,7 @@ def spearman_difference(first: Tensor, second: Tensor, labels: Tensor) -> Interv
         return Interval(math.nan, math.nan, math.nan)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        return percentile_intervals(of_rows, (rows,), resamples=RESAMPLES, batch=BATCH)[0]
+        return metrics.percentile_intervals(of_rows, (rows,), resamples=RESAMPLES, batch=BATCH)[0]
 
 
 def covered(pit: Tensor, level: float) -> float:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -115,21 +116,21 @@ def walk(
     trunk = forward.trunk(longest)
     batches = max(1, TRUNK_BYTES // max(1, trunk.bytes * split.batch_size))
     most = min(most or len(split.indices), batches * split.batch_size)
+
+    def under(
+        places: Tensor, held: Sequence[Batch], theta: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        forward.load(theta)
+        each = zip(places.split(split.batch_size), held or split.batches(places), strict=True)
+        for number, (part, batch) in enumerate(each):
+            with trunk.over(number):
+                found = read(batch)
+            yield part, batch["labels"], found
+
     for places in split.order.split(most):
         # padding batches takes longer than a Bayesian head
-        held = list(split.batches(places)) if trunk.modules else None
-
-        def under(
-            theta: Tensor, places: Tensor = places, held: list[dict[str, Tensor]] | None = held
-        ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-            forward.load(theta)
-            each = zip(places.split(split.batch_size), held or split.batches(places), strict=True)
-            for number, (part, batch) in enumerate(each):
-                with trunk.over(number):
-                    found = read(batch)
-                yield part, batch["labels"], found
-
-        yield places, under
+        held = list(split.batches(places)) if trunk.modules else ()
+        yield places, partial(under, places, held)
         trunk.forget()
 
 

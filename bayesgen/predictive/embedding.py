@@ -100,15 +100,10 @@ def compare(
     pairs: Tensor,
     advance: Callable[[int], Any] = lambda texts: None,
 ) -> tuple[EmbeddingSpread, SimilaritySpread]:
-    """The embeddings of the texts in `batches`, and the similarities of some pairs of them.
+    """The embeddings of the texts in `batches`, and the similarities of the texts at `pairs`
+    [m, 2]; ValueError where the model has no embeddings.
 
     Every draw is loaded once, and memory does not grow with the draws but for a number a pair.
-
-    Args:
-        pairs: places of the two texts of each pair, [m, 2].
-
-    Raises:
-        ValueError: the model has no embeddings.
     """
     (start,) = _embedded(model, [model.theta], batches, advance)
     first, second = pairs.unbind(1)
@@ -124,10 +119,8 @@ def compare(
     variance = (squares / len(each) - shift.square()).clamp(min=0)
     deterministic = similarity(model, start[first], start[second])
     std = model.likelihood.std if isinstance(model.likelihood, Gaussian) else None
-    return (
-        EmbeddingSpread((start + shift).float(), variance.sqrt().float()),
-        SimilaritySpread(deterministic, torch.stack(each), std),
-    )
+    spread = EmbeddingSpread((start + shift).float(), variance.sqrt().float())
+    return spread, SimilaritySpread(deterministic, torch.stack(each), std)
 
 
 @torch.no_grad()

@@ -70,8 +70,7 @@ class GeneratedText:
 
     def mean(self, name: str) -> float:
         """Mean over the tokens of one of their numbers, such as `epistemic`."""
-        total: float = sum(getattr(token, name) for token in self.tokens)
-        return total / max(len(self.tokens), 1)
+        return float(sum(getattr(token, name) for token in self.tokens) / max(len(self.tokens), 1))
 
     def to_json(self) -> dict[str, Any]:
         numbers = ("log_prob", "total", "aleatoric", "epistemic")
@@ -105,28 +104,22 @@ def generate(
     tokenizer, count = model.tokenizer, len(posterior)
     if tokenizer is None:
         raise ValueError("this model has no tokenizer: it cannot read a prompt")
-    encoded = [
-        [int(t) for t in (tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)]
-        for prompt in prompts
-    ]
+    given = [tokenizer.encode(p) if isinstance(p, str) else p for p in prompts]
+    encoded = [[int(token) for token in ids] for ids in given]
     if not prompts or not all(encoded):
         raise ValueError("the prompt is empty")
     follows: list[int | None] = [None] * len(prompts)
     if settings.decode != "mixture":  # all draws before any again, in an order of the seed
         order = np.random.default_rng(settings.seed).permutation(count)
         follows = [int(order[i % count]) for i in range(len(prompts))]
-    texts = [
-        GeneratedText(
-            prompt if isinstance(prompt, str) else tokenizer.decode(tokens),
-            draw,
-            draw_log_probs=torch.zeros(count, dtype=torch.float64),
-        )
-        for prompt, tokens, draw in zip(prompts, encoded, follows, strict=True)
-    ]
+    texts = []
+    for prompt, ids, draw in zip(prompts, encoded, follows, strict=True):
+        written = prompt if isinstance(prompt, str) else tokenizer.decode(ids)
+        texts.append(GeneratedText(written, draw, [], torch.zeros(count, dtype=torch.float64)))
     reading = Reading(model, posterior, encoded, settings.max_new_tokens, strategy)
     seeds = [np.random.SeedSequence(settings.seed, spawn_key=(i,)) for i in range(len(prompts))]
     streams = [torch.Generator().manual_seed(int(s.generate_state(1)[0])) for s in seeds]
-    pieces = [_Pieces(tokenizer, tokens) for tokens in encoded]
+    pieces = [_Pieces(tokenizer, ids) for ids in encoded]
     rows = torch.arange(len(prompts))
     for step in range(settings.max_new_tokens):
         each = reading.log_probs().cpu()

@@ -119,13 +119,10 @@ class Reading:
         if not first and len(self.texts[0]) != self._read_of_first + 1:
             raise ValueError("texts are read once after each token that is appended")
         self._read_of_first = len(self.texts[0])
-        if first:
-            input_ids, new = _padded(self.texts)
-            positions = torch.arange(input_ids.shape[1]).expand_as(input_ids)
-        else:
-            input_ids = torch.tensor([text[-1:] for text in self.texts])
+        input_ids, new = _padded(self.texts if first else [text[-1:] for text in self.texts])
+        positions = torch.arange(input_ids.shape[1]).expand_as(input_ids)
+        if not first:
             positions = torch.tensor([[len(text) - 1] for text in self.texts])
-            new = torch.ones_like(input_ids, dtype=torch.bool)
         last = new.sum(1) - 1
         self._mask = torch.cat([self._mask, new], dim=1)
         device = self.model.device

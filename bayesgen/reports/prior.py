@@ -24,28 +24,25 @@ def prior_header(prior: LearnedPrior, explained: Explained) -> str:
     total = explained.total
     model = prior.record.get("model", {})
     hashed = f" (sha256 {str(model['sha256'])[:12]}...)" if model.get("sha256") else ""
-    rows = [
-        ("model", f"{model.get('name', 'unknown')}{hashed}"),
-        ("parameters", f"{total.numbers:,} in {total.tensors:,} tensors"),
-        ("density", DENSITY),
-        (
-            "rank",
+    rank = "0: no deviations, every weight on its own"
+    if prior.rank:
+        rank = (
             f"{prior.rank} deviations, as good as {explained.effective_rank:.1f} of equal length"
             f" (effective rank); {100 * total.low_rank:.1f} % of the variance"
-            if prior.rank
-            else "0: no deviations, every weight on its own",
-        ),
-        (
-            "width",
-            f"median sd {total.prior_sd:.3g} at λ = 1, where the weights' own sd is"
-            f" {total.weight_sd:.3g}",
-        ),
-    ]
+        )
+    sds = f"{total.prior_sd:.3g} at λ = 1, where the weights' own sd is {total.weight_sd:.3g}"
+    rows = {
+        "model": f"{model.get('name', 'unknown')}{hashed}",
+        "parameters": f"{total.numbers:,} in {total.tensors:,} tensors",
+        "density": DENSITY,
+        "rank": rank,
+        "width": f"median sd {sds}",
+    }
     upstream = dict(prior.record.get("upstream", {}))
     shift = upstream.pop(SHIFT, None)
     if isinstance(shift, int | float):
-        rows.append((SHIFT, f"the mean lies {100 * shift:.2g} % of the start's length from it"))
-    lines = [f"{name:<14}{_plain(text)}" for name, text in rows]
+        rows[SHIFT] = f"the mean lies {100 * shift:.2g} % of the start's length from it"
+    lines = [f"{name:<14}{_plain(text)}" for name, text in rows.items()]
     facts = [f"  {_plain(key):<26}{_plain(value)}" for key, value in _flat(upstream)]
     return "\n".join([*lines, *(["learned by"] if facts else []), *facts])
 

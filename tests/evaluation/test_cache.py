@@ -143,7 +143,7 @@ def key(
     posterior = Draws.from_draws(three() if draws is None else draws, model.layout)
     predictive = Predictive(model, posterior, precision)
     split = Split.of(predictive.forward, windows, batch_size, max_windows)
-    return TokenCache(Path("anywhere")).key(split, held_in, predictive)
+    return TokenCache.key(split, held_in, predictive)
 
 
 def changed(position: int) -> np.ndarray:
