@@ -71,15 +71,13 @@ class TokenCache:
     def log_likelihoods(
         self, draws: int, back: Tensor
     ) -> Iterator[Callable[[int, int, Tensor], None]]:
-        """A file for an array [draws, tokens], which `_write` puts in its place. What is given
-        takes a draw, the place of the first of some tokens as they come, and their log-likelihoods.
-
-        It is written with plain writes: the pages of a memory map would count as memory. At the end
-        the tokens, which stand at `back` [tokens] among those that come, are put into the order of
-        the text.
+        """A file for an array [draws, tokens], which `_write` puts in its place: what is given is
+        an `Each` of log-likelihoods. At the end the tokens, which stand at `back` [tokens] among
+        those that come, are put into the order of the text.
         """
         tokens = len(back)
         layout = {"descr": "<f4", "fortran_order": False, "shape": (draws, tokens)}
+        # plain writes: the pages of a memory map would count as memory
         with self._unfinished.open("w+b") as file:
             np.lib.format.write_array_header_1_0(file, layout)
             begin = file.tell()

@@ -13,17 +13,9 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from bayesgen.data.windows import Rows
+from bayesgen.evaluation import walk
 from bayesgen.evaluation.metrics import Passes, averaged, measured
-from bayesgen.evaluation.walk import (
-    MAX_EXAMPLES,
-    STEPS,
-    Advance,
-    Split,
-    Weights,
-    cross_fitted,
-    evenly_spaced,
-    walk,
-)
+from bayesgen.evaluation.walk import STEPS, Advance, Split, Weights
 from bayesgen.likelihoods import IGNORED
 from bayesgen.predictive import Forward
 from bayesgen.predictive.mixture import RunningMixture, entropy
@@ -31,7 +23,7 @@ from bayesgen.predictive.mixture import RunningMixture, entropy
 MAX_ELEMENTS = 2**26  # mixture probabilities that are held at once (256 MiB of float32)
 ECE_BINS = 15
 MAX_WINDOWS = 512
-"""That τ is fitted on; of labelled examples, which hold one observation each, `MAX_EXAMPLES`."""
+"""That τ is fitted on; of labelled examples, of one observation each, `walk.MAX_EXAMPLES`."""
 MAX_TOKENS = 2**16  # tokens that are read while τ is fitted
 KEPT_ELEMENTS = 2**26  # log-probabilities that are kept while τ is fitted (256 MiB of float32)
 
@@ -178,7 +170,7 @@ def score_weights(
     """What some sets of weights, each on its own, say of tokens or classes: name -> θ and τ; with
     τ, one number for each row [W], the probabilities are softmax(log p / τ)."""
     collected = {name: _Collected() for name in weights}
-    for _, under in walk(forward, split, forward.target_log_probs):
+    for _, under in walk.blocks(forward, split, forward.target_log_probs):
         for name, (theta, tau) in weights.items():
             for places, labels, log_probs in under(theta):
                 if tau is not None:
@@ -207,7 +199,7 @@ def score_mixture(
     mixed, begin = _Collected(), 0
     classes = forward.log_probs(split.windows.batch(torch.arange(1))).shape[-1]
     most = max(1, MAX_ELEMENTS // (classes * int(split.tokens.max())))
-    for rows, under in walk(forward, split, forward.target_log_probs, most):
+    for rows, under in walk.blocks(forward, split, forward.target_log_probs, most):
         running: list[tuple[RunningMixture, Tensor]] = []
         for taken, s in enumerate(order, start=1):
             own, done = _Collected(tallies[s]), begin
@@ -253,7 +245,7 @@ def temperatures(forward: Forward, split: Split, held_in: Rows) -> Tensor:
         other = split.windows.take(split.indices[half::2])
         return fit_temperature(forward, other, split.batch_size)
 
-    return cross_fitted(count, of_half, torch.float32)
+    return walk.cross_fitted(count, of_half, torch.float32)
 
 
 def fit_temperature(forward: Forward, windows: Rows, batch_size: int) -> float:
@@ -263,10 +255,9 @@ def fit_temperature(forward: Forward, windows: Rows, batch_size: int) -> float:
     checkpoint's weights; `windows` must be data that are not scored afterwards.
     """
     kept: list[tuple[Tensor, Tensor]] = []
-    most = MAX_EXAMPLES if windows.row_targets == 1 else MAX_WINDOWS
-    count = min(most, len(windows), max(1, MAX_TOKENS // windows.row_targets))
-    stride = 1
-    for part in evenly_spaced(len(windows), count).split(batch_size):
+    most = walk.MAX_EXAMPLES if windows.row_targets == 1 else MAX_WINDOWS
+    count, stride = min(most, len(windows), max(1, MAX_TOKENS // windows.row_targets)), 1
+    for part in walk.evenly_spaced(len(windows), count).split(batch_size):
         batch = windows.batch(part)
         scored = batch["labels"] != IGNORED
         log_probs = forward.target_log_probs(batch).cpu()

@@ -106,19 +106,13 @@ class SplitReport:
 
 
 def evaluate_split(
-    predictive: Predictive,
-    windows: Rows,
-    held_in: Rows,
-    *,
-    cache: TokenCache | None = None,
-    progress: str | None = None,
-    **options: Any,
+    predictive: Predictive, windows: Rows, held_in: Rows, **options: Any
 ) -> SplitReport:
     """Score all five predictors on `windows`: arguments and errors are those of `run_passes`.
 
     Under a likelihood of the user's own there is the NLL alone, and no `temperature_scaled`.
     """
-    options |= {"cache": cache, "progress": progress}
+    cache: TokenCache | None = options.get("cache")
     passes, split = run_passes(predictive, windows, held_in, **options)
     key = "" if cache is None else cache.key(split, held_in, predictive)
     values = {name: measured(said, split) for name, said in passes.said.items()}
@@ -129,9 +123,7 @@ def evaluate_split(
     nll = {name: nll[name] for name in PREDICTORS if name in nll}
     few = ONE_WINDOW if len(split.tokens) < 2 else None
     # macro-F1 has always had a place of its own in the file
-    macro_f1 = {
-        name: values[name].pop("macro_f1") for name in PREDICTORS if "macro_f1" in values[name]
-    }
+    macro_f1 = {k: values[k].pop("macro_f1") for k in PREDICTORS if "macro_f1" in values[k]}
     content: dict[str, Any] = {
         "num_tokens": int(split.tokens.sum()),
         "num_draws": len(predictive.posterior),
@@ -146,7 +138,7 @@ def evaluate_split(
         },
     }
     if split.of_classes:
-        ranked = partial(selective, passes, split, progress)
+        ranked = partial(selective, passes, split, options.get("progress"))
         kept = ranked() if cache is None else cache.plain(f"{key}.selective", ranked)
         assert passes.aleatoric is not None
         total, aleatoric = passes.said["bma"].tally.mean_entropy, float(passes.aleatoric.mean())

@@ -120,8 +120,7 @@ def _macro_f1(said: Any, split: Split) -> float:
     """Mean over the classes of F1."""
     from torchmetrics.functional.classification import multiclass_f1_score
 
-    classes = split.windows.num_classes
-    assert classes is not None
+    classes: Any = split.windows.num_classes
     return float(multiclass_f1_score(said.tokens.guess, split.labels, classes, average="macro"))
 
 
@@ -173,10 +172,8 @@ def percentile_intervals(
 ) -> list[Interval]:
     """Numbers `statistic(*samples, axis=-1)` [k] with their 95 % percentile bootstrap intervals.
 
-    Args:
-        statistic: takes [..., n_i] for each sample and returns [k, ...], of a `batch` (or
-            `AT_ONCE`) at once.
-        samples: [n_i] each, n_i of 2 or more, resampled independently or, if `paired`, together.
+    `statistic` takes [..., n_i] for each sample and returns [k, ...], of a `batch` (or `AT_ONCE`)
+    at once. `samples`, of 2 or more, are resampled independently or, if `paired`, together.
     """
     if paired or len(samples) == 1:  # else the random numbers depend on the batches
         batch = max(batch, AT_ONCE // len(samples[0]))

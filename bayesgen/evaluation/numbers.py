@@ -262,16 +262,12 @@ def covered(pit: Tensor, level: float) -> float:
 def coverage_table(predicted: Predicted) -> list[dict[str, float]]:
     """The central intervals of `SHOWN_LEVELS`: each `level`, the share of labels that they hold
     (`coverage`), and their mean `width` in units of the labels."""
-    widths = torch.zeros(len(SHOWN_LEVELS), dtype=torch.float64)
-    for block in predicted.mixture.blocks():
-        for i, level in enumerate(SHOWN_LEVELS):
-            low, high = block.interval(level)
-            widths[i] += (high - low).sum()
-    each = zip(SHOWN_LEVELS, (widths / len(predicted.pit)).tolist(), strict=True)
-    return [
-        {"level": level, "coverage": covered(predicted.pit, level), "width": width}
-        for level, width in each
-    ]
+    table = []
+    for level in SHOWN_LEVELS:
+        ends = (block.interval(level) for block in predicted.mixture.blocks())
+        width = sum(float((high - low).sum()) for low, high in ends) / len(predicted.pit)
+        table.append({"level": level, "coverage": covered(predicted.pit, level), "width": width})
+    return table
 
 
 def sureness(predicted: Predicted) -> dict[str, Any]:

@@ -61,22 +61,19 @@ def detection(
         for side in (inside, outside)
     )
     for side, scores in (("inside", near), ("outside", far)):
-        count = scores.shape[1]
+        count, nans = scores.shape[1], int(np.isnan(scores).any(0).sum())
         if count < 2:
             raise ValueError(f"an interval needs two documents or more {side}, not {count}")
-        nans = int(np.isnan(scores).any(0).sum())
         if nans:
             raise ValueError(f"{nans} of {count} scores {side} are NaN")
 
-    def of_documents(i: np.ndarray, o: np.ndarray, axis: int = -1) -> np.ndarray:
+    def scored(i: np.ndarray, o: np.ndarray, axis: int = -1) -> np.ndarray:
         one, other = near[:, i], far[:, o]
         aurocs = _auroc(one, other)
         return np.concatenate([aurocs, _fpr95(one, other), aurocs[:1] - aurocs[1:]])
 
     documents = np.arange(near.shape[1]), np.arange(far.shape[1])
-    found = percentile_intervals(
-        of_documents, documents, resamples=resamples, batch=BATCH, seed=seed
-    )
+    found = percentile_intervals(scored, documents, resamples=resamples, batch=BATCH, seed=seed)
     intervals = [vars(interval) for interval in found]
     count = len(near)
     return {

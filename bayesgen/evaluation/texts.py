@@ -159,9 +159,8 @@ def _bleu(
         if reference_length == 0:
             raise Undefined("every reference is empty")
         if total[-1] == 0:
-            raise Undefined(
-                f"no hypothesis has {order} tokens" if total[0] else "every hypothesis is empty"
-            )
+            short = f"no hypothesis has {order} tokens"
+            raise Undefined(short if total[0] else "every hypothesis is empty")
         return float(metric._compute_score_from_stats(integers).score)
 
     found = _estimate(stats, score, seed)
@@ -179,10 +178,7 @@ def _rouge(
     # given none, the scorer logs through absl, which configures the root logger
     scorer = RougeScorer(list(kinds), tokenizer=tokenizer)
     words = [len(tokenizer.tokenize(reference)) for reference in references]
-    scores = [
-        [scorer.score(reference, h) for h, reference in zip(hypotheses, references, strict=True)]
-        for hypotheses in predictors
-    ]
+    scores = [list(map(scorer.score, references, hypotheses)) for hypotheses in predictors]
 
     def f_measure(kind: str) -> dict[str, Any]:
         kept = [i for i, count in enumerate(words) if count >= ROUGE_WORDS[kind]]
@@ -265,13 +261,9 @@ def _self_bleu(texts: Sequence[str]) -> dict[str, Any]:
             largest[ngram] = max(largest[ngram], count)
     total = 0.0
     for i, (line, info) in enumerate(zip(lines, infos, strict=True)):
-        others = {
-            "ref_ngrams": {
-                ngram: second[ngram] if count == largest[ngram] else largest[ngram]
-                for ngram, count in info["ref_ngrams"].items()
-            },
-            "ref_lens": lengths[:i] + lengths[i + 1 :],
-        }
+        own = info["ref_ngrams"]
+        clipped = {n: second[n] if count == largest[n] else largest[n] for n, count in own.items()}
+        others = {"ref_ngrams": clipped, "ref_lens": lengths[:i] + lengths[i + 1 :]}
         stats = metric._compute_segment_statistics(line, others)
         total += metric._compute_score_from_stats(stats).score
     metric.num_refs = len(lines) - 1  # which the signature states

@@ -106,7 +106,7 @@ Block = tuple[Tensor, Callable[[Tensor], Iterator[tuple[Tensor, Tensor, Tensor]]
 is read of it."""
 
 
-def walk(
+def blocks(
     forward: Forward, split: Split, read: Callable[[Batch], Tensor], most: int | None = None
 ) -> Iterator[Block]:
     """The rows as they are read, by a method of `forward`, in blocks that all weights go through in
@@ -149,7 +149,7 @@ def each_number(
     classes = split.of_classes
     found: list[list[Tensor]] = [[] for _ in weights]
     read = forward.target_log_probs if classes else forward.outputs
-    for _, under in walk(forward, split, read):
+    for _, under in blocks(forward, split, read):
         for theta, own in zip(weights, found, strict=True):
             for _, labels, said in under(theta):
                 own.append(of(said, labels[labels != IGNORED] if classes else labels).cpu())

@@ -29,8 +29,7 @@ Precision = Literal["fp32", "bf16"]
 class Forward:
     """A model whose weights are set by a vector: the cheap way through many draws in turn.
 
-    Args:
-        precision: of the network's arithmetic; outputs and probabilities are always float32.
+    `precision` is of the network's arithmetic; outputs and probabilities are always float32.
     """
 
     def __init__(self, model: FunctionalModel, precision: Precision = "fp32") -> None:
@@ -68,11 +67,7 @@ class Forward:
 
     def log_probs(self, batch: Batch) -> Tensor:
         """log p(class | input) [..., V], float32, on the model's device: of a language model
-        [B, T, V], of a classifier [B, V].
-
-        Raises:
-            ValueError: the model's labels are no classes.
-        """
+        [B, T, V], of a classifier [B, V]; ValueError where the labels are no classes."""
         return self._logits(batch).log_softmax(-1)
 
     def target_log_probs(self, batch: Batch) -> Tensor:
@@ -85,8 +80,7 @@ class Forward:
 
     def _logits(self, batch: Batch) -> Tensor:
         if not isinstance(self.likelihood, Categorical):
-            task = self._model.info.task
-            raise ValueError(f"a {task} model has no distribution over classes")
+            raise ValueError(f"a {self._model.info.task} model has no distribution over classes")
         return self.outputs(batch)
 
 

@@ -94,10 +94,8 @@ def generate(
     """Texts that continue `prompts` (or their token ids), all grown by one token at a time.
 
     Text i depends on its prompt, its place i and the seed, not on the texts beside it. The same
-    list comes after every token: the last token of each text is new.
-
-    Raises:
-        ValueError: the model is no causal language model or has no tokenizer, or a prompt is empty.
+    list comes after every token: the last token of each text is new. ValueError where the model is
+    no causal language model or has no tokenizer, or a prompt is empty.
     """
     if not model.task.can("generate"):
         raise ValueError(f"a {model.info.task} model cannot generate text")
@@ -171,7 +169,6 @@ class _Pieces:
         self._tokenizer = tokenizer
         # one token of context is enough for tokenizers that join words by it
         self._ids = prompt[-1:]
-        self._shown = len(tokenizer.decode(self._ids))
 
     def add(self, token: int, last: bool) -> str:
         self._ids.append(token)
@@ -179,7 +176,6 @@ class _Pieces:
         # no character has more than four bytes: after that many tokens it is none
         if text.endswith(UNFINISHED) and len(self._ids) <= 4 and not last:
             return ""
-        piece = text[self._shown :]
+        shown = len(self._tokenizer.decode(self._ids[:1]))
         self._ids = [token]
-        self._shown = len(self._tokenizer.decode(self._ids))
-        return piece
+        return text[shown:]

@@ -25,6 +25,7 @@ from bayesgen.models import FunctionalModel
 from bayesgen.models.functional import Piece
 
 Strategy = Literal["auto", "stacked", "cached", "plain"]
+Places = tuple[Tensor, Tensor]  # rows, and columns in them [B]
 MEMORY = 4 * 2**30  # bytes that draws and caches may take under `auto`
 
 
@@ -106,12 +107,10 @@ class Reading:
         return logits.float().log_softmax(-1)
 
     def _plain(self, limit: int) -> Tensor:
-        input_ids, mask = _padded([text[-limit:] for text in self.texts])
-        last = mask.sum(1) - 1
+        input_ids, _, last = _padded([text[-limit:] for text in self.texts])
         batch = {"input_ids": input_ids.to(self.model.device)}
-        rows = torch.arange(len(last))
         each = (self.model(theta.to(self.model.device), batch) for theta in self.posterior)
-        return torch.stack([logits[rows, last] for logits in each])
+        return torch.stack([logits[last] for logits in each])
 
     def _read(self) -> Tensor:
         """Read what is new: the whole texts first, then one token of each."""
@@ -119,11 +118,10 @@ class Reading:
         if not first and len(self.texts[0]) != self._read_of_first + 1:
             raise ValueError("texts are read once after each token that is appended")
         self._read_of_first = len(self.texts[0])
-        input_ids, new = _padded(self.texts if first else [text[-1:] for text in self.texts])
+        input_ids, new, last = _padded(self.texts if first else [t[-1:] for t in self.texts])
         positions = torch.arange(input_ids.shape[1]).expand_as(input_ids)
         if not first:
             positions = torch.tensor([[len(text) - 1] for text in self.texts])
-        last = new.sum(1) - 1
         self._mask = torch.cat([self._mask, new], dim=1)
         device = self.model.device
         piece = Piece(input_ids.to(device), positions.to(device), self._mask.to(device))
@@ -133,7 +131,7 @@ class Reading:
             self._cache = [self._empty_cache() for _ in range(len(self.posterior))]
         return self._each(piece, last, self.posterior, self._cache)
 
-    def _stacked(self, piece: Piece, last: Tensor) -> Tensor:
+    def _stacked(self, piece: Piece, last: Places) -> Tensor:
         count = len(self.posterior)
         if self._draws is None:
             self._draws = torch.empty(count, self.model.layout.size, device=self.model.device)
@@ -152,18 +150,18 @@ class Reading:
         return logits[:, :, 0]
 
     def _each(
-        self, piece: Piece, last: Tensor, draws: Iterable[Tensor], caches: list[Any]
+        self, piece: Piece, last: Places, draws: Iterable[Tensor], caches: list[Any]
     ) -> Tensor:
-        rows, device = torch.arange(len(last)), self.model.device
-        each = zip(draws, caches, strict=True)
-        return torch.stack([self._one(piece, t.to(device), c)[rows, last] for t, c in each])
+        device, each = self.model.device, zip(draws, caches, strict=True)
+        return torch.stack([self._one(piece, t.to(device), c)[last] for t, c in each])
 
     def _one(self, piece: Piece, theta: Tensor, cache: Any) -> Any:
         return self._reader.read(self.model.applied(theta), piece, cache)
 
 
-def _padded(texts: list[list[int]]) -> tuple[Tensor, Tensor]:
-    """Token ids [B, T], padded on the right, and where there is a token [B, T]."""
+def _padded(texts: list[list[int]]) -> tuple[Tensor, Tensor, Places]:
+    """Token ids [B, T], padded on the right, where there is a token [B, T], and the last ones."""
     longest = max(map(len, texts))
     mask = torch.tensor([[i < len(text) for i in range(longest)] for text in texts])
-    return torch.tensor([text + [0] * (longest - len(text)) for text in texts]), mask
+    input_ids = torch.tensor([text + [0] * (longest - len(text)) for text in texts])
+    return input_ids, mask, (torch.arange(len(texts)), mask.sum(1) - 1)

@@ -84,8 +84,7 @@ def table_of(name: str, evaluations: Evaluations) -> Table | None:
 
 def tables_of(evaluations: Evaluations, names: Iterable[str]) -> list[Table]:
     """Those of the tables `names` that there are numbers for."""
-    made = (table_of(name, evaluations) for name in names)
-    return [table for table in made if table is not None]
+    return [table for name in names if (table := table_of(name, evaluations)) is not None]
 
 
 def empty_table(words: Sequence[str], numbers: Sequence[str], wide: bool = False) -> Table:
