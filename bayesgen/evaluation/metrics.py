@@ -23,8 +23,7 @@ from bayesgen.registry import Registry
 Values = dict[str, Any]
 """Metric -> number, or None; and under a key of its own the reason why there is none."""
 RESAMPLES = 2000
-AT_ONCE = 100_000
-"""Elements of resamples that are no burden: so many make a batch."""
+AT_ONCE = 100_000  # elements of resamples that are no burden: so many make a batch
 ONE_WINDOW = "an interval needs two windows or more"
 
 

@@ -206,12 +206,10 @@ def scores_of_numbers(likelihood: Any, passes: Passes, few: str | None) -> dict[
     }
 
 
-def correlations(
-    first: Tensor, second: Tensor, names: str = "outputs or labels"
-) -> dict[str, float]:
-    """`spearman` and `pearson` of `first` [n] and `second` [n]; raises `Undefined`, with what they
+def correlations(one: Tensor, other: Tensor, names: str = "outputs or labels") -> dict[str, float]:
+    """`spearman` and `pearson` of `one` [n] and the `other` [n]; raises `Undefined`, with what they
     are by the `names`, where there are none."""
-    x, y = first.double().numpy(), second.double().numpy()
+    x, y = one.double().numpy(), other.double().numpy()
     if len(x) < 2:
         raise Undefined("a correlation needs two rows or more")
     if not (np.isfinite(x).all() and np.isfinite(y).all()):

@@ -153,7 +153,7 @@ class Ranking:
 
     def accuracies(self, coverage: float, counts: np.ndarray) -> np.ndarray:
         """Accuracy among the most certain tokens, a share `coverage` of all, in each of b samples
-        as in `aurcs`: [b]. One minus the risk there."""
+        as in `aurcs`: [b]. One minus the risk there, as in `curve`."""
         kept, wrong = self.totals(counts)
         covered = coverage * kept[:, -1]
         # Expected errors grow along a line within a tie, so that interpolation is exact.
@@ -192,7 +192,6 @@ class Ranking:
         kept, wrong = (totals[0] for totals in self.totals(once))
         coverages = np.linspace(0, 1, points)
         covered = coverages[1:] * kept[-1]
-        # Expected errors grow along a line within a tie, so that interpolation is exact.
         risks = np.append(wrong[1] / kept[1], np.interp(covered, kept, wrong) / covered)
         aurc = float(self.aurcs(once)[0])
         best = Ranking.of(self.errors, self.errors, self.windows)

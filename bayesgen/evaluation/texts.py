@@ -19,8 +19,7 @@ from bayesgen.likelihoods import IGNORED
 from bayesgen.predictive import Predictive
 
 TEXTS_AT_ONCE = 32
-MAX_ELEMENTS = 2**26
-"""Logits of one draw's first reading that are held at once (256 MiB of float32)."""
+MAX_ELEMENTS = 2**26  # logits of one draw's first reading that are held (256 MiB of float32)
 
 
 def sample_texts(

@@ -180,8 +180,7 @@ def nll_of(
     observation, and nothing else."""
     if not len(draws):
         return math.inf, math.inf
-    split = Split.of(forward, rows, batch_size)
-    every = densities(forward, split, draws)
+    every = densities(forward, Split.of(forward, rows, batch_size), draws)
     count = rows.num_targets
     both = -float(log_mean(every).sum()) / count, -float(every.mean(0).sum()) / count
     return (math.inf, math.inf) if math.isnan(sum(both)) else both

@@ -23,8 +23,7 @@ from bayesgen.predictive.mixture import Uncertainty, entropy, log_mean
 from bayesgen.predictive.reading import Reading, Strategy
 
 UNFINISHED = "�"
-COLDEST = 1e-9
-"""Temperature below which any difference of float32 log-probabilities leaves one token."""
+COLDEST = 1e-9  # temperature below which any difference of log-probabilities leaves one token
 
 
 @dataclass(frozen=True)
