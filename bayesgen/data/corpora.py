@@ -43,10 +43,8 @@ _PLAIN = str.maketrans("\u2018\u2019\u201c\u201d\u2013\u2014", "''\"\"--")
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """A text as two 1-D arrays of token ids (uint16 or int64; a memmap where read from a .bin).
-
-    `sha256` is of the text in UTF-8, or of the bytes of train.bin followed by those of val.bin.
-    """
+    """A text as two 1-D arrays of token ids (uint16 or int64; a memmap where read from a .bin), and
+    the sha256 of the text in UTF-8, or of the bytes of train.bin followed by those of val.bin."""
 
     name: str
     tokenizer: Tokenizer
@@ -110,8 +108,8 @@ def corpus_text(
 
 @dataclass(frozen=True, eq=False)
 class WholeText:
-    """A text that is scored whole, as 1-D token ids: one more, or one out of distribution. `kept`
-    is the share of its characters that the tokenizer knows; the others were left out."""
+    """A text that is scored whole, as 1-D token ids. `kept` is the share of its characters that the
+    tokenizer knows; the others were left out."""
 
     name: str
     tokens: NDArray[Any]
@@ -126,8 +124,7 @@ def load_whole_text(
     name, text = corpus_text(name_or_path, data_dir, setting=setting)
     known = text
     if isinstance(tokenizer, CharTokenizer):
-        others = dict.fromkeys(set(map(ord, text)) - set(map(ord, tokenizer.characters)))
-        known = text.translate(others)
+        known = text.translate(dict.fromkeys(map(ord, {*text} - {*tokenizer.characters})))
     if not known:
         raise UserError(f"{setting} {name}: the tokenizer knows none of its characters")
     tokens = _encode(tokenizer, known, f"{setting} {name}")
@@ -272,17 +269,15 @@ def running_text(name_or_path: str, data_dir: Path | None, setting: str) -> tupl
     """Name, and the texts for training and for validation, one per line; labels are not read.
 
     The second texts of pairs stand on lines of their own. Where there are no rows for validation,
-    a tenth of the training rows is held back: the rows that `load_labelled` holds back by default.
-    A test split is left alone.
+    those of the training rows are held back that `load_labelled` does. A test split is left alone.
     """
     name, splits = read_tables(name_or_path, data_dir, headed=False, setting=setting)
-    found = {
-        split: _texts(name, split, table, table.find(PAIRS) is not None, setting)
+    splits.pop("test", None)
+    found = [
+        _texts(name, split, table, table.find(PAIRS) is not None, setting)
         for split, table in splits.items()
-        if split != "test"
-    }
-    train = found["train"]
-    train, val = (train, found["val"]) if "val" in found else split_rows(train, VALIDATION, 0)
+    ]
+    train, val = found if len(found) == 2 else split_rows(found[0], VALIDATION, 0)
     return name, _lines(train), _lines(val)
 
 

@@ -45,12 +45,10 @@ class Examples(Rows):
     """A `Labelled` and its token ids, one observation a row.
 
     A pair of texts is one sequence, or with `apart` two, each with its own special tokens: those of
-    row i are then 2 i and 2 i + 1.
+    row i are then 2 i and 2 i + 1. Special tokens count towards `max_length`; of a pair in one
+    sequence the longer text is cut first.
 
     Attributes:
-        tokenizer: of transformers; it pads with its own token, on its own side.
-        max_length: tokens that a sequence has at most, special ones among them; of a pair in one,
-            the longer text is cut first.
         ids: per sequence its token ids, 1-D int32.
         types: per sequence which text each token is from, 1-D uint8; None where that is not said.
         cut: [N] bool, the rows that were longer.
@@ -172,9 +170,8 @@ class Examples(Rows):
 
     def overlaps(self, other: Rows) -> bool:
         """Whether both hold the same row; equal rows of two files are not the same."""
-        if not isinstance(other, type(self)):
-            return False
-        return not {id(row) for row in self.ids}.isdisjoint(id(row) for row in other.ids)
+        theirs = other.ids if isinstance(other, type(self)) else []
+        return not {id(row) for row in self.ids}.isdisjoint(map(id, theirs))
 
     def _places(self, indices: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The rows of `indices`, and where their sequences stand in `ids`."""
@@ -212,10 +209,7 @@ def _encoded(
 
 class Embedded(Examples):
     """`Examples` whose texts are embeddings; a batch is "sentence_embedding" [B, H], "labels" [B].
-
-    Args:
-        embed: the encoder, as it will stay; `encoder` is the sha256 of it.
-        folder: where embeddings are kept (see `cache_folder`).
+    `embed` is the encoder, as it will stay, `encoder` its sha256; for `folder` see `cache_folder`.
     """
 
     def __init__(self, examples: Examples, embed: Embed, encoder: str, folder: Path) -> None:
@@ -227,7 +221,6 @@ class Embedded(Examples):
         self._chosen = np.arange(len(examples))
 
     def batch(self, indices: ArrayLike) -> dict[str, Tensor]:
-        """The rows of the 1-D `indices`, float32 and int64 ids of classes."""
         rows = np.asarray(indices, dtype=np.int64)
         return {
             "sentence_embedding": self._whole.embeddings[self._chosen[rows]],

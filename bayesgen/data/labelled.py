@@ -42,16 +42,11 @@ class Labelled:
     def take(self, rows: ArrayLike, name: str | None = None) -> Labelled:
         """The given `rows` (1-D indices), in their order."""
         chosen = np.asarray(rows, dtype=np.int64)
-        return Labelled(
-            name or self.name,
-            tuple([self.first[i] for i in chosen]),
-            None if self.second is None else tuple([self.second[i] for i in chosen]),
-            self.labels[chosen],
-            self.classes,
-        )
+        first = tuple([self.first[i] for i in chosen])
+        second = None if self.second is None else tuple([self.second[i] for i in chosen])
+        return Labelled(name or self.name, first, second, self.labels[chosen], self.classes)
 
     def subset(self, num: int, seed: int) -> Labelled:
-        """`num` rows, see `drawn`."""
         return self.take(drawn(len(self), num, seed, f"{self.name} has {len(self):,} examples"))
 
     @cached_property

@@ -41,14 +41,9 @@ SCORING_SEED = 0
 
 @dataclass(frozen=True, eq=False)
 class Masking:
-    """How a tokenizer encloses a window, and how tokens in it are masked.
-
-    Attributes:
-        task: whose targets these are.
-        collator: of transformers.
-        probability: share of the ordinary tokens that are targets, in expectation.
-        prefix, suffix: ids of the special tokens before and after a window's text.
-    """
+    """How a tokenizer encloses a window, in the ids of the special tokens before and after its text
+    (`prefix`, `suffix`), and how tokens in it are masked: by a `collator` of transformers, which
+    makes targets of the ordinary ones with a `probability`."""
 
     task: Task
     collator: Any
@@ -109,13 +104,11 @@ class Masking:
         """Pieces of text as windows: ids [B, block_size] int64, padded at the end, and their
         lengths [B]."""
         pad = self.collator.tokenizer.pad_token_id
+        windows = [np.concatenate([self.prefix, text, self.suffix]) for text in texts]
         ids = torch.full((len(texts), block_size), pad)
-        lengths = torch.zeros(len(texts), dtype=torch.int64)
-        for row, text in enumerate(texts):
-            window = np.concatenate([self.prefix, text, self.suffix]).astype(np.int64)
-            ids[row, : len(window)] = torch.from_numpy(window)
-            lengths[row] = len(window)
-        return ids, lengths
+        for row, window in zip(ids, windows, strict=True):
+            row[: len(window)] = torch.from_numpy(window.astype(np.int64))
+        return ids, torch.tensor([len(window) for window in windows])
 
     def mask(self, ids: Tensor, *key: int) -> dict[str, Tensor]:
         """What the collator makes of `ids` [B, T] under the random stream of `key`. A batch without
@@ -147,11 +140,9 @@ class MaskedWindows(TextRows):
     """Windows side by side, each with masks of its own that never change: what is scored.
 
     The masks of a window depend on its place in the text alone, and each has a target: all
-    predictors are asked for the same tokens, in batches of any size and order.
-
-    Attributes:
-        tokens: 1-D ids of the text, without special tokens; `block_size` counts these, too.
-        ordinary: tokens of each window that may be targets.
+    predictors are asked for the same tokens, in batches of any size and order. `tokens` are without
+    special ones, which `block_size` counts, too; `ordinary` are those of a window that may be
+    targets, counted.
     """
 
     masking: Masking
@@ -215,8 +206,7 @@ class MaskedWindows(TextRows):
         ids, lengths = self.masking.enclose(texts, self.block_size)
         batch = self.masking.mask(ids, *key)
         if not self.masking.permuted:
-            there = torch.arange(self.block_size) < lengths[:, None]
-            batch["attention_mask"] = there.long()
+            batch["attention_mask"] = (torch.arange(self.block_size) < lengths[:, None]).long()
         return batch
 
     def take(self, indices: ArrayLike) -> Self:

@@ -28,11 +28,9 @@ class OwnRows(Rows):
     """Rows of a map-style dataset, each a mapping of tensors with "labels", or a pair (x, y), which
     becomes {"inputs": x, "labels": y}.
 
-    Attributes:
-        source: has a length and gives row i, such as a `torch.utils.data.Dataset` or a list; or one
-            batch of all rows. `places` are those of these rows in it.
-        count: of the likelihood.
-        classes: how many there are, where these rows may lack some.
+    `source` has a length and gives row i, such as a `torch.utils.data.Dataset` or a list, or is one
+    batch of all rows; `places` are those of these rows in it. `classes` says how many there are,
+    where these rows may lack some.
     """
 
     source: Any
@@ -49,7 +47,6 @@ class OwnRows(Rows):
         return len(self.places)
 
     def batch(self, indices: ArrayLike) -> dict[str, Tensor]:
-        """The rows of the 1-D `indices`, collated."""
         chosen = self.places[np.asarray(indices, dtype=np.int64)]
         if isinstance(self.source, Mapping):
             return {name: tensor[torch.from_numpy(chosen)] for name, tensor in self.source.items()}

@@ -127,7 +127,6 @@ class Windows(TextRows):
         return replace(self, starts=self.starts[np.asarray(indices, dtype=np.int64)])
 
     def batch(self, indices: ArrayLike) -> dict[str, Tensor]:
-        """The windows of the 1-D `indices`: {"input_ids", "labels"}, each [B, block_size] int64."""
         starts = self.starts[np.asarray(indices, dtype=np.int64)]
         return _gather(self.tokens, self.block_size, starts)
 

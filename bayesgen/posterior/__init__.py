@@ -25,18 +25,14 @@ from bayesgen.posterior.prediction import (
 )
 from bayesgen.predictive import GeneratedText, Predictive
 from bayesgen.runs import Run
-from bayesgen.runs.files import ModelRecord, RunRecord, StartRecord
+from bayesgen.runs.files import ModelRecord, StartRecord
 from bayesgen.tasks import TASKS
 
 __all__ = ["ClassPrediction", "NumberPrediction", "Posterior", "Prediction", "open_posterior"]
 
 TEXT_DRAWS = 10
 """Draws that text is generated with by default."""
-LABEL_SETTINGS = ("noise_std", "score_range")
-"""What a model's config.json says of its labels, which no weight shows."""
 START = "start.safetensors"
-CUSTOM = "custom"
-"""Family of a network of the user's own, which no file holds."""
 
 
 class Posterior(Draws):
@@ -106,10 +102,8 @@ class Posterior(Draws):
 
     @property
     def model(self) -> FunctionalModel:
-        """The model that the chains started from.
-
-        Raises UserError where it is not where it was, or is another one.
-        """
+        """The model that the chains started from. Raises UserError where it is not where it was, or
+        is another one."""
         if self._model is None:
             raise UserError("these draws have no model: `model`: use Posterior.of(model, draws)")
         if not isinstance(self._model, FunctionalModel):
@@ -211,8 +205,32 @@ def model_of_run(
     `model` is where it lies now, if not where it was, or a network of one's own as it was then.
     """
     record = run.record()
-    stored = record.model
-    loaded = model if isinstance(model, FunctionalModel) else _loaded(run, record, model, device)
+    settings, stored = record.settings, record.model
+    place = Path(stored.name)
+    if isinstance(model, FunctionalModel):
+        loaded = model
+    elif stored.family == "custom":  # no file holds it
+        raise UserError(
+            f"the run '{run.path}' is of a network of your own, which it cannot load: `model`: give"
+            " the FunctionalModel that it was made with"
+        )
+    elif model is None and not place.exists() and (place.suffix or len(place.parts) > 2):
+        raise UserError(
+            f"the model of the run '{run.path}' is not at '{place}' any more; say with `model`"
+            " where it is"
+        )
+    else:
+        task = settings["task"]
+        classes = stored.config.get("id2label") if TASKS[task].labels == "class" else None
+        loaded = load_model(
+            model or stored.name,
+            task=task,
+            parameters=settings["parameters"],
+            lora=adapters(settings),
+            num_labels=len(classes) if classes else None,
+            meta_path=settings["meta_path"],
+            device=str(resolve_device(device)),
+        )
     if loaded.sha256 != stored.sha256:
         raise UserError(
             f"'{loaded.info.name}' is not the model that the run '{run.path}' started from (its"
@@ -230,36 +248,10 @@ def model_of_run(
     return loaded
 
 
-def _loaded(run: Run, record: RunRecord, model: str | None, device: str) -> FunctionalModel:
-    settings, stored = record.settings, record.model
-    if stored.family == CUSTOM:
-        raise UserError(
-            f"the run '{run.path}' is of a network of your own, which it cannot load: `model`: give"
-            " the FunctionalModel that it was made with"
-        )
-    place = Path(stored.name)
-    if model is None and not place.exists() and (place.suffix or len(place.parts) > 2):
-        raise UserError(
-            f"the model of the run '{run.path}' is not at '{place}' any more; say with `model`"
-            " where it is"
-        )
-    task = TASKS[settings["task"]]
-    classes = stored.config.get("id2label") if task.labels == "class" else None
-    return load_model(
-        model or stored.name,
-        task=settings["task"],
-        parameters=settings["parameters"],
-        lora=adapters(settings),
-        num_labels=len(classes) if classes else None,
-        meta_path=settings["meta_path"],
-        device=str(resolve_device(device)),
-    )
-
-
 def require_same_labels(stored: ModelRecord, now: ModelInfo, run: str) -> None:
     """Refuse a model with the weights of `run`, but with other scores or another noise than the
-    `stored` one in its config.json."""
-    for key in LABEL_SETTINGS:
+    `stored` one in its config.json: no weight shows these."""
+    for key in ("noise_std", "score_range"):
         before, found = stored.config.get(key), now.config.get(key)
         if before != found:
             raise UserError(

@@ -168,7 +168,12 @@ def _predicted(predictive: Predictive, batches: Sequence[Mapping[str, Tensor]]) 
     each = torch.stack(found)
     if isinstance(likelihood, Gaussian):
         return NumberPrediction(GaussianMixture.of(each.flatten(1), likelihood.std))
-    return _mixed(each, _classes(predictive))
+    info = predictive.posterior.info
+    names: Any = info.data.classes if info else None
+    if names is None:
+        labels = predictive.model.info.config.get("id2label") or {}
+        names = [labels[key] for key in sorted(labels, key=int)]
+    return _mixed(each, tuple(map(str, names)) or None)
 
 
 def _next_tokens(predictive: Predictive, texts: Sequence[str]) -> ClassPrediction:
@@ -195,15 +200,6 @@ def _batches(predictive: Predictive, texts: Sequence[Any]) -> list[dict[str, Ten
     longest = DEFAULT_LENGTH if limit is None else limit
     examples = Examples(rows, tokenizer, longest, apart=model.task.compares)
     return [examples.batch(part.numpy()) for part in torch.arange(len(texts)).split(ROWS)]
-
-
-def _classes(predictive: Predictive) -> tuple[str, ...] | None:
-    info = predictive.posterior.info
-    named: Any = info.data.classes if info else None
-    if named is None:
-        labels = predictive.model.info.config.get("id2label") or {}
-        named = [labels[key] for key in sorted(labels, key=int)]
-    return tuple(map(str, named)) or None
 
 
 class _Tokens(Sequence[str]):

@@ -144,8 +144,7 @@ class Run:
         return next(filter(None, map(_read_snapshot, self._states(chain))), None)
 
     def resume_state(self, chain: int) -> Snapshot | None:
-        """The state that `chain` continues from, which accounts for its draws; None where it has
-        not begun."""
+        """The state that `chain` continues from, which accounts for its draws."""
         snapshot = self.read_state(chain)
         draws = len(self.draw_paths(chain))
         if draws and snapshot is None:
@@ -223,11 +222,8 @@ def _shard_name(chain: int, index: int) -> str:
 
 
 def _shard_key(path: Path) -> tuple[int, int]:
-    """Chain and number of a shard.
-
-    A name that `write_draw` does not give is refused: to leave the file out could lose a draw that
-    was renamed, and to read it could count a draw twice that was copied. Only the user knows.
-    """
+    """Chain and number of a shard. A name that `write_draw` does not give is refused: to leave it
+    out could lose a draw that was renamed, and to read it could count one twice that was copied."""
     found = re.fullmatch(r"c([0-9]+)-([0-9]+)\.safetensors", path.name)
     key = (int(found[1]), int(found[2])) if found else (0, 0)
     if path.name != _shard_name(*key):
@@ -286,10 +282,8 @@ class Tracker:
             self._wandb.log(dict(row))
 
     def rewind(self, chain: int, step: int) -> float:
-        """Forget the lines of `chain` after `step`: those steps will be taken again.
-
-        Returns the NLL of its last line that is kept, NaN where there is none.
-        """
+        """Forget the lines of `chain` after `step`: those steps will be taken again. Returns the
+        NLL of its last line that is kept, NaN where there is none."""
         self._file.close()
         kept, nll = [], math.nan
         for line in self._path.read_text("utf-8", errors="replace").splitlines():

@@ -68,11 +68,7 @@ def finite(content: Any) -> Any:
 
 
 def parse_record(text: str) -> dict[str, Any]:
-    """The JSON object in `text`.
-
-    Raises:
-        ValueError: it is no JSON, no object, or nested deeper than `DEEPEST`.
-    """
+    """The JSON object in `text`. Raises ValueError where it is none, or is nested too deeply."""
     try:
         content = json.loads(text)
     except RecursionError as error:
@@ -179,7 +175,6 @@ class RunRecord(_Part):
 
     Attributes:
         sources: where those settings came from that are not the default.
-        start: where chains started, if not at the loaded weights.
         num_observations: N; `num_bayesian` is P.
         parameters: name, shape and offset of each parameter in θ: `Layout.from_json` reads them.
         prior: what the prior says of itself, and the hash of its file.
