@@ -19,9 +19,8 @@ from bayesgen.inference.registry import SamplerSpec
 
 if TYPE_CHECKING:
     from bayesgen.inference.log_posterior import LogPosterior
-    from bayesgen.inference.sampler import Learned, Sampler
+    from bayesgen.inference.sampler import Sampler
     from bayesgen.inference.schedules import Plan
-    from bayesgen.priors import DiagonalGaussian
 
 
 @dataclass(frozen=True)

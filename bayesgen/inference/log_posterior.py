@@ -22,7 +22,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from bayesgen.likelihoods import Likelihood
 from bayesgen.models.functional import Batch, FunctionalModel
 from bayesgen.priors.base import Prior
 
@@ -97,7 +96,7 @@ class LogPosterior:
     Args:
         model: gives the network, of which a private copy is taken, and the layout of θ.
         num_observations: N, counted from the data set (not the batch).
-        likelihood, affine: the model's own, and the identity from its weights, by default.
+        affine: the identity from the model's weights, by default.
         max_norm: length of ∇_φ ℓ to which the ordinary way cuts a longer one: one step off a cliff
             of the loss can throw a chain out of its mode for good (Pascanu et al. 2013,
             https://arxiv.org/abs/1211.5063).
@@ -113,7 +112,6 @@ class LogPosterior:
         prior: Prior,
         num_observations: int,
         *,
-        likelihood: Likelihood | None = None,
         affine: Affine | None = None,
         max_norm: float = math.inf,
         precision: Precision = "fp32",
@@ -123,7 +121,7 @@ class LogPosterior:
         self.model = model
         self.prior = prior
         self.num_observations = num_observations
-        self.likelihood = likelihood or model.likelihood
+        self.likelihood = model.likelihood
         self.affine = affine or Affine(model.theta)
         self.max_norm = max_norm
         self.precision = precision
@@ -189,9 +187,7 @@ class LogPosterior:
                 mean += share.detach()
         return mean, self.flat.gradient()
 
-    def _value_and_grad(
-        self, phi: Chunks, batch: Batch, step: Step | None = None
-    ) -> tuple[Tensor, ...]:
+    def _value_and_grad(self, phi: Chunks, batch: Batch, step: Step | None) -> tuple[Tensor, ...]:
         self.affine.load(phi, self.flat.theta, step)
         mean, gradient = self._accumulate(batch)
         weight = 1.0 / self.num_observations

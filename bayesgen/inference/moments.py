@@ -17,9 +17,13 @@ from torch import Tensor
 
 from bayesgen.inference.libraries import posteriors
 from bayesgen.inference.log_posterior import Chunks
-from bayesgen.inference.sampler import leaves, restore
+from bayesgen.inference.sampler import Learned, leaves, restore
 from bayesgen.models.functional import Batch
 from bayesgen.parameters import widest
+from bayesgen.priors.gaussian import LowRankGaussian
+
+LEAST_VARIANCE = 1e-30
+"""Of a weight that never moved."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,17 @@ class Path:
             for last, mean in zip(self.last, self.mean, strict=True)
         ]
         return torch.cat(pieces, dim=1).div(max(len(rows) - 1, 1) ** 0.5)
+
+    def gaussian(self) -> LowRankGaussian:
+        """SWAG's q; without deviations N(θ̄, diag(v))."""
+        half = 0.5 if len(self.last[0]) else 1.0
+        diagonal = (half * self.variance()).clamp(min=LEAST_VARIANCE)
+        return LowRankGaussian(self.centre(), diagonal, self.deviations(), half**0.5, words="SWAG")
+
+    def learned(self) -> Learned:
+        """The same Gaussian as a prior, in whose file v counts half."""
+        v = self.variance() * (1.0 if len(self.last[0]) else 2.0)
+        return Learned("swag", self.centre(), v, self.deviations(), int(self.count))
 
 
 def follow(

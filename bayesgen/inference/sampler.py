@@ -172,13 +172,12 @@ def chain_sampler(
         momenta = tuple(sd * torch.randn_like(p) for p in params)
         return module.init(params, momenta, *init_with(settings))
 
-    def update(state: State, batch: Batch, inplace: bool = False) -> tuple[State, Tensor]:
+    def update(state: State, batch: Batch, inplace: bool = False) -> Any:
         log_density: Callable[..., Any] = target
         if look_ahead:
             length = float(learning_rate(state.step)) / sigma**2
             log_density = partial(target, step=(state.momenta, length))
-        moved: tuple[State, Tensor] = move(state, batch, log_density, inplace=inplace)
-        return moved
+        return move(state, batch, log_density, inplace=inplace)
 
     transform = posteriors.types.Transform(init, update)
     return Sampler.of(transform, target, langevin=underdamped(alpha, sigma))

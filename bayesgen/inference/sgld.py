@@ -6,8 +6,6 @@ Welling and Teh 2011, https://www.stats.ox.ac.uk/~teh/research/compstats/WelTeh2
 the per-datum scale: their ε is 2 lr/N. Transform: `posteriors.sgmcmc.sgld`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated
 

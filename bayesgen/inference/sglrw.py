@@ -7,8 +7,6 @@ weight moves by the same small amount each step, so the drift saturates where |â
 âˆš(2T / (lr N)): at a low T/N it needs a larger temperature than the other samplers.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated
 

@@ -20,13 +20,8 @@ from bayesgen.inference.registry import LABELLED_OPTIMIZER, SamplerSpec
 
 if TYPE_CHECKING:
     from bayesgen.inference.log_posterior import LogPosterior
-    from bayesgen.inference.moments import Path
-    from bayesgen.inference.sampler import Learned, Sampler
+    from bayesgen.inference.sampler import Sampler
     from bayesgen.inference.schedules import Plan
-    from bayesgen.priors import LowRankGaussian
-
-LEAST_VARIANCE = 1e-30
-"""Of a weight that never moved."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +50,6 @@ class SWAGSettings(GaussianSettings):
 
     @property
     def kept(self) -> int:
-        """Deviations that are kept."""
         return self.rank if self.covariance == "low-rank" else 0
 
     def without_effect(self) -> dict[str, str]:
@@ -102,7 +96,7 @@ def make_plan(settings: SWAGSettings, steps_per_epoch: int) -> Plan:
 
 def build(log_posterior: LogPosterior, settings: SWAGSettings, plan: Plan) -> Sampler:
     from bayesgen.inference.libraries import torchopt
-    from bayesgen.inference.moments import follow
+    from bayesgen.inference.moments import Path, follow
     from bayesgen.inference.sampler import Sampler, lookup
 
     rate, decay = lookup(plan.learning_rate), settings.weight_decay
@@ -111,30 +105,12 @@ def build(log_posterior: LogPosterior, settings: SWAGSettings, plan: Plan) -> Sa
         if settings.optimizer == "sgd"
         else torchopt.adamw(lr=rate, weight_decay=decay)
     )
-    low_rank = settings.covariance == "low-rank"
     return Sampler.of(
         follow(log_posterior.loss, optimizer, settings.kept, lambda step: bool(plan.collect[step])),
         log_posterior,
-        gaussian=lambda path: fitted(path, low_rank),
-        learned=lambda path: learned(path, low_rank),
+        gaussian=Path.gaussian,
+        learned=Path.learned,
     )
-
-
-def fitted(path: Path, low_rank: bool) -> LowRankGaussian:
-    """The Gaussian q; without its low-rank part N(θ̄, diag(v))."""
-    from bayesgen.priors import LowRankGaussian
-
-    half = 0.5 if low_rank else 1.0
-    diagonal = (half * path.variance()).clamp(min=LEAST_VARIANCE)
-    return LowRankGaussian(path.centre(), diagonal, path.deviations(), half**0.5, words="SWAG")
-
-
-def learned(path: Path, low_rank: bool) -> Learned:
-    """The same Gaussian as a prior."""
-    from bayesgen.inference.sampler import Learned
-
-    v = path.variance() * (1.0 if low_rank else 2.0)  # counts half in a prior's file
-    return Learned("swag", path.centre(), v, path.deviations(), int(path.count))
 
 
 SAMPLER = SamplerSpec(

@@ -38,11 +38,10 @@ class GaussianPrior(Prior):
     origin: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._precision = self.sd**-2
         if isinstance(self.sd, Tensor):
-            self._precision: float | Tensor = self.sd.pow(-2)
             log_det = 2.0 * float(self.sd.cpu().double().log().sum())
         else:
-            self._precision = self.sd**-2
             log_det = 2.0 * self.size * math.log(self.sd)
         self._log_normaliser = -0.5 * (self.size * math.log(2 * math.pi) + log_det)
 

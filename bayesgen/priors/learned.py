@@ -108,7 +108,6 @@ class LearnedPrior:
         reshaped = [(here, there) for here, there in needed if there is not None]
         layers = {layer for name in taken if (layer := name.rpartition(".")[0])}
         parts = [name for name in missing if name.rpartition(".")[0] in layers]
-        fault = None
         if reshaped:
             here, there = reshaped[0]
             more = f", and {len(reshaped) - 1} more differ" if len(reshaped) > 1 else ""
@@ -126,11 +125,11 @@ class LearnedPrior:
                 f"of the layer '{parts[0].rpartition('.')[0]}' it does not know {listed(parts)};"
                 " name the prior of this model"
             )
-        if fault is not None:
-            name = self.record.get("model", {}).get("name")
-            other = f" ({name[:80]!r})" if name else ""
-            raise UserError(f"`prior_path`: the prior is of another model{other}: {fault}")
-        return self._placed(weights, taken, missing)
+        else:
+            return self._placed(weights, taken, missing)
+        name = self.record.get("model", {}).get("name")
+        other = f" ({name[:80]!r})" if name else ""
+        raise UserError(f"`prior_path`: the prior is of another model{other}: {fault}")
 
     def _placed(
         self, weights: Weights, taken: Mapping[str, str], missing: Collection[str]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,8 @@ def import_published(
         if start.norm() > 0:
             moved = float((mean.float() - start).norm() / start.norm())
             record["upstream"] = {**record.get("upstream", {}), SHIFT: moved}
-    return _prior(mean, variance, rows, divided, layout, record, module)
+    prior = LearnedPrior(mean.float(), variance.float(), rows.float(), layout, record)
+    return _imported(prior, divided, module)
 
 
 def torchvision_order(names: Sequence[str]) -> list[str]:
@@ -211,7 +213,8 @@ def import_swag_state(
         )
     variance = (squares.double() - mean.double().square()).clamp(min=0)
     layout = Layout.of((name, named[name]) for name in chosen)
-    return _prior(mean, variance, rows, False, layout, record or {}, module)
+    prior = LearnedPrior(mean.float(), variance.float(), rows.float(), layout, record or {})
+    return _imported(prior, False, module)
 
 
 def stems(state: Mapping[str, Any]) -> dict[str, str]:
@@ -289,23 +292,15 @@ def _in_order(
     )
 
 
-def _prior(
-    mean: Tensor,
-    variance: Tensor,
-    rows: Tensor,
-    divided: bool,
-    layout: Layout,
-    record: Mapping[str, Any],
-    module: nn.Module,
-) -> LearnedPrior:
-    """The prior of these numbers, if they can be, with the prefix of the module's names in its
-    record; rows that are not `divided` by √(K − 1) are."""
-    q = rows.float() if divided else rows.float() / float(max(len(rows) - 1, 1) ** 0.5)
-    record = {**record, "model": {**record.get("model", {}), "base": base_of(module)}}
-    prior = LearnedPrior(mean.float(), variance.float(), q, layout, record)
+def _imported(prior: LearnedPrior, divided: bool, module: nn.Module) -> LearnedPrior:
+    """`prior`, if its numbers can be, with the prefix of the module's names in its record, and
+    divided by √(K − 1) where its deviations are not."""
     if (fault := prior.fault()) is not None:
         raise UserError(f"the prior cannot be imported: {fault}; copy its files anew")
-    return prior
+    rows = prior.deviations
+    q = rows if divided else rows / float(max(len(rows) - 1, 1) ** 0.5)
+    model = {**prior.record.get("model", {}), "base": base_of(module)}
+    return replace(prior, deviations=q, record={**prior.record, "model": model})
 
 
 def _hint(module: nn.Module, size: int) -> str:

@@ -123,7 +123,9 @@ def no_information(tiny: Tiny) -> Callable[..., LogPosterior]:
         linear = LinearPrior(slope * tiny.batches.num_observations)
         gaussian = normal(tiny.model.layout.size, 1.0)
         prior = gaussian if name in {"ekf", "laplace"} else linear
-        return tiny.log_posterior(likelihood=NoInformation(), prior=prior, **options)
+        target = tiny.log_posterior(prior=prior, **options)
+        target.likelihood = NoInformation()
+        return target
 
     return build
 

@@ -82,7 +82,9 @@ class Regression:
         with torch.no_grad():
             module.weight.copy_(torch.tensor(self.start[:, :-1]))
             module.bias.copy_(torch.tensor(self.start[:, -1]))
-        self.model = FunctionalModel(module, lambda apply, batch: apply(batch["inputs"]))
+        self.model = FunctionalModel(
+            module, lambda apply, batch: apply(batch["inputs"]), likelihood=GaussianLikelihood()
+        )
         self.prior = GaussianPrior(
             self.ravel(np.tile(self.prior_mean, (self.copies, 1))),
             self.ravel(np.tile(self.prior_sd, (self.copies, 1))),
@@ -114,13 +116,7 @@ class Regression:
         return [self.batch(slice(i, i + size)) for i in range(0, ROWS, size)]
 
     def log_posterior(self, **options: Any) -> LogPosterior:
-        return LogPosterior(
-            self.model,
-            self.prior,
-            self.num_observations,
-            likelihood=GaussianLikelihood(),
-            **options,
-        )
+        return LogPosterior(self.model, self.prior, self.num_observations, **options)
 
     def scale(self) -> Array:
         """D: about the posterior widths, but its own in every copy."""

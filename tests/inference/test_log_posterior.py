@@ -160,10 +160,10 @@ class Squares:
 
 
 def test_another_likelihood_takes_the_place_of_the_categorical() -> None:
-    model = FunctionalModel(torch.nn.Linear(3, 1))
+    model = FunctionalModel(torch.nn.Linear(3, 1), likelihood=Squares())
     x, y = torch.randn(5, 3), torch.randn(5)
     batch = {"input_ids": x, "labels": y}
-    log_posterior = LogPosterior(model, Flat(), 5, likelihood=Squares(), accumulation=2)
+    log_posterior = LogPosterior(model, Flat(), 5, accumulation=2)
     phi = log_posterior.affine.start()
     weight, bias = model.theta[:3], model.theta[3]
     residual = x @ weight + bias - y

@@ -12,7 +12,6 @@ from torch.distributions import MultivariateNormal
 
 from bayesgen.errors import UserError
 from bayesgen.inference import moments as moments_module
-from bayesgen.inference import swag
 from bayesgen.inference.libraries import torchopt
 from bayesgen.inference.moments import Path, follow
 from bayesgen.inference.swag import SAMPLER, SWAGSettings
@@ -75,7 +74,7 @@ def test_it_finds_the_stationary_law_of_sgd_on_a_quadratic() -> None:
     error = (q.T @ q - truth) / torch.outer(sd, sd)
     assert error.abs().max() < 4 * (2 / count) ** 0.5
 
-    fitted = swag.fitted(state, low_rank=True)
+    fitted = state.gaussian()
     covariance = 0.5 * (v.diag() + q.T @ q)
     exact = MultivariateNormal(mean.double(), covariance.double())
     theta = torch.tensor([0.9, 1.1, 1.2])
@@ -131,7 +130,7 @@ def test_a_state_is_left_alone_unless_asked() -> None:
 def test_samples_have_the_moments_of_the_path() -> None:
     state = run(steps=3_200, rank=100, every=20)
     torch.manual_seed(0)
-    fitted = swag.fitted(state, low_rank=True)
+    fitted = state.gaussian()
     draws = torch.stack([fitted.sample() for _ in range(20_000)])
     covariance = fitted.variance.diag() + fitted.factor.T @ fitted.factor
     sd = covariance.diagonal().sqrt()
@@ -141,7 +140,7 @@ def test_samples_have_the_moments_of_the_path() -> None:
 
 def test_a_diagonal_posterior_has_the_whole_variance() -> None:
     moments = run(steps=260, rank=0, every=10)
-    fitted = swag.fitted(moments, low_rank=False)
+    fitted = moments.gaussian()
     assert fitted.factor.shape == (0, P)
     torch.testing.assert_close(fitted.variance, moments.variance())
 
