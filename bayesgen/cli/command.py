@@ -91,11 +91,7 @@ class Command(Generic[S]):
         return 0
 
     def understand(self, argv: Sequence[str]) -> Given[S]:
-        """The settings that `argv` chooses.
-
-        Raises:
-            SystemExit: the help was asked for, and was printed.
-        """
+        """The settings that `argv` chooses."""
         command = self.adapt(self, argv)
         given = parsed(command, argv)
         preset, source = dict[str, Any](), ""
@@ -104,14 +100,9 @@ class Command(Generic[S]):
             preset, source = presets.get(command.preset, {}), f"{file} {command.preset}"
         known = described(command.settings)
         words = {name: given.pop(name) for name in [*given] if name not in known}
-        chosen = combine(
-            command.settings,
-            given,
-            preset,
-            source,
-            command.defaults({**preset, **given}),
-            {"model"} if command.own_model else (),
-        )
+        base = command.defaults({**preset, **given})
+        without = {"model"} if command.own_model else set[str]()
+        chosen = combine(command.settings, given, preset, source, base, without)
         check_ranges(chosen.settings)
         return Given(chosen.settings, chosen.sources, command, words, given)
 

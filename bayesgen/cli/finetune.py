@@ -18,10 +18,8 @@ def _run(given: Given[FinetuneSettings]) -> str:
 
     from bayesgen.workflow.finetune import finetune, new_folder, stored_settings
 
-    if resume is None:
-        folder = new_folder(settings)
-    else:
-        folder = Path(resume)
+    folder = new_folder(settings) if resume is None else Path(resume)
+    if resume is not None:
         settings = stored_settings(folder, given.flags)
         settings.validate(given.flags)
     began = time.monotonic()

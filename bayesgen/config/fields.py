@@ -76,12 +76,10 @@ class Setting:
     """One field of a settings class, as a command line needs it.
 
     Attributes:
-        kind: bool, int, float, str, a Literal, or a tuple of str or of a Literal.
-        many: whether it is a tuple.
+        kind: bool, int, float, str, a Literal, or (`many`) a tuple of str or of a Literal.
         choices: the values of a Literal, or of each element of a tuple of them.
         optional: whether None is a value too.
         words: that stand beside a number.
-        names: that a text may be.
         group: the heading under which `--help` lists it: the attribute `group` of the class that
             declares the field first.
     """

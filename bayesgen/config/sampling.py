@@ -7,19 +7,10 @@ settings have an effect: `draws_from` and the methods below are all that the res
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, ClassVar, Literal
 
-from bayesgen.config.fields import (
-    Advanced,
-    Count,
-    Fraction,
-    NonNegative,
-    Positive,
-    Steps,
-    Width,
-    described,
-)
+from bayesgen.config.fields import Advanced, Count, Fraction, NonNegative, Positive, Steps, Width
 from bayesgen.config.shared import (
     DataSettings,
     EvalSettings,
@@ -82,8 +73,8 @@ class TrainSettings(ModelSettings, DataSettings, PriorSettings, LoopSettings, Ev
         idle |= super().without_effect()
         # the short runs that choose λ are scored, too
         used = {"eval_batch_size", "eval_precision"} if self.prior_scale == "auto" else set()
-        evaluation = [name for name in described(EvalSettings) if name not in {"eval", *used}]
-        return idle | idle_unless(self.eval, "needs `eval`", *evaluation)
+        unused = [f.name for f in fields(EvalSettings) if f.name not in {"eval", *used}]
+        return idle | idle_unless(self.eval, "needs `eval`", *unused)
 
 
 @dataclass(frozen=True)
