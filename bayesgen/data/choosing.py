@@ -97,9 +97,7 @@ def find_pairs(table: Table) -> tuple[int, int]:
 
 
 def _columns(table: Table) -> str:
-    """What columns there are, for a message."""
-    header = table.header
-    return some(header) if header else f"{len(table.rows[0])} columns without a header"
+    return some(table.header) if table.header else f"{len(table.rows[0])} columns without a header"
 
 
 def _guessed(table: Table, numbers: bool) -> Columns:

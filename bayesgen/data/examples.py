@@ -115,7 +115,6 @@ class Examples(Rows):
 
     @property
     def truncated(self) -> int:
-        """Number of rows that were cut."""
         return int(self.cut.sum())
 
     @property
@@ -180,7 +179,6 @@ class Examples(Rows):
 
 
 def _texts(data: Labelled, apart: bool) -> list[tuple[str, ...]]:
-    """The one or two texts of each sequence."""
     if data.second is None:
         return [(text,) for text in data.first]
     pairs = zip(data.first, data.second, strict=True)

@@ -83,7 +83,6 @@ class Masking:
 
     @property
     def special(self) -> list[int]:
-        """Ids that are never a target."""
         return sorted(self.collator.tokenizer.all_special_ids)
 
     def room(self, block_size: int) -> int:

@@ -125,7 +125,6 @@ def own_rows(data: Any, count: Count) -> OwnRows:
 
 
 def as_batch(found: Any) -> dict[str, Tensor]:
-    """A batch as named tensors, "labels" among them."""
     named = {"inputs": found[0], "labels": found[1]} if _is_pair(found) else found
     if not (isinstance(named, Mapping) and "labels" in named and len(named) >= 2):
         raise UserError(

@@ -74,7 +74,6 @@ class Table:
             raise UserError(f"{self.source}: the {split} split has no rows; add some")
 
     def require_width(self, *widths: int) -> None:
-        """Raise UserError for a row that has not one of these numbers of fields."""
         for i, row in enumerate(self.rows):
             if len(row) not in widths:
                 raise UserError(
@@ -83,13 +82,11 @@ class Table:
                 )
 
     def texts(self, place: int) -> tuple[str, ...]:
-        """A column of texts. Raises UserError for a row that lacks one."""
         column = tuple(row[place] for row in self.rows)
         self._require(place, "text", [isinstance(value, str) for value in column])
         return column
 
     def labels(self, place: int) -> list[Any]:
-        """A column of labels. Raises UserError for a row that lacks one."""
         column = [row[place] for row in self.rows]
         there = [isinstance(value, str | Real) and value != "" for value in column]
         self._require(place, "name or number", there)
@@ -132,7 +129,6 @@ def read_tables(
 
 
 def unknown_name(name: str, what: str, known: Sequence[str], setting: str) -> UserError:
-    """That there is no path of this `name`, and nothing built in."""
     near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else "pass one of these names or an existing path"
     return UserError(f"{setting} {name}: neither a path nor {what} ({', '.join(known)}); {hint}")
@@ -171,7 +167,6 @@ def _built_in_files(
 
 
 def _folder_files(folder: Path) -> dict[str, Path]:
-    """The file of each split that is in the folder."""
     found = {}
     for split, stems in _SPLITS.items():
         names = {f"{stem}{kind}{gz}" for stem in stems for kind in KINDS for gz in ("", ".gz")}
@@ -291,7 +286,6 @@ def _datasets_table(source: str, split: Any) -> Table:
 
 
 def _plain(header: Sequence[Any]) -> list[str]:
-    """Names of columns, however they are written."""
     return [str(column).strip().casefold() for column in header]
 
 

@@ -164,7 +164,6 @@ class Run:
         return folder / f"c{chain}.safetensors", folder / f"c{chain}.previous.safetensors"
 
     def write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
-        """Tensors that are kept beside the draws."""
         atomic_save(self.path / name, {k: v.detach().cpu() for k, v in tensors.items()}, {})
 
     def read_tensors(self, name: str) -> dict[str, Tensor] | None:
@@ -259,12 +258,12 @@ def newest_unfinished(base: Path, sampler: str) -> Run | None:
     """The newest run of `sampler` that is neither finished nor being written, or None."""
     folders = (path.parent for path in sampler_folder(base, sampler).glob("run_*/run.json"))
     unfinished = [run for run in map(Run, folders) if not run.finished and not run.busy]
-    return max(unfinished, key=lambda run: _age(run.path.name), default=None)
 
+    def age(run: Run) -> tuple[str, int, str]:  # by timestamp, and within a second -2 before -10
+        name = run.path.name
+        return name[: len("run_YYYYmmdd-HHMMSS")], len(name), name
 
-def _age(name: str) -> tuple[str, int, str]:
-    """Sorts names by their timestamp, and within a second -2 before -10."""
-    return name[: len("run_YYYYmmdd-HHMMSS")], len(name), name
+    return max(unfinished, key=age, default=None)
 
 
 class Tracker:
