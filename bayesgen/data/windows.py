@@ -160,7 +160,6 @@ class RandomWindows:
         return steps * self.batch_size * self.block_size / self.num_observations
 
     def batch(self, step: int) -> dict[str, Tensor]:
-        """The batch of step >= 0, the same at every call. Raises ValueError for step < 0."""
         offsets = len(self.tokens) - self.block_size
         generator = torch.Generator().manual_seed(stream(self.seed, _OFFSETS, step))
         starts = torch.randint(offsets, (self.batch_size,), generator=generator).numpy()

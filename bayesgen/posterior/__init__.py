@@ -284,5 +284,4 @@ def stored_start(run: Run, model: FunctionalModel) -> Start | None:
 
 
 def sha256(theta: Tensor) -> str:
-    """Hash of θ's bytes."""
     return hashlib.sha256(theta.cpu().numpy().tobytes()).hexdigest()

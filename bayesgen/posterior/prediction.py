@@ -196,9 +196,8 @@ def _batches(predictive: Predictive, texts: Sequence[Any]) -> list[dict[str, Ten
     paired = not isinstance(texts[0], str)
     first, second = zip(*texts, strict=True) if paired else (tuple(texts), None)
     rows = Labelled("inputs", first, second, np.zeros(len(texts), dtype=np.int64), None)
-    limit = info.block_size if info else model.block_size
-    longest = DEFAULT_LENGTH if limit is None else limit
-    examples = Examples(rows, tokenizer, longest, apart=model.task.compares)
+    limit = (info.block_size if info else model.block_size) or DEFAULT_LENGTH
+    examples = Examples(rows, tokenizer, limit, apart=model.task.compares)
     return [examples.batch(part.numpy()) for part in torch.arange(len(texts)).split(ROWS)]
 
 

@@ -63,7 +63,6 @@ class Run:
 
     @staticmethod
     def require_free(path: Path) -> None:
-        """Refuse a folder that holds a run already."""
         if (path / "run.json").exists():
             raise UserError(
                 f"`out`: '{path}' already holds a run; continue it with `resume='{path}'` or"
@@ -72,14 +71,12 @@ class Run:
 
     @classmethod
     def open(cls, path: str | Path, setting: str = "`resume`") -> Run:
-        """A run that exists."""
         run = cls(Path(path))
         if not (run.path / "run.json").is_file():
             raise UserError(f"{setting}: no run at '{path}' (run.json missing)")
         return run
 
     def record(self) -> RunRecord:
-        """The content of run.json, checked."""
         return RunRecord.read(self.read_json("run.json"), self.path / "run.json")
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> Path:
@@ -89,7 +86,6 @@ class Run:
         return self.path / name
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """The JSON object in the file `name` of the folder."""
         path = self.path / name
         try:
             return parse_record(path.read_text())

@@ -53,7 +53,6 @@ def atomic_save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str
 
 
 def file_sha256(path: Path) -> str:
-    """Hash of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
