@@ -25,10 +25,10 @@ from transformers.utils import can_return_tuple
 from bayesgen.draws import Draws
 from bayesgen.errors import UserError
 from bayesgen.export import description
-from bayesgen.export.gpt2 import as_gpt2
 from bayesgen.likelihoods import IGNORED
 from bayesgen.models import FunctionalModel
 from bayesgen.models.lora import add_adapters
+from bayesgen.models.networks import as_gpt2
 from bayesgen.parameters import Layout
 from bayesgen.predictive.mixture import Uncertainty, decomposed, mixture_of
 from bayesgen.runs.files import RunRecord
@@ -110,13 +110,14 @@ class BayesianModel(transformers.PreTrainedModel):  # type: ignore[misc]
         """
         if model.layout != posterior.layout:
             raise ValueError("the posterior's parameters are not the model's")
-        if model.info.family == "nanogpt":
-            model, posterior = as_gpt2(model, posterior)
         module: Any = model.module
+        layout, draws = model.layout, iter(posterior)
+        if model.info.family == "nanogpt":
+            module, layout, draws = as_gpt2(model, posterior)
         cls.check(module)
         config = cls.config_class(
             text_config=copy.deepcopy(module.config),
-            parameters=model.layout.to_json(),
+            parameters=layout.to_json(),
             num_draws=len(posterior),
             adapters=_adapters(module),
             run=description.facts(run_record, evaluation) if run_record else {},
@@ -132,8 +133,8 @@ class BayesianModel(transformers.PreTrainedModel):  # type: ignore[misc]
             )
         made.network = copy.deepcopy(module)
         config.text_config = made.network.config
-        made.draws = torch.empty(len(posterior), posterior.layout.size, device=model.device)
-        for row, theta in zip(made.draws, posterior, strict=True):
+        made.draws = torch.empty(len(posterior), layout.size, device=model.device)
+        for row, theta in zip(made.draws, draws, strict=True):
             row.copy_(theta)
         if made.can_generate():
             made.generation_config = copy.deepcopy(module.generation_config)

@@ -1,4 +1,4 @@
-"""Networks that are made anew or written, in the forms that `load_model` takes.
+"""Networks that are made anew, written in the forms that `load_model` takes, or made another's.
 
 New ones have random weights: nanoGPT's own network, and the shapes of GPT-2 and Llama, which are
 transformers' and need the extra `hf` (`pip install 'bayesgen[hf]'`).
@@ -9,22 +9,27 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from bayesgen.config.jobs import BaselineSettings
-from bayesgen.data.tokenizers import Tokenizer, fast_tokenizer
+from bayesgen.data.tokenizers import TiktokenTokenizer, Tokenizer, fast_tokenizer
 from bayesgen.errors import UserError
 from bayesgen.models.functional import FunctionalModel
 from bayesgen.models.hf_interface import HuggingFaceTokenizer, quiet
 from bayesgen.models.nanogpt import GPT, GPTConfig, write_checkpoint
+from bayesgen.parameters import Layout
 from bayesgen.runs.files import atomic_write
 
 WEIGHTS = "model.safetensors"
+END_OF_TEXT = 50256  # among GPT-2's byte pairs
+TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
+"""Matrices that GPT-2 keeps the other way round than nanoGPT."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class HuggingFace(Network):
         """See `Network`; `record` goes to training.json. Over a model of another shape the old
         weights go first, so that no file is ever beside weights that it does not describe."""
         with tempfile.TemporaryDirectory() as staging:
-            _save(self.module, self.tokenizer, staging)
+            save_pretrained(self.module, self.tokenizer, staging)
             files = {file.name: file.read_bytes() for file in Path(staging).iterdir()}
         weights = files.pop(WEIGHTS)
         path.mkdir(parents=True, exist_ok=True)
@@ -93,12 +98,12 @@ def new_network(settings: BaselineSettings, tokenizer: Tokenizer) -> Network:
         ) from error
     fast = fast_tokenizer(tokenizer)
     ends = {"bos_token_id": fast.bos_token_id, "eos_token_id": fast.eos_token_id}
-    make: Any = gpt2_config if settings.architecture == "gpt2" else _llama_config
+    make: Any = _gpt2_config if settings.architecture == "gpt2" else _llama_config
     config = make(settings, vocab_size=len(fast), **ends)
     return HuggingFace(AutoModelForCausalLM.from_config(config), fast)
 
 
-def gpt2_config(shape: BaselineSettings | GPTConfig, **others: Any) -> Any:
+def _gpt2_config(shape: BaselineSettings | GPTConfig, **others: Any) -> Any:
     """GPT-2's configuration for a network of this shape."""
     from transformers import GPT2Config
 
@@ -139,6 +144,44 @@ def _llama_config(settings: BaselineSettings, **others: Any) -> Any:
     )
 
 
+def as_gpt2(
+    model: FunctionalModel, posterior: Iterable[Tensor]
+) -> tuple[Any, Layout, Iterator[Tensor]]:
+    """The network of a nanoGPT as transformers' GPT-2, the same function; and its draws, in a
+    layout with the same names. What GPT-2 has and a nanoGPT may lack, biases, are frozen zeros.
+
+    Raises:
+        UserError: the network has adapters.
+    """
+    from transformers import GPT2LMHeadModel
+
+    own: Any = model.module
+    if hasattr(own, "peft_config"):
+        raise UserError(
+            "adapters in a nanoGPT cannot be exported; sample them on a Hugging Face model, or"
+            " choose other `parameters`"
+        )
+    end = END_OF_TEXT if isinstance(model.tokenizer, TiktokenTokenizer) else None
+    config = _gpt2_config(
+        own.config,
+        vocab_size=own.config.vocab_size,
+        activation_function="gelu",  # nanoGPT's is exact, GPT-2's an approximation
+        bos_token_id=end,
+        eos_token_id=end,
+    )
+    with torch.random.fork_rng(devices=[]):
+        network = GPT2LMHeadModel(config).requires_grad_(False).to(model.device)
+    zeros = {name: torch.zeros_like(weight) for name, weight in network.named_parameters()}
+    network.load_state_dict(zeros | _laid_out(own.state_dict()))
+    layout = Layout.of((name, network.get_parameter(name)) for name in model.layout.names)
+    views = map(model.layout.views, posterior)
+    return network, layout, (layout.ravel(_laid_out(tensors)) for tensors in views)
+
+
+def _laid_out(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: t.T if name.endswith(TRANSPOSED) else t for name, t in tensors.items()}
+
+
 def save_model(model: FunctionalModel, theta: Tensor, path: Path) -> Path:
     """Write `model` with the weights `theta` [P] in the place of the folder `path`; a nanoGPT to
     the file `path`.pt. Returns which it is, for `load_model`."""
@@ -152,13 +195,13 @@ def save_model(model: FunctionalModel, theta: Tensor, path: Path) -> Path:
     own = model.tokenizer.tokenizer if isinstance(model.tokenizer, HuggingFaceTokenizer) else None
     staging = path.with_name(f"{path.name}.unfinished")
     shutil.rmtree(staging, ignore_errors=True)
-    _save(flat.module, own, staging)
+    save_pretrained(flat.module, own, staging)
     shutil.rmtree(path, ignore_errors=True)
     staging.replace(path)
     return path
 
 
-def _save(module: Any, tokenizer: Any, folder: str | Path) -> None:
+def save_pretrained(module: Any, tokenizer: Any, folder: str | Path) -> None:
     """Write a model of transformers, with its tokenizer if it has one."""
     with quiet():
         module.save_pretrained(folder)

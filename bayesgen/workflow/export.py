@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bayesgen.config.jobs import ExportSettings
-from bayesgen.draws import Draws
+from bayesgen.data.tokenizers import fast_tokenizer
 from bayesgen.errors import UserError
 from bayesgen.posterior import open_posterior
 from bayesgen.runs import require_empty
@@ -22,9 +22,9 @@ def export_run(name: str, settings: ExportSettings) -> Any:
     target = Path(settings.out)
     require_empty(target)
     try:
-        from bayesgen.export.gpt2 import as_gpt2
         from bayesgen.export.pretrained import bayesian_class
-        from bayesgen.models.hf_interface import HuggingFaceTokenizer, quiet
+        from bayesgen.models.hf_interface import HuggingFaceTokenizer
+        from bayesgen.models.networks import save_pretrained
     except ImportError as error:
         raise UserError("export needs transformers; pip install 'bayesgen[hf]'") from error
 
@@ -35,22 +35,22 @@ def export_run(name: str, settings: ExportSettings) -> Any:
             f"'{name}' is a run of {network.info.task}: causal language models and sequence"
             " classifiers can be exported"
         )
-    posterior: Draws = some_draws(source, settings.num_draws)
-    if network.info.family == "nanogpt":
-        network, posterior = as_gpt2(network, posterior)
+    tokenizer: Any = network.tokenizer
+    if isinstance(tokenizer, HuggingFaceTokenizer):
+        tokenizer = tokenizer.tokenizer
+    elif tokenizer is not None:
+        tokenizer = fast_tokenizer(tokenizer)
+        tokenizer.model_max_length = network.block_size
     evaluation = None if source.run is None else source.run.evaluation()
     made = bayesian_class(network.module).from_posterior(
-        network, posterior, source.info, evaluation
+        network, some_draws(source, settings.num_draws), source.info, evaluation
     )
     try:
         parent = target.absolute().parent
         parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".export-", dir=parent) as scratch:
             folder = Path(scratch) / "model"
-            with quiet():
-                made.save_pretrained(folder)
-            if isinstance(network.tokenizer, HuggingFaceTokenizer):
-                network.tokenizer.tokenizer.save_pretrained(folder)
+            save_pretrained(made, tokenizer, folder)
             folder.replace(target)
     except OSError as error:
         why = error.strerror or error
