@@ -25,23 +25,15 @@ class BayesianConfig(PreTrainedConfig):  # type: ignore[misc]
 
     sub_configs: ClassVar[dict[str, Any]] = {"text_config": AutoConfig}
 
-    def __init__(
-        self,
-        text_config: Any = None,
-        parameters: Iterable[Mapping[str, Any]] = (),
-        num_draws: int = 1,
-        adapters: Mapping[str, Any] | None = None,
-        run: Mapping[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, text_config: Any = None, **settings: Any) -> None:
         if isinstance(text_config, Mapping):
             text_config = AutoConfig.for_model(**text_config)
         self.text_config = text_config
-        self.parameters = list(parameters)
-        self.num_draws = num_draws
-        self.adapters = dict(adapters or {})
-        self.run = dict(run or {})
-        super().__init__(**kwargs)
+        self.parameters: list[Mapping[str, Any]] = []
+        self.num_draws = 1
+        self.adapters: dict[str, Any] = {}
+        self.run: dict[str, Any] = {}
+        super().__init__(**settings)
 
 
 class BayesianCausalLMConfig(BayesianConfig):

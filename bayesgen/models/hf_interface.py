@@ -35,8 +35,7 @@ def quiet() -> Iterator[None]:
     for each, _ in levels:
         each.set_verbosity_error()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             yield
     finally:
         for each, level in levels:
@@ -78,11 +77,8 @@ class HuggingFaceTokenizer:
 
 
 def read_tokenizer(name: str, module: Any) -> HuggingFaceTokenizer | None:
-    """The tokenizer beside the model `module` in `name`; None where there is none.
-
-    Raises:
-        UserError: it is damaged, or has more tokens than the model.
-    """
+    """The tokenizer beside the model `module` in `name`; None where there is none, UserError where
+    it is damaged, or has more tokens than the model."""
     from transformers import AutoTokenizer
 
     folder = Path(name)

@@ -37,18 +37,12 @@ def load(
     head: Mapping[str, Any] | None = None,
     outline: bool = False,
 ) -> FunctionalModel:
-    """Load `name`, a local folder or a hub name, through the Auto classes (see `load_model`).
+    """Load `name`, a local folder or a hub name, through the Auto classes (see `load_model`); in
+    `head` are settings of a sentence classifier's head, such as `head_dropout`.
 
     transformers keeps a checkpoint's own dtype; what is sampled must be float32, because the noise
     of a small step vanishes in bfloat16. Nothing is downloaded for a folder. A folder of PEFT
     adapters is loaded with the model that they belong to.
-
-    Args:
-        head: settings of a sentence classifier's head, such as `head_dropout`; else its own.
-
-    Raises:
-        UserError: transformers is not installed, nothing loadable is at `name`, or it is not a
-            model of this task.
     """
     try:
         from transformers import AutoConfig
@@ -173,19 +167,15 @@ def _adapters_of(name: str) -> Any:
 
 def _auto(task: Task) -> Any:
     """The class that loads the task's models."""
-    import transformers
-
     name = task.auto_class
-    return resolved(name) if ":" in name else getattr(transformers, name)
+    return resolved(name if ":" in name else f"transformers:{name}")
 
 
 def _refuse_wrong_task(name: str, task: Task, config: Any) -> None:
     """Refuse an architecture that cannot do `task`, and name what it can."""
-    import transformers
-
     from bayesgen.models.sentence import SentenceConfig
 
-    masked = type(config) in transformers.AutoModelForMaskedLM._model_mapping
+    masked = type(config) in _auto(TASKS["masked-lm"])._model_mapping
     permuted = config.model_type == "xlnet"
 
     def can(other: Task) -> bool:
@@ -214,11 +204,11 @@ def _around_encoder(name: str, task: Task, auto: Any, config: Any) -> tuple[nn.M
 
     inner = config.text_config
     encoder, lacking = _weights(name, task, auto, inner, bare=True, **without_pooler(inner))
-    found = {key for key, _ in encoder.named_parameters()} - lacking
     with _loading(name):
         module = SentenceModel.around(encoder, config)
-    found = {f"{module.base_model_prefix}.{key}" for key in found}
-    return module, {key for key, _ in module.named_parameters()} - found
+    base = f"{module.base_model_prefix}."
+    head = {key for key, _ in module.named_parameters() if not key.startswith(base)}
+    return module, head | {base + key for key in lacking}
 
 
 def _weights(
@@ -249,8 +239,7 @@ def _weights(
     if task.new_head:
         base = "" if bare else f"{module.base_model_prefix}."
         # masked tokens train no pooler: where it is missing it is as new as the head
-        inner = {key for key in new if key.startswith(base)}
-        lacking = {key for key in inner if not key.startswith(base + POOLER)}
+        lacking = {k for k in new if k.startswith(base) and not k.startswith(base + POOLER)}
     if lacking:
         raise UserError(
             f"`model`: '{name}' lacks weights of its own architecture, such as '{min(lacking)}';"

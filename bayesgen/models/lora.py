@@ -37,12 +37,8 @@ class Lora:
     targets: tuple[str, ...] | None = None
 
     def config(self, module: nn.Module, *default: str) -> Any:
-        """PEFT's configuration of these adapters, by default on layers called `default`.
-
-        Raises:
-            UserError: PEFT is not installed, r < 1, or a target names no layer of `module`, or one
-                that shares its weight.
-        """
+        """PEFT's configuration of these adapters in `module`, by default on layers called
+        `default`; UserError where they cannot be."""
         try:
             from peft import LoraConfig
             from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as CHOICES
@@ -70,7 +66,6 @@ class Lora:
         base = getattr(module, "base_model", module)  # around an encoder: that encoder
         kind = getattr(getattr(base, "config", None), "model_type", None)
         chosen: Any = targets or CHOICES.get(kind, "all-linear")
-        chosen = chosen if isinstance(chosen, str) else list(chosen)
         alpha: Any = self.alpha
         return LoraConfig(r=self.r, lora_alpha=alpha, target_modules=chosen)
 
@@ -81,10 +76,7 @@ def add_adapters(
     """Put the adapters that `config` (read in `folder`) describes into `module`, on its device.
 
     Returns names of parameters that no training has seen yet: those of the adapters, and `new`, by
-    the names that these have beside adapters.
-
-    Raises:
-        UserError: PEFT knows no layers for this architecture, or cannot adapt those that are named.
+    the names that these have beside adapters; UserError where PEFT cannot adapt the layers.
     """
     from peft import inject_adapter_in_model
 

@@ -136,8 +136,7 @@ class GPT(nn.Module):
         self.transformer["wte"].weight = self.lm_head.weight
         for name, parameter in self.named_parameters():
             if parameter.dim() == 1:
-                gain = "ln_" in name and name.endswith("weight")
-                nn.init.constant_(parameter, float(gain))
+                nn.init.constant_(parameter, float("ln_" in name and name.endswith("weight")))
             elif name.endswith("c_proj.weight"):
                 # GPT-2: the residual stream is a sum of 2·n_layer such projections
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * config.n_layer))
@@ -201,12 +200,7 @@ class Checkpoint:
 
 def read_checkpoint(path: Path, meta_path: Path | None = None, outline: bool = False) -> Checkpoint:
     """Read a nanoGPT `ckpt.pt` (or one of ours) into float32, without executing anything in it; as
-    an `outline` on the device "meta", without its weights.
-
-    Raises:
-        UserError: the file is missing, truncated, not a nanoGPT checkpoint, or its weights do not
-            fit its `model_args`.
-    """
+    an `outline` on the device "meta", without its weights. UserError where it is none."""
     if not path.is_file():
         raise UserError(
             f"`model`: no checkpoint at '{path}'; train one with 'bayesgen baseline', or name one"
@@ -293,11 +287,8 @@ def write_checkpoint(
 
 
 def adam_second_moments(path: Path, layout: Layout) -> Tensor:
-    """Adam's `exp_avg_sq` of a nanoGPT checkpoint, in the order of θ: [P].
-
-    Raises:
-        UserError: the checkpoint holds no optimizer state, or one of another kind.
-    """
+    """Adam's `exp_avg_sq` of a nanoGPT checkpoint, in the order of θ: [P]; UserError where it holds
+    no optimizer state, or one of another kind."""
     checkpoint = read_checkpoint(path)
     # numbered group by group: those with two or more dimensions are decayed, and come first
     order = sorted(checkpoint.module.named_parameters(), key=lambda named: named[1].dim() < 2)

@@ -75,11 +75,7 @@ class HuggingFace(Network):
 
 
 def new_network(settings: BaselineSettings, tokenizer: Tokenizer) -> Network:
-    """A network of `settings.architecture` over the ids of `tokenizer`, its weights random.
-
-    Raises:
-        UserError: its width cannot be split as asked, or transformers is not installed.
-    """
+    """A network of `settings.architecture` over the ids of `tokenizer`, its weights random."""
     if settings.n_embd % settings.n_head:
         raise UserError(
             f"`n_head={settings.n_head}` does not divide `n_embd={settings.n_embd}`: every head"
@@ -148,11 +144,7 @@ def as_gpt2(
     model: FunctionalModel, posterior: Iterable[Tensor]
 ) -> tuple[Any, Layout, Iterator[Tensor]]:
     """The network of a nanoGPT as transformers' GPT-2, the same function; and its draws, in a
-    layout with the same names. What GPT-2 has and a nanoGPT may lack, biases, are frozen zeros.
-
-    Raises:
-        UserError: the network has adapters.
-    """
+    layout with the same names. What GPT-2 has and a nanoGPT may lack, biases, are frozen zeros."""
     from transformers import GPT2LMHeadModel
 
     own: Any = model.module

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -45,7 +45,7 @@ class SentenceConfig(PreTrainedConfig):  # type: ignore[misc]
 
     Attributes:
         text_config: of the encoder, or the dictionary of it.
-        task: `sentence-classification` or `sentence-similarity`.
+        task: `sentence-classification` (the default) or `sentence-similarity`.
         head_hidden_size, head_activation, head_dropout: see `bayesgen.models.Head`.
         score_range: scores of texts at cosine 0 and 1; None where no training has set them: the
             score is then the cosine.
@@ -54,25 +54,14 @@ class SentenceConfig(PreTrainedConfig):  # type: ignore[misc]
     model_type = "bayesgen-sentence"
     sub_configs: ClassVar[dict[str, Any]] = {"text_config": AutoConfig}
 
-    def __init__(
-        self,
-        text_config: Any = None,
-        task: str = "sentence-classification",
-        head_hidden_size: int = 0,
-        head_activation: str = "tanh",
-        head_dropout: float = 0.1,
-        score_range: Sequence[float] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, text_config: Any = None, **settings: Any) -> None:
         if isinstance(text_config, Mapping):
             text_config = AutoConfig.for_model(**text_config)
         self.text_config = text_config
-        self.task = task
-        self.head_hidden_size = head_hidden_size
-        self.head_activation = head_activation
-        self.head_dropout = head_dropout
-        self.score_range = None if score_range is None else list(score_range)
-        super().__init__(**kwargs)
+        self.task = "sentence-classification"
+        self.head_hidden_size, self.head_activation, self.head_dropout = 0, "tanh", 0.1
+        self.score_range: list[float] | None = None
+        super().__init__(**settings)
 
 
 class SentenceModel(PreTrainedModel):  # type: ignore[misc]
@@ -167,16 +156,13 @@ class SentenceModel(PreTrainedModel):  # type: ignore[misc]
             low, high = self.config.score_range or (0.0, 1.0)
             first, second = embedding.float().unbind(1)
             logits = low + (high - low) * F.cosine_similarity(first, second).unsqueeze(-1)
+            loss = None if labels is None else F.mse_loss(logits.view_as(labels), labels)
         else:
             x = self.dropout(embedding)
             if self.hidden is not None:
                 x = self.dropout(self.activation(self.hidden(x)))
             logits = self.classifier(x)
-        loss = None
-        if labels is not None and self.classifier is None:
-            loss = F.mse_loss(logits.float().view_as(labels), labels)
-        elif labels is not None:
-            loss = F.cross_entropy(logits.float(), labels)
+            loss = None if labels is None else F.cross_entropy(logits.float(), labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
 
