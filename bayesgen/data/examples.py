@@ -109,6 +109,10 @@ class Examples(Rows):
     def __len__(self) -> int:
         return len(self.cut)
 
+    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
+        """A batch, as torch's `DataLoader` asks for it."""
+        return self.batch(indices)
+
     @property
     def num_classes(self) -> int | None:
         return None if self.data.classes is None else len(self.data.classes)

@@ -71,7 +71,7 @@ def finetune(settings: FinetuneSettings, folder: Path, resumed: bool = False) ->
         counts = (module.num_parameters(only_trainable=only) for only in (True, False))
         print("finetune in {}: {:,} of {:,} parameters".format(folder, *counts), file=sys.stderr)
         for data in (trainer.train_dataset, trainer.eval_dataset):
-            print(f"  {data.examples.describe()}", file=sys.stderr)
+            print(f"  {data.describe()}", file=sys.stderr)
         with work.locked():
             work.write_json(RECORD, record)
             train(trainer, settings.task)
@@ -129,7 +129,7 @@ def _write(folder: Path, trainer: Any, model: FunctionalModel, record: dict[str,
     with quiet():
         trainer.model.save_pretrained(staging)
         # whoever takes the model cuts texts where it was trained to see them cut
-        model.tokenizer.tokenizer.model_max_length = trainer.train_dataset.examples.max_length
+        model.tokenizer.tokenizer.model_max_length = trainer.train_dataset.max_length
         model.tokenizer.tokenizer.save_pretrained(staging)
     Run(staging).write_json(RECORD, record)
     for file in sorted(staging.iterdir(), key=lambda file: file.name == "config.json"):

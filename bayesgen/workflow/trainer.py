@@ -17,7 +17,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 from transformers import (
     EarlyStoppingCallback,
     PrinterCallback,
@@ -51,19 +50,6 @@ CHECKPOINTING = ("activation_checkpointing", "gradient_checkpointing")
 SCORES = ("accuracy", "macro_f1", "spearman", "pearson")
 LOG_EVERY = 10
 """Optimizer steps between losses on the bar, and between checks that they are finite."""
-
-
-class ExampleSet(Dataset[Any]):
-    """Rows of `examples`, which a loader takes a batch at a time."""
-
-    def __init__(self, examples: Examples | Embedded) -> None:
-        self.examples = examples
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def __getitems__(self, indices: Sequence[int]) -> Mapping[str, Tensor]:
-        return self.examples.batch(indices)
 
 
 class Flow(TrainerCallback):  # type: ignore[misc]
@@ -158,7 +144,7 @@ def make_trainer(
                 " leave it out, and take more `gradient_accumulation_steps` or `bf16`"
             )
     chosen = rows(corpus.train, model, settings, settings.train_samples)
-    loss, scores = objective(settings, chosen.examples.data, module.config)
+    loss, scores = objective(settings, chosen.data, module.config)
     callbacks: list[Any] = [Flow(stop or StopRequest())]
     if settings.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(settings.early_stopping_patience))
@@ -183,7 +169,7 @@ def _logits(found: Any, _: Tensor) -> Any:
 
 def rows(
     data: Labelled, model: FunctionalModel, settings: FinetuneSettings, samples: int | None = None
-) -> ExampleSet:
+) -> Examples:
     """`data`, or `samples` of its rows drawn by seed, in the tokens of `model`; as embeddings where
     its encoder is not trained."""
     chosen = settings.max_length or model.block_size or DEFAULT_EXAMPLE
@@ -192,11 +178,10 @@ def rows(
         data = data.subset(samples, settings.seed)  # before what costs time
     apart = TASKS[settings.task].compares
     examples = Examples(data, wrapped.tokenizer, length, apart=apart)
-    frozen = frozen_encoder(model.module)
+    frozen, folder = frozen_encoder(model.module), settings.data_dir
     if frozen is None:
-        return ExampleSet(examples)
-    data_dir = Path(settings.data_dir) if settings.data_dir else None
-    return ExampleSet(embedded(examples, frozen, data_dir))
+        return examples
+    return embedded(examples, frozen, Path(folder) if folder else None)
 
 
 def _arguments(settings: FinetuneSettings, work: Path, device: torch.device) -> Any:
@@ -252,8 +237,8 @@ def train(trainer: Any, task: str) -> None:
         trainer.state = state
     else:
         for data in (trainer.train_dataset, trainer.eval_dataset):
-            if isinstance(data.examples, Embedded):
-                data.examples.read()  # under a bar of its own
+            if isinstance(data, Embedded):
+                data.read()  # under a bar of its own
         with quiet(), new_bar("finetune") as bar:
             trainer.add_callback(Bar(bar))
             trainer.train(resume_from_checkpoint=last and str(last))
@@ -290,7 +275,7 @@ def curve(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return table
 
 
-def score(trainer: Any, data: ExampleSet) -> Scores:
+def score(trainer: Any, data: Examples) -> Scores:
     """The loss and the scores of `data`."""
     found = trainer.predict(data).metrics
     return {name: found[f"test_{name}"] for name in ("loss", *SCORES) if f"test_{name}" in found}

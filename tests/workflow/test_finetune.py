@@ -34,7 +34,6 @@ from bayesgen.workflow.objectives import (
     squared_error,
 )
 from bayesgen.workflow.trainer import (
-    ExampleSet,
     curve,
     last_checkpoint,
     make_trainer,
@@ -171,7 +170,7 @@ def test_the_loss_is_the_weighted_and_smoothed_one(
     bench: Bench, smoothing: float, class_weights: str
 ) -> None:
     trainer = bench.trainer(label_smoothing_factor=smoothing, class_weights=class_weights)
-    labels = trainer.train_dataset.examples.data.labels
+    labels = trainer.train_dataset.data.labels
     weight = np.ones(3)
     if class_weights == "balanced":
         weight = np.array([len(labels) / (3 * (labels == c).sum()) for c in range(3)])
@@ -267,7 +266,7 @@ def test_the_best_checkpoint_is_the_one_of_the_lowest_validation_loss(bench: Ben
     best = curve(trainer.state.log_history)[int(np.argmin(found))]
     assert best["step"] == trainer.state.best_global_step
     assert best["step"] < trainer.state.global_step  # else nothing had to be loaded
-    examples = trainer.eval_dataset.examples
+    examples = trainer.eval_dataset
     model = trainer.model.eval()
     total = 0.0
     for i in range(len(examples)):  # one row at a time: nothing is padded
@@ -312,13 +311,13 @@ def test_a_frozen_encoder_reads_each_text_once_and_the_head_learns_the_same(
     start = bench.model(replace(TINY, **HEAD_ONLY)).module
     before = {name: p.clone() for name, p in start.named_parameters()}
     once = bench.trained("once", **HEAD_ONLY)
-    assert isinstance(once.train_dataset.examples, Embedded)
+    assert isinstance(once.train_dataset, Embedded)
     each = bench.trainer("each", **HEAD_ONLY)  # from here on the same random numbers
     for name in ("train_dataset", "eval_dataset"):
-        found = getattr(each, name).examples
+        found = getattr(each, name)
         assert isinstance(found, Embedded)
         plain = Examples(found.data, found.tokenizer, found.max_length, apart=found.apart)
-        setattr(each, name, ExampleSet(plain))
+        setattr(each, name, plain)
     train(each, SENTENCES)
     assert len(list(own_cache.glob("*.safetensors"))) == 2
     # the head's dropout is drawn alike; the encoder's is off, else the losses would differ
@@ -330,14 +329,14 @@ def test_a_frozen_encoder_reads_each_text_once_and_the_head_learns_the_same(
 
 def test_an_encoder_that_is_trained_in_part_reads_the_texts(bench: Bench, own_cache: Path) -> None:
     trainer = bench.trained(task=SENTENCES, freeze=("encoder.embeddings.*",), max_steps=2)
-    assert type(trainer.train_dataset.examples) is Examples
+    assert type(trainer.train_dataset) is Examples
     assert not own_cache.exists()
 
 
 def test_a_similarity_is_a_line_between_the_extreme_scores(bench: Bench) -> None:
     bench.data = write_scores(bench.path / "pairs.tsv", 40)
     trainer = bench.trained(task="sentence-similarity", num_train_epochs=3)
-    scores = trainer.train_dataset.examples.data.labels
+    scores = trainer.train_dataset.data.labels
     assert trainer.model.config.score_range == [scores.min(), scores.max()]
     table = curve(trainer.state.log_history)
     assert set(table[0]) == {"step", "epoch", "train_loss", "val_loss", "spearman", "pearson"}
@@ -345,7 +344,7 @@ def test_a_similarity_is_a_line_between_the_extreme_scores(bench: Bench) -> None
     # by hand, one pair at a time
     errors = []
     for i in range(len(trainer.eval_dataset)):
-        batch = trainer.eval_dataset.examples.batch([i])
+        batch = trainer.eval_dataset.batch([i])
         label = batch.pop("labels")
         with torch.no_grad():
             errors.append(float(trainer.model.eval()(**batch).logits[0, 0] - label))
