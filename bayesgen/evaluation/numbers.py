@@ -23,8 +23,7 @@ from bayesgen.likelihoods import Gaussian, Likelihood
 from bayesgen.predictive import Predictive
 from bayesgen.predictive.mixture import GaussianMixture, log_mean
 
-LEVELS = tuple(round(0.05 * i, 2) for i in range(1, 20))
-"""Central intervals whose coverage makes the calibration error."""
+LEVELS = tuple(round(0.05 * i, 2) for i in range(1, 20))  # whose coverage makes the `ece`
 SHOWN_LEVELS = (0.5, 0.8, 0.9, 0.95)
 RESAMPLES = 1000  # of a difference of rank correlations, which is slower than one of means
 BATCH = 10  # resamples that are ranked at once
@@ -189,11 +188,8 @@ def scores_of_numbers(likelihood: Any, passes: Passes, few: str | None) -> dict[
     bma = passes.said["bma"]
     aleatoric, epistemic = float(bma.aleatoric.mean()), float(bma.epistemic.mean())
     variance = {"total": aleatoric + epistemic, "aleatoric": aleatoric, "epistemic": epistemic}
-    differences = {
-        name: spearman_difference(bma.mean, said.mean, bma.labels)
-        for name, said in passes.said.items()
-        if name != "bma"
-    }
+    others = {name: said.mean for name, said in passes.said.items() if name != "bma"}
+    differences = {k: spearman_difference(bma.mean, own, bma.labels) for k, own in others.items()}
     return {
         "selective": {"bma_epistemic": sureness(bma)},
         "noise_std": likelihood.std,

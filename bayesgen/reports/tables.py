@@ -308,8 +308,8 @@ def summary(run: RunRecord, totals: Mapping[str, Any], evaluation: Mapping[str, 
         "",
         "settings that are not the default, and where they came from",
         *(
-            f"  {name:<28}{run.settings[name]!s:<22}  {source}"
-            for name, source in sorted(run.sources.items())
+            f"  {k:<28}{run.settings[k]!s:<22}  {source}"
+            for k, source in sorted(run.sources.items())
         ),
     ]
     if evaluation is not None:
