@@ -13,6 +13,7 @@ The public names load what they need when they are first used, so that `import b
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -45,9 +46,15 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'bayesgen' has no attribute '{name}'")
-    return getattr(import_module(_HOMES[name]), name)
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("bayesgen")
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    if not name.startswith("_") and find_spec(f"bayesgen.{name}"):
+        return import_module(f"bayesgen.{name}")
+    raise AttributeError(f"module 'bayesgen' has no attribute '{name}'")
 
 
 def __dir__() -> list[str]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gc
 import math
+import subprocess
+import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -196,3 +199,90 @@ def test_a_prior_object(here: Path) -> None:
 
     posterior = bayesgen.sample("model.pt", "corpus.txt", prior=Cauchy(), **SHORT)
     assert posterior.info.prior["density"] == "Cauchy(0, 1)"
+
+
+def test_a_finished_run_is_not_opened_under_another_prior(here: Path) -> None:
+    class Laplace(bayesgen.Prior):
+        def __init__(self, scale: float) -> None:
+            self.scale = scale
+
+        def log_prob(self, theta: Tensor) -> Tensor:
+            return -(theta.abs() / self.scale).sum()
+
+        def describe(self) -> str:
+            return f"Laplace({self.scale})"
+
+    model = bayesgen.load_model("model.pt")
+    bayesgen.sample(model, "corpus.txt", prior=Laplace(0.1), out="run", **SHORT)
+    bayesgen.sample(model, "corpus.txt", prior=Laplace(0.1), out="run", **SHORT)
+    with pytest.raises(UserError, match=r"started with Laplace\(0.1\), not Laplace\(0.2\)"):
+        bayesgen.sample(model, "corpus.txt", prior=Laplace(0.2), out="run", **SHORT)
+    with pytest.raises(UserError, match=r"^`prior_std` has no effect beside a prior of your own"):
+        bayesgen.sample(model, "corpus.txt", prior=Laplace(0.1), prior_std=1.0, **SHORT)
+    with pytest.raises(UserError, match=r"^`prior` must be a name or an object"):
+        bayesgen.sample(model, "corpus.txt", prior=Laplace, **SHORT)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"learning_rate": "x"}, "^`learning_rate` must be of type float, not 'x'"),
+        ({"learning_rate": None}, "^`learning_rate` must be of type float, not None"),
+        ({"prior_scale": "aut"}, "^`prior_scale` must be of type float, not 'aut'"),
+        ({"sampling_steps": 2.5}, "^`sampling_steps` must be of type int, not 2.5"),
+        ({"sampling_steps": True}, "^`sampling_steps` must be of type int, not True"),
+        ({"corpus": "x"}, "^`corpus`: the data are given already"),
+    ],
+)
+def test_a_setting_of_another_type_is_refused(
+    here: Path, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        bayesgen.sample("model.pt", "corpus.txt", **settings)
+
+
+def test_what_generate_and_a_report_do_not_have_is_named(here: Path) -> None:
+    posterior = bayesgen.sample("model.pt", "corpus.txt", **SHORT)
+    with pytest.raises(UserError, match=r"^`max_new_token` is no .* did you mean max_new_tokens"):
+        posterior.generate("the", max_new_token=2)
+    with pytest.raises(UserError, match=r"^`max_new_tokens` must be of type int"):
+        posterior.generate("the", max_new_tokens="2")
+    with pytest.raises(UserError, match=r"^`prompt` must be a text"):
+        posterior.generate(["the"])  # type: ignore[arg-type]
+    report = bayesgen.evaluate(posterior, "corpus.txt", splits=["val"])
+    with pytest.raises(UserError, match=r"^`split=test`: this report has val"):
+        report.predictors("test")
+
+
+def test_what_cannot_be_a_likelihood_or_rows_is_refused() -> None:
+    net = torch.nn.Linear(2, 2)
+    for wrong in ("poisson", bayesgen.Gaussian, object()):
+        with pytest.raises(UserError, match=r"^`likelihood`: .* total, per_sequence and count"):
+            bayesgen.FunctionalModel(net, likelihood=wrong)  # type: ignore[arg-type]
+    rows = {"inputs": torch.zeros(20, 2), "labels": torch.zeros(5, dtype=torch.long)}
+    with pytest.raises(UserError, match=r"^`data`: as many rows .* 20 of 'inputs', 5 of 'labels'"):
+        bayesgen.sample(bayesgen.FunctionalModel(net), rows, **SHORT)
+
+
+def test_rows_of_ones_own_are_held_back_and_a_start_leaves_the_network_alone(here: Path) -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Linear(2, 2)
+    model = bayesgen.FunctionalModel(net, lambda apply, batch: apply(batch["inputs"]))
+    before = model.theta.clone()
+    rows = (torch.randn(40, 2), torch.randint(0, 2, (40,)))
+    short = {**SHORT, "validation": 0.3}
+    bayesgen.sample(model, rows, sampler="map", out="mode", epochs=2, batch_size=4, validation=0.3)
+    posterior = bayesgen.sample(model, rows, init_from="mode", out="run", **short)
+    assert not torch.equal(posterior.model.theta, before)
+    again = bayesgen.load("run", model=model)
+    assert torch.equal(again.model.theta, posterior.model.theta)
+    assert torch.equal(model.theta, before)
+    assert torch.equal(model.layout.ravel(dict(net.named_parameters())), before)
+
+
+def test_rooms_and_the_version_are_attributes() -> None:
+    code = "import bayesgen; bayesgen.likelihoods.Categorical(); print(bayesgen.__version__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == version("bayesgen")
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = bayesgen.nothing

@@ -228,12 +228,12 @@ def read_config(
             if key not in known:
                 hint = nearest(str(key), known)
                 raise UserError(f"'{file}': {name} has no setting '{key}'{hint}")
-            preset[key] = _checked(value, known[key], f"'{file}': {name}['{key}']")
+            preset[key] = checked(value, known[key], f"'{file}': {name}['{key}']")
     return presets, file.name
 
 
-def _checked(value: Any, setting: Setting, where: str) -> Any:
-    """`value` as config.py gave it, if it has the setting's type."""
+def checked(value: Any, setting: Setting, where: str) -> Any:
+    """`value` as Python code gave it, if it has the setting's type; `where` names it in errors."""
     kind, switch = setting.kind, isinstance(value, bool)
     if (value is None and setting.optional) or value in setting.words:
         return value

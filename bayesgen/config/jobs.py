@@ -118,7 +118,9 @@ class FinetuneSettings(LabelledSettings, EncoderSettings):
 
     group: ClassVar[str] = "training"
     train_samples: Annotated[Count | None, "training rows, drawn by seed (default: all)"] = None
-    max_length: Annotated[Count | None, "tokens of a text at most (default: the model's)"] = None
+    max_length: Annotated[
+        Count | None, "tokens of a text at most; the rest is cut (default: the model's)"
+    ] = None
     out: Annotated[
         str | None, "folder for the result (default: checkpoints/finetuned/<model>_<data>)"
     ] = None
@@ -187,7 +189,9 @@ class DecodingSettings:
     group: ClassVar[str] = "text"
     max_new_tokens: Annotated[Count, "tokens to generate after the prompt"] = 200
     temperature: Annotated[NonNegative, "of the text; 0 takes the most probable token"] = 1.0
-    top_k: Annotated[Count | None, "sample from this many most probable tokens"] = None
+    top_k: Annotated[Count | None, "sample from this many most probable tokens (default: all)"] = (
+        None
+    )
     top_p: Annotated[Nucleus | None, "sample from the tokens that hold this probability"] = None
     decode: Annotated[
         Literal["mixture", "per-draw"], "average the draws at every token, or one draw per text"
@@ -218,7 +222,9 @@ class EvaluateSettings(ScoringSettings):
 @dataclass(frozen=True)
 class GenerateSettings(DecodingSettings, SourceSettings):
     group: ClassVar[str] = "run"
-    prompt: Annotated[tuple[str, ...] | None, "text to continue; may be repeated"] = None
+    prompt: Annotated[
+        tuple[str, ...] | None, "text to continue; may be repeated (default: a line break)"
+    ] = None
     prompt_file: Annotated[str | None, "UTF-8 file whose whole text is the prompt"] = None
     num_texts: Annotated[Count, "texts per prompt"] = 1
     num_draws: Annotated[Count | None, "draws to use, evenly spaced (default: at most 10)"] = None

@@ -121,7 +121,11 @@ def own_rows(data: Any, count: Count) -> OwnRows:
             f"`data`: a {type(data).__name__} holds no rows; give a map-style dataset, tensors"
             " (x, y), or an iterable of batches"
         )
-    return OwnRows(source, count, np.arange(len(source["labels"])))
+    lengths = {name: len(tensor) for name, tensor in source.items()}
+    if len(set(lengths.values())) > 1:
+        sizes = ", ".join(f"{length} of '{name}'" for name, length in lengths.items())
+        raise UserError(f"`data`: as many rows of each are needed, not {sizes}")
+    return OwnRows(source, count, np.arange(lengths["labels"]))
 
 
 def as_batch(found: Any) -> dict[str, Tensor]:

@@ -22,6 +22,7 @@ from bayesgen.errors import UserError
 from bayesgen.evaluation.classes import Each, Scored, Tally, TokenScores
 from bayesgen.evaluation.metrics import Passes
 from bayesgen.evaluation.walk import Split
+from bayesgen.models import FunctionalModel
 from bayesgen.predictive import Predictive
 from bayesgen.runs.files import atomic_save, atomic_write
 
@@ -48,7 +49,7 @@ class TokenCache:
         model, precision = predictive.model, predictive.forward.precision
         draws = predictive.posterior.fingerprints()
         digest = hashlib.sha256(json.dumps([VERSION, draws, precision]).encode())
-        digest.update((model.info.sha256 or "").encode())
+        digest.update((model.info.sha256 or _own(model)).encode())
         digest.update(model.theta.cpu().numpy().tobytes())
         for rows in (split.windows.take(split.indices.numpy()), held_in):
             digest.update(rows.fingerprint().encode())
@@ -172,3 +173,9 @@ def _scored(name: str, values: dict[str, Any]) -> Scored:
         return cls(**{f.name: values[f"{name}.{part}.{f.name}"] for f in fields(cls)})
 
     return Scored(made(Tally, "tally"), made(TokenScores, "tokens"), values[f"{name}.window_nll"])
+
+
+def _own(model: FunctionalModel) -> str:
+    """What a network that no file holds says, beside its Bayesian parameters."""
+    likelihood = model.likelihood
+    return f"{model.sha256} {type(likelihood).__qualname__} {getattr(likelihood, '__dict__', '')}"

@@ -123,6 +123,12 @@ class FunctionalModel:
         likelihood: Likelihood = Categorical(),  # noqa: B008  (it is frozen)
         new: Collection[str] = (),
     ) -> None:
+        for method in ("total", "per_sequence", "count"):
+            if isinstance(likelihood, type) or not callable(getattr(likelihood, method, None)):
+                raise UserError(
+                    f"`likelihood`: {likelihood!r} is no object with total, per_sequence"
+                    " and count (see bayesgen.likelihoods.Likelihood)"
+                )
         self.module = module.eval().requires_grad_(False)
         self.call: Call = call or _only_input
         self.tokenizer = tokenizer

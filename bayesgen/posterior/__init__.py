@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +13,10 @@ from typing import Any, Self
 
 from torch import Tensor
 
+from bayesgen.config.fields import checked, described
+from bayesgen.config.jobs import DecodingSettings
 from bayesgen.draws import Draws
-from bayesgen.errors import UserError
+from bayesgen.errors import UserError, nearest
 from bayesgen.models import FunctionalModel, Lora, ModelInfo, load_model, resolve_device
 from bayesgen.parameters import names_adapters
 from bayesgen.posterior.prediction import (
@@ -152,10 +155,17 @@ class Posterior(Draws):
         Raises:
             UserError: a setting is out of range, or the model is no causal language model.
         """
-        posterior = self.thin(draws)
+        if not isinstance(prompt, str):
+            raise UserError(f"`prompt` must be a text, not {prompt!r}; call generate for each")
+        known, posterior = described(DecodingSettings), self.thin(draws)
+        for key, value in settings.items():
+            if key in known:
+                checked(value, known[key], f"`{key}`")
+            elif key != "strategy":
+                raise UserError(f"`{key}` is no setting of generate{nearest(key, known)}")
         try:
             return posterior.predictive.generate(prompt, **settings)
-        except (TypeError, ValueError) as error:
+        except ValueError as error:
             raise UserError(f"the text cannot be generated: {error}") from error
 
 
@@ -244,6 +254,7 @@ def model_of_run(
         )
     start = stored_start(run, loaded)
     if start is not None:
+        loaded = deepcopy(loaded) if loaded is model else loaded  # the caller's stays as it is
         loaded.start_at(start.theta)
     return loaded
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from bayesgen.data.examples import Examples
 from bayesgen.data.labelled import Labelled
 from bayesgen.errors import UserError
-from bayesgen.likelihoods import Gaussian
+from bayesgen.likelihoods import Categorical, Gaussian
 from bayesgen.predictive import Predictive
 from bayesgen.predictive.mixture import GaussianMixture, entropy, log_mean
 from bayesgen.predictive.reading import Reading
@@ -159,6 +159,11 @@ def predict(predictive: Predictive, inputs: Inputs) -> Prediction:
 
 def _predicted(predictive: Predictive, batches: Sequence[Mapping[str, Tensor]]) -> Prediction:
     likelihood, forward = predictive.model.likelihood, predictive.forward
+    if not isinstance(likelihood, Categorical | Gaussian):
+        raise UserError(
+            f"under {type(likelihood).__name__}, a likelihood of your own, there is no prediction"
+            " of labels: average what the network says over the draws, model(theta, batch)"
+        )
     read = forward.outputs if isinstance(likelihood, Gaussian) else forward.log_probs
     inputs = [{k: v for k, v in batch.items() if k != "labels"} for batch in batches]
     found = []
@@ -179,7 +184,9 @@ def _predicted(predictive: Predictive, batches: Sequence[Mapping[str, Tensor]]) 
 def _next_tokens(predictive: Predictive, texts: Sequence[str]) -> ClassPrediction:
     tokenizer = predictive.model.tokenizer
     if tokenizer is None:
-        raise UserError("this model has no tokenizer: `inputs`: give a batch of token ids")
+        raise UserError(
+            "`inputs`: this model has no tokenizer for texts; give a batch, a mapping of tensors"
+        )
     encoded = [[int(i) for i in tokenizer.encode(text)] for text in texts]
     if not all(encoded):
         raise UserError("`inputs`: a text is empty; give at least one character")

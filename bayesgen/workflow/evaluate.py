@@ -48,6 +48,8 @@ class Report:
 
     def predictors(self, split: str | None = None) -> Mapping[str, Mapping[str, float | None]]:
         """Predictor -> metric -> number, of a split (default: the first)."""
+        if split is not None and split not in self.splits:
+            raise UserError(f"`split={split}`: this report has {', '.join(self.splits)}")
         report = self.splits[split or next(iter(self.splits))]
         return cast(Mapping[str, Mapping[str, float | None]], report["predictors"])
 

@@ -147,7 +147,7 @@ def start_of(
             f" {model.layout.size:,}) or has other classes; give its `parameters`, `model` and"
             " `data`"
         )
-    if record.model.sha256 != model.info.sha256:
+    if record.model.sha256 != model.sha256:
         raise UserError(
             f"{start} is of another model than '{model.info.name}' (its sha256 differs); name that"
             f" one with `model` ('{record.model.name}')"

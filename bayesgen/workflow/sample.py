@@ -6,11 +6,16 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bayesgen.config import TrainSettings, described
-from bayesgen.config.fields import Chosen
+from bayesgen.config.fields import Chosen, checked, refuse_idle
+from bayesgen.config.shared import PriorSettings
 from bayesgen.errors import UserError, memory_guard, nearest
 from bayesgen.inference.registry import SAMPLERS
 from bayesgen.models import FunctionalModel
@@ -71,6 +76,11 @@ def sample(
         >>> len(posterior), posterior[0].shape == (model.layout.size,)
         (2, True)
     """
+    if not isinstance(prior, Prior | str | None):
+        raise UserError(f"`prior` must be a name or an object of a Prior, not {prior!r}")
+    if isinstance(prior, Prior):
+        beside = {f.name for f in fields(PriorSettings)}
+        refuse_idle(settings, dict.fromkeys(beside, "has no effect beside a prior of your own"))
     folder = _Folder() if out is None else None
     path = Path(str(out)) if folder is None else folder.path / "run"
     given = settings if prior is None or isinstance(prior, Prior) else {**settings, "prior": prior}
@@ -83,14 +93,24 @@ def sample(
             # of a model by name before its weights are loaded
             outline = model_of(chosen.settings, outline=True) if network is None else network
             require_resources(sampler, chosen.settings, outline)
-        network = model_of(chosen.settings) if network is None else network
+        if network is None:
+            network = model_of(chosen.settings)
+        elif chosen.settings.init_from is not None:
+            _ = network.sha256  # of the weights as they are: the copy starts at others
+            network = deepcopy(network)
         source = chosen.settings.data or chosen.settings.corpus if data is None else data
         inputs = inputs_of(network, source, chosen.settings)
         if run is not None:
             fixed = vars(chosen.settings).keys() - CHANGEABLE - {"model"}
             resumed_settings(run, sampler, {k: getattr(chosen.settings, k) for k in sorted(fixed)})
+        own = prior if isinstance(prior, Prior) else None
+        before = None if run is None else run.record().prior.get("density")
+        if own is not None and before not in {None, own.describe()}:
+            raise UserError(
+                f"`prior`: '{path}' was started with {before}, not {own.describe()}; name another"
+                " `out`"
+            )
         if run is None or not run.finished:
-            own = prior if isinstance(prior, Prior) else None
             run = run_sampler(sampler, chosen, inputs, run, prior=own)
         else:
             require_same_inputs(run, inputs, chosen.settings)
@@ -133,6 +153,13 @@ def load(
     return posterior
 
 
+def plain(value: Any) -> Any:
+    """`value` as a setting is kept: a path as text, a number of numpy as Python's."""
+    if isinstance(value, Path):
+        return str(value)
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def _chosen(
     sampler: str, model: FunctionalModel | str | Path, data: Any, given: Mapping[str, Any]
 ) -> tuple[Chosen[TrainSettings], FunctionalModel | None]:
@@ -142,6 +169,7 @@ def _chosen(
     for key in given:
         if key not in known:
             raise UserError(f"`{key}` is no setting of {sampler}{nearest(key, known)}")
+    given = {key: checked(plain(value), known[key], f"`{key}`") for key, value in given.items()}
     network = model if isinstance(model, FunctionalModel) else None
     task = network.info.task if network is not None else given.get("task", "causal-lm")
     base = spec.defaults(task, prior=given.get("prior"), init_from=given.get("init_from"))
@@ -155,10 +183,13 @@ def _chosen(
         values |= {"model": network.info.name, "parameters": str(network.parameters)}
     if data is not None:
         key = "data" if TASKS[task].is_labelled else "corpus"
+        if key in given:
+            raise UserError(f"`{key}`: the data are given already; leave one of them out")
         values[key] = str(data) if isinstance(data, str | Path) else GIVEN
     settings = spec.settings(**values)
     spec.validate(settings)
-    for key, why in spec.without_effect(settings).items():
-        if key in given:
-            raise UserError(f"`{key}` {why}")
+    idle = spec.without_effect(settings)
+    if network is not None and network.tokenizer is None:
+        idle.pop("validation", None)  # rows are held back of a network of one's own, too
+    refuse_idle(given, idle)
     return Chosen(settings, dict.fromkeys((k for k in given if k != "out"), "keyword")), network
