@@ -75,14 +75,17 @@ class Categorical:
         return -flat.view(labels.shape)
 
     def per_sequence(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Log-likelihood of each row, [B], in nats."""
         return self.per_observation(logits, labels).reshape(len(labels), -1).sum(1)
 
     def total(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Log-likelihood of the whole batch, a scalar, in nats."""
         return -F.cross_entropy(
             logits.float().flatten(0, -2), labels.flatten(), ignore_index=IGNORED, reduction="sum"
         )
 
     def count(self, labels: Tensor) -> Tensor:
+        """How many labels are observations, a scalar."""
         return (labels != IGNORED).sum()
 
 
@@ -105,15 +108,18 @@ class Gaussian:
     std: float = 1.0
 
     def per_sequence(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Log-likelihood of each row, [B], in nats."""
         missing = labels.isnan()
         residual = (labels.float() - outputs.float().view_as(labels)) / self.std
         density = -0.5 * residual.masked_fill(missing, 0).square()
         return density - (~missing) * (0.5 * math.log(2 * math.pi) + math.log(self.std))
 
     def total(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Log-likelihood of the whole batch, a scalar, in nats."""
         return self.per_sequence(outputs, labels).sum()
 
     def count(self, labels: Tensor) -> Tensor:
+        """How many labels are observations, a scalar."""
         return (~labels.isnan()).sum()
 
 

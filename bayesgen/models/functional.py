@@ -152,10 +152,12 @@ class FunctionalModel:
 
     @property
     def device(self) -> torch.device:
+        """Where the parameters lie."""
         return self.theta.device
 
     @cached_property
     def task(self) -> Task:
+        """What the model does."""
         return TASKS[self.info.task]
 
     @property
