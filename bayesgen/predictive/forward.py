@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bayesgen.errors import ran_out
 from bayesgen.likelihoods import IGNORED, Categorical
 from bayesgen.models.functional import Batch, FunctionalModel
 from bayesgen.parameters import FlatModule
@@ -183,7 +184,9 @@ def _exact(trunk: Trunk, flat: FlatModule, outputs: Callable[[], Tensor]) -> boo
             try:
                 with trunk.over(0):
                     kept = outputs()
-            except Exception:  # a network that cannot do without what a module does beside
+            except Exception as error:  # a network cannot do without what a module does beside
+                if ran_out(error):
+                    raise
                 return False
             if not torch.equal(kept, plain):
                 return False
